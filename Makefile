@@ -1,0 +1,52 @@
+# `make demo` and `make test` are the two commands; both do the set-up first.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+# Stages are started as `python` by DVC, so the environment's own comes first.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Nothing here reports home.
+export DVC_NO_ANALYTICS := 1
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+.PHONY: help setup demo check test lock clean
+
+help: ## Show what there is to make
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: $(VENV)/.made ## Make .venv from requirements.lock; again only if the lock changed
+
+$(VENV)/.made: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"expected Python 3.11 or newer, found {v.major}.{v.minor}; run make PYTHON=python3.11") if v < (3, 11) else None'
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	touch $@
+
+demo: setup ## Run the whole graph on the demo's log and print what came of it
+	python -m pipelines check
+	dvc repro
+	@python -m pipelines results
+
+check: setup ## Format, lint, types, layers, params and graph
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+	codespell
+	python -m pipelines check
+
+test: check ## Everything that make check does, and all tests but those that need a GPU
+	python -m pytest -n auto --dist loadscope -m 'not gpu'
+
+lock: ## Resolve pyproject.toml anew into requirements.lock, in an environment of its own
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade pip
+	.venv-lock/bin/python -m pip install --quiet torch==2.13.0
+	.venv-lock/bin/python -m pip install --quiet . --group dev
+	.venv-lock/bin/python -m pip uninstall --quiet --yes plumbline
+	{ echo "# Made by \`make lock\` from pyproject.toml; every package that the project runs with."; \
+	  .venv-lock/bin/python -m pip freeze --exclude pip | sed -E 's/\+cpu$$//'; } > requirements.lock
+	rm -rf .venv-lock build *.egg-info
+
+clean: ## Remove the environment and all scratch; artifacts and DVC's cache stay
+	rm -rf $(VENV) .cache checkpoints build *.egg-info .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What runs when: the params model, the graph and its checks, the command line."""

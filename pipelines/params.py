@@ -1,0 +1,76 @@
+"""The model of params.yaml: every section in one place, for checking, for editors and for people."""
+
+from typing import Any
+
+from pydantic import Field
+from stages.gate import GateParams
+from stages.normalization import NormalizationParams
+from stages.report import ReportParams
+from stages.shift_diagnosis import ShiftDiagnosisParams
+from stages.tokenization import TokenizationParams
+from stages.training import BCOTrainingParams
+
+from stages.base_model import BaseModelParams
+from stages.contracts.stage import Section
+from stages.demo_feedback import DemoFeedbackParams
+from stages.density_ratio import DensityRatioParams
+from stages.evaluation import EvaluationParams
+from stages.prompt_embedding import PromptEmbeddingParams
+from stages.reference_logprobs import ReferenceLogprobsParams
+
+
+class InputsParams(Section):
+    """Section `inputs`: what comes from outside; each a path that DVC watches."""
+
+    feedback: str = "data/demo/feedback.jsonl"
+    """The feedback log: a file, or a folder of files."""
+    base_model: str = "data/demo/demonstrations.jsonl"
+    """The folder of the model to improve, or the demonstrations that `base_model.source: scratch` learns from."""
+    truth: str = "data/demo/truth.json"
+    """What the judge needs to know; read by evaluation alone."""
+
+
+class TrainingParams(Section):
+    """Section `training`: one section per method."""
+
+    bco: BCOTrainingParams = BCOTrainingParams()
+
+
+class GatesParams(Section):
+    """Section `gate`: one section per method."""
+
+    bco: GateParams = GateParams()
+
+
+class MethodSlots(Section):
+    """What the graph has to know of a method; an entry of section `methods`."""
+
+    dep: str
+    """Artifact that training reads besides tokens and reference log-probabilities."""
+    flags: str = ""
+    """How that artifact is handed to training, as command-line flags."""
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    inputs: InputsParams = InputsParams()
+    demo_feedback: DemoFeedbackParams = DemoFeedbackParams()
+    base_model: BaseModelParams = BaseModelParams()
+    normalization: NormalizationParams = NormalizationParams()
+    tokenization: TokenizationParams = TokenizationParams()
+    prompt_embedding: PromptEmbeddingParams = PromptEmbeddingParams()
+    density_ratio: DensityRatioParams = DensityRatioParams()
+    reference_logprobs: ReferenceLogprobsParams = ReferenceLogprobsParams()
+    shift_diagnosis: ShiftDiagnosisParams = ShiftDiagnosisParams()
+    training: TrainingParams = TrainingParams()
+    evaluation: EvaluationParams = EvaluationParams()
+    gate: GatesParams = GatesParams()
+    report: ReportParams = ReportParams()
+    methods: dict[str, MethodSlots] = Field(default_factory=dict)
+    """Methods that `dvc repro` runs, by name."""
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of params.yaml, for editors."""
+    return Params.model_json_schema()

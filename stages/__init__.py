@@ -1,0 +1,1 @@
+"""What is done: one file per stage of the graph, and the libraries that the stages share."""

@@ -1,0 +1,103 @@
+"""Stage `gate`: fail the run if the policy falls short of what params.yaml asks of it.
+
+A stage of its own, because DVC keeps nothing of a stage that fails: the evaluation and the report stand whether or
+not the policy passes.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from stages.contracts.files import write_json
+from stages.contracts.stage import EXIT_GATE, Input, Output, Section, StageFailure, stage_main
+
+
+class GateParams(Section):
+    """Section `gate.METHOD` of params.yaml."""
+
+    minimums: dict[str, float] = Field(default_factory=dict)
+    """What a metric must reach, by its path in the metrics of evaluation, such as `true_reward/gain: 0.0`."""
+    maximums: dict[str, float] = Field(default_factory=dict)
+    """What a metric may not pass, such as `kl: 20`."""
+    use: Literal["bound", "value"] = "bound"
+    """What is compared where a metric has an interval: its near end (`bound`), so that noise passes no gate, or the
+    estimate itself (`value`)."""
+
+
+class Check(NamedTuple):
+    """One requirement and what was found."""
+
+    metric: str
+    requirement: Literal["at least", "at most"]
+    limit: float
+    value: float
+    compared: float
+    passed: bool
+
+    def sentence(self) -> str:
+        """What was asked and what was found."""
+        found = f"found {self.value:.4g}"
+        if self.compared != self.value:
+            found += f" with {'lower' if self.requirement == 'at least' else 'upper'} bound {self.compared:.4g}"
+        return f"{self.metric}: required {self.requirement} {self.limit:g}, {found}"
+
+
+def run(*, metrics: Input, verdict: Output, params: GateParams) -> None:
+    """Compare the metrics of evaluation with the limits and write the verdict, or fail.
+
+    Args:
+        metrics: JSON that `evaluation` wrote.
+        verdict: JSON to write.
+        params: the limits.
+
+    Raises:
+        ValueError: a metric that is asked for wasn't measured.
+        StageFailure: a limit isn't kept; ends with exit status 10.
+    """
+    found = dict(_numbers(json.loads(metrics.read_text(encoding="utf-8"))))
+    checks = [_check(found, name, "at least", limit, params.use) for name, limit in sorted(params.minimums.items())]
+    checks += [_check(found, name, "at most", limit, params.use) for name, limit in sorted(params.maximums.items())]
+    for check in checks:
+        print(f"{'passed' if check.passed else 'FAILED'}  {check.sentence()}")
+    short = [check.sentence() for check in checks if not check.passed]
+    if short:
+        raise StageFailure(f"the policy falls short of its gate. {'; '.join(short)}", status=EXIT_GATE)
+    write_json(verdict, {"passed": True, "checks": [check._asdict() for check in checks]})
+
+
+def _numbers(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, float]]]:
+    """Metrics by path; one with an interval has `value`, `low` and `high`."""
+    for key, value in values.items():
+        name = f"{path}/{key}" if path else key
+        if isinstance(value, Mapping) and "value" in value:
+            yield name, dict(value)
+        elif isinstance(value, Mapping):
+            yield from _numbers(value, name)
+        elif isinstance(value, int | float):
+            yield name, {"value": float(value)}
+
+
+def _check(
+    found: Mapping[str, Mapping[str, float]],
+    name: str,
+    requirement: Literal["at least", "at most"],
+    limit: float,
+    use: Literal["bound", "value"],
+) -> Check:
+    if name not in found:
+        near = get_close_matches(name, found, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(found))}"
+        raise ValueError(f"gate: {name} is no metric of evaluation{hint}")
+    value = float(found[name]["value"])
+    bound = found[name].get("low" if requirement == "at least" else "high")
+    compared = float(bound) if use == "bound" and bound is not None and math.isfinite(bound) else value
+    passed = compared >= limit if requirement == "at least" else compared <= limit
+    return Check(name, requirement, limit, value, compared, passed)
+
+
+if __name__ == "__main__":
+    stage_main(run)

@@ -1,0 +1,1 @@
+"""Language models: loading, fixed-shape batches, log-probabilities, generation."""

@@ -1,0 +1,236 @@
+"""Sampling of completions that a prompt, a seed and a model decide, and nothing else.
+
+A draw from one random stream shared by a batch would make a completion depend on its neighbours. Here each completion
+has random numbers of its own, one per token, and a token is the one at which the cumulative probability passes its
+number (inverse transform sampling). Two models that sample with the same seed share these numbers, so that what
+they differ in is the models and not luck: a comparison of the two has less noise, and equal models give equal text.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TopPLogitsWarper,
+)
+
+from stages.models.batching import fixed_batches
+
+
+class Sampling(NamedTuple):
+    """How completions are drawn."""
+
+    num_samples: int
+    """Completions per prompt."""
+    max_new_tokens: int
+    """Length of a completion in tokens, at most."""
+    temperature: float = 1.0
+    """Divides the logits; 0 takes the likeliest token each time."""
+    top_p: float = 1.0
+    """Draws from the likeliest tokens that hold this share of the probability."""
+    seed: int = 0
+    """Another one gives other completions."""
+    batch_size: int = 32
+    """Completions sampled at once."""
+
+
+def sample_completions(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    num_samples: int,
+    max_new_tokens: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> list[list[str]]:
+    """Completions of each prompt as plain text, without special tokens.
+
+    Args:
+        model: causal language model; it is left in the mode it is found in.
+        tokenizer: tokenizer of the model.
+        prompts: texts after templating; no further special tokens are added. Equal prompts get equal completions.
+        num_samples: completions per prompt.
+        max_new_tokens: length of a completion in tokens, at most.
+        temperature: divides the logits; 0 takes the likeliest token each time.
+        top_p: draws from the likeliest tokens that hold this share of the probability.
+        seed: another one gives other completions.
+        batch_size: completions sampled at once.
+
+    Returns:
+        `num_samples` texts for each prompt, in the order of `prompts`.
+
+    Raises:
+        ValueError: an argument is out of range, a prompt has no tokens, or the model is no causal one.
+    """
+    prompt_ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    sampling = Sampling(num_samples, max_new_tokens, temperature, top_p, seed, batch_size)
+    samples = sample_ids(model, tokenizer, prompt_ids, sampling=sampling)
+    return [tokenizer.batch_decode(row, skip_special_tokens=True) for row in samples]
+
+
+def sample_ids(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt_ids: Sequence[Sequence[int]],
+    *,
+    sampling: Sampling,
+    progress: str | None = None,
+) -> list[list[list[int]]]:
+    """Completions of each prompt as token ids, up to and with the end-of-sequence token if one was drawn.
+
+    A completion depends on the model, the ids of its prompt, its number among the prompt's samples and `sampling`
+    (the batch size is the shape that it is computed in), and not on the other prompts.
+
+    Args:
+        model: causal language model; it is left in the mode it is found in.
+        tokenizer: names the end-of-sequence and padding tokens.
+        prompt_ids: ids of each prompt, of any length from 1.
+        sampling: how completions are drawn.
+        progress: words before the progress bar; None shows no bar.
+
+    Returns:
+        `num_samples` lists of ids for each prompt, in the order of `prompt_ids`.
+
+    Raises:
+        ValueError: an argument is out of range, a prompt has no tokens, or the model is no causal one.
+    """
+    _check(model, prompt_ids, sampling)
+    end_ids = _end_ids(model, tokenizer)
+    pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids, default=0)
+    rows = [(prompt, sample) for prompt in range(len(prompt_ids)) for sample in range(sampling.num_samples)]
+    lengths = [len(prompt_ids[prompt]) for prompt, _ in rows]
+
+    samples: list[list[list[int]]] = [[[] for _ in range(sampling.num_samples)] for _ in prompt_ids]
+    was_training = model.training
+    model.train(mode=False)
+    try:
+        with tqdm(total=len(rows), desc=progress, unit="sample", disable=progress is None, mininterval=1.0) as bar:
+            for indices, width in fixed_batches(lengths, batch_size=sampling.batch_size):
+                # A batch is as large when it is the last, so that its rows come out the same in any company.
+                filled = [rows[index] for index in indices]
+                filled += [filled[-1]] * (sampling.batch_size - len(filled))
+                ids = [prompt_ids[prompt] for prompt, _ in filled]
+                numbers = np.stack([_uniforms(prompt_ids[prompt], sample, sampling) for prompt, sample in filled])
+                prompts = _left_padded(ids, width=width, pad_id=pad_id)
+                new_ids = _generate(model, prompts, numbers, sampling=sampling, pad_id=pad_id, end_ids=end_ids)
+                for (prompt, sample), row in zip(filled[: len(indices)], new_ids, strict=False):
+                    samples[prompt][sample] = _until_end(row, end_ids)
+                bar.update(len(indices))
+    finally:
+        model.train(was_training)
+    return samples
+
+
+def _check(model: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> None:
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise ValueError("expected a causal language model to sample from, found an encoder-decoder")
+    for name in ("num_samples", "max_new_tokens", "batch_size"):
+        if getattr(sampling, name) < 1:
+            raise ValueError(f"expected {name} from 1, found {getattr(sampling, name)}")
+    if sampling.temperature < 0 or not 0 < sampling.top_p <= 1:
+        raise ValueError(
+            "expected a temperature from 0 and a top_p above 0 and up to 1, found "
+            f"temperature {sampling.temperature} and top_p {sampling.top_p}"
+        )
+    empty = next((i for i, ids in enumerate(prompt_ids) if not len(ids)), None)
+    if empty is not None:
+        raise ValueError(f"expected at least one token in each prompt, found none in prompt {empty}; leave it out")
+
+
+def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids that end a completion: the tokenizer's, and those that the model's makers list."""
+    listed = getattr(model.generation_config, "eos_token_id", None)
+    ends = [*(listed if isinstance(listed, list) else [listed]), tokenizer.eos_token_id]
+    return {int(end) for end in ends if end is not None}
+
+
+def _uniforms(ids: Sequence[int], sample: int, sampling: Sampling) -> np.ndarray:
+    """Random numbers of one completion, in [0, 1); shape (max_new_tokens,)."""
+    name = f"{sampling.seed} {sample} {','.join(map(str, ids))}".encode()
+    key = int.from_bytes(hashlib.blake2b(name, digest_size=16).digest(), "little")
+    return np.random.Generator(np.random.Philox(key=key)).random(sampling.max_new_tokens)
+
+
+def _left_padded(ids: Sequence[Sequence[int]], *, width: int, pad_id: int) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask of prompts that all end at the right edge; both of shape (n, width)."""
+    input_ids = torch.full((len(ids), width), pad_id)
+    attention_mask = torch.zeros((len(ids), width), dtype=torch.long)
+    for row, prompt in enumerate(ids):
+        input_ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
+        attention_mask[row, width - len(prompt) :] = 1
+    return input_ids, attention_mask
+
+
+def _generate(
+    model: PreTrainedModel,
+    prompts: tuple[Tensor, Tensor],
+    numbers: np.ndarray,
+    *,
+    sampling: Sampling,
+    pad_id: int,
+    end_ids: set[int],
+) -> list[list[int]]:
+    """New ids of each row of a batch, with whatever follows their end."""
+    input_ids, attention_mask = (tensor.to(model.device) for tensor in prompts)
+    width = input_ids.shape[1]
+    processors = LogitsProcessorList()
+    if sampling.temperature > 0:
+        processors.append(_OwnNumbers(torch.from_numpy(numbers).to(model.device), width, sampling))
+    # Spelt out, or what the model's makers advise (a penalty, say) would be filled in and the text be another's.
+    config = cast(Any, GenerationConfig)(
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        min_length=0,
+        pad_token_id=pad_id,
+        eos_token_id=sorted(end_ids) or None,
+    )
+    with torch.no_grad():
+        output = cast(Any, model).generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=config,
+            logits_processor=processors,
+        )
+    new_ids: list[list[int]] = output[:, width:].tolist()
+    return new_ids
+
+
+def _until_end(row: Sequence[int], end_ids: set[int]) -> list[int]:
+    end = next((i for i, token in enumerate(row) if token in end_ids), len(row) - 1)
+    return list(row[: end + 1])
+
+
+class _OwnNumbers(LogitsProcessor):
+    """Leaves of each row's logits the token that the row's own random number picks, for a greedy search to take."""
+
+    def __init__(self, uniforms: Tensor, prompt_width: int, sampling: Sampling) -> None:
+        self.uniforms = uniforms  # (n, new tokens)
+        self.prompt_width = prompt_width
+        self.temperature = sampling.temperature
+        self.nucleus = TopPLogitsWarper(sampling.top_p) if sampling.top_p < 1.0 else None
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Any:
+        """Logits of shape (n, v) that are 0 for one token of each row and minus infinity for the others."""
+        scores = scores.float() / self.temperature
+        if self.nucleus is not None:
+            scores = self.nucleus(input_ids, scores)
+        # In float32 the sum over a large vocabulary would lose the tail.
+        cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+        targets = self.uniforms[:, input_ids.shape[1] - self.prompt_width, None] * cumulative[:, -1:]
+        picked = torch.searchsorted(cumulative, targets, right=True).clamp_(max=scores.shape[-1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, picked, 0.0)

@@ -1,0 +1,90 @@
+"""What evaluation reads of the artifacts: held-out prompts, their slices, and the labelled rows."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from stages.contracts.artifact import ContractError, read_table
+from stages.contracts.completions import COMPLETIONS
+from stages.contracts.reference_logps import REFERENCE_LOGPS
+from stages.contracts.rows import content_id
+from stages.contracts.tokens import TOKENS
+from stages.models.reference import LINEAGE_FILE
+
+
+def read_reward(model: Path) -> tuple[float, float]:
+    """Beta and the reward shift that training left in the model's folder.
+
+    Raises:
+        ValueError: the folder doesn't say.
+    """
+    file = model / LINEAGE_FILE
+    try:
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        return float(facts["beta"]), float(facts["reward_shift"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ValueError(
+            f"{file}: expected beta and reward_shift of the training, found none; train the policy with its stage"
+        ) from None
+
+
+def held_out_prompts(completions: Path) -> pa.Table:
+    """One row of each held-out prompt, the first.
+
+    Raises:
+        ContractError: `completions` is missing or damaged.
+        ValueError: no prompt is held out.
+    """
+    table = read_table(completions, COMPLETIONS, columns=["prompt_id", "split", "prompt", "messages", "source"])
+    held_out = table.filter(pc.equal(table["split"], "test"))
+    if not len(held_out):
+        raise ValueError(
+            f"expected held-out prompts, found none among {len(table)} rows; raise normalization.test_share"
+        )
+    first = {prompt_id: index for index, prompt_id in reversed(list(enumerate(held_out["prompt_id"].to_pylist())))}
+    return held_out.take(sorted(first.values()))
+
+
+def prompt_slices(prompts: pa.Table, slice_by: str | None) -> dict[str, str | None]:
+    """The slice of each prompt by its id; empty without `slice_by`.
+
+    Raises:
+        ValueError: no held-out row of the log has such a column.
+    """
+    if slice_by is None:
+        return {}
+    sources = [json.loads(source) for source in prompts["source"].to_pylist()]
+    if not any(slice_by in source for source in sources):
+        known = sorted({name for source in sources for name in source})
+        raise ValueError(
+            f"evaluation.slice_by: expected a column of the log, found no {slice_by!r} in the held-out rows; "
+            f"name one of [{', '.join(known)}], or null"
+        )
+    names = [source.get(slice_by) for source in sources]
+    texts = [name if name is None or isinstance(name, str) else json.dumps(name) for name in names]
+    return dict(zip(prompts["prompt_id"].to_pylist(), texts, strict=True))
+
+
+def labelled_rows(tokens: Path, reference_logps: Path) -> pa.Table:
+    """Held-out rows with a label, and their log-probability under the reference as `reference_logps`.
+
+    Raises:
+        ContractError: an artifact is missing or damaged, or `reference_logps` is of other rows than `tokens`.
+    """
+    rows = read_table(tokens, TOKENS)
+    reference = read_table(reference_logps, REFERENCE_LOGPS, columns=["row_id", "logps"])
+    if rows["row_id"].to_pylist() != reference["row_id"].to_pylist():
+        raise ContractError(
+            f"{reference_logps}: expected the rows of {tokens} in their order, found others; rerun reference_logprobs"
+        )
+    joined = rows.append_column("reference_logps", reference["logps"])
+    return joined.filter(pc.and_(pc.equal(rows["split"], "test"), pc.is_valid(rows["label"])))
+
+
+def choose_prompts(prompts: pa.Table, *, num_prompts: int, seed: int) -> pa.Table:
+    """The prompts that are sampled from: those whose hash is smallest, so that a new prompt displaces one at most."""
+    ids = prompts["prompt_id"].to_pylist()
+    order = sorted(range(len(ids)), key=lambda index: content_id("evaluation", seed, ids[index]))
+    return prompts.take(sorted(order[:num_prompts]))

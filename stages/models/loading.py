@@ -1,0 +1,171 @@
+"""Models and tokenizers by the artifact that names them.
+
+`load_tokenizer` and `load_causal_lm` read the artifact `base_model`, what `training` writes (full weights, or an
+adapter whose `plumbline.json` names its base) and any plain folder in the layout of `save_pretrained`. Weights are
+read from safetensors only, and code that a model brings runs only if the reference says so.
+"""
+
+import warnings
+from pathlib import Path
+from typing import cast
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from stages.models.reference import (
+    ADAPTER_FILE,
+    REFERENCE_FILE,
+    TOKENIZER_FILES,
+    ModelReference,
+    adapter_base,
+    fingerprint,
+    one_line,
+    read_reference,
+    tokenizer_fingerprint,
+    trusts_code,
+    weights_folder,
+    write_lineage,
+    write_reference,
+)
+
+__all__ = [
+    "ModelReference",
+    "check_causal_lm",
+    "fingerprint",
+    "load_causal_lm",
+    "load_tokenizer",
+    "read_reference",
+    "tokenizer_fingerprint",
+    "weights_folder",
+    "write_lineage",
+    "write_reference",
+]
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model or of a trained one.
+
+    A tokenizer without pad token pads with its end of sequence; masks, not ids, say what is padding.
+
+    Args:
+        folder: artifact `base_model`, folder that `training` wrote, or any folder of `save_pretrained`.
+        trust_remote_code: whether code that a plain folder brings may run; a reference says so itself.
+
+    Raises:
+        ValueError: there is no model or no tokenizer, it isn't the one that the reference names, or it has neither a
+            pad token nor an end of sequence.
+    """
+    found = weights_folder(folder)
+    has_tokenizer = any(file.is_file() for pattern in TOKENIZER_FILES for file in found.glob(pattern))
+    if not has_tokenizer and (found / ADAPTER_FILE).is_file():
+        return load_tokenizer(adapter_base(found))
+    if not has_tokenizer:
+        raise ValueError(
+            f"{found}: expected a tokenizer beside the weights, found none; save one there with save_pretrained"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(found), trust_remote_code=trust_remote_code or trusts_code(folder), local_files_only=True
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(f"{found}: the tokenizer can't be loaded: {one_line(error)}") from None
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"{found}: expected a tokenizer with a pad token or an end of sequence, found neither; set one in its "
+                "tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def load_causal_lm(folder: Path, *, dtype: str | None = None) -> PreTrainedModel:
+    """A causal language model in evaluation mode, on the CPU.
+
+    Args:
+        folder: artifact `base_model`, folder that `training` wrote, or any folder of `save_pretrained`.
+        dtype: name of a torch type, such as "bfloat16"; None takes what the reference says, and float32 without one.
+
+    Returns:
+        The model; for an adapter, the base with the adapter laid on it and nothing trainable.
+
+    Raises:
+        ValueError: there is no model, none of safetensors, not the one that the reference names, or one that isn't a
+            causal language model.
+    """
+    found = weights_folder(folder)
+    if (found / ADAPTER_FILE).is_file():
+        return _load_adapter(found, dtype=dtype)
+    trust_remote_code = trusts_code(folder)
+    if dtype is None:
+        dtype = read_reference(folder).dtype if (folder / REFERENCE_FILE).is_file() else "float32"
+    config = _load_config(found, trust_remote_code=trust_remote_code)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            str(found),
+            config=config,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(f"{found}: the model can't be loaded: {one_line(error)}") from None
+    loaded = cast(PreTrainedModel, model)
+    loaded.train(False)
+    return loaded
+
+
+def check_causal_lm(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> None:
+    """See that the model in a folder can be a base model, without loading its weights.
+
+    Raises:
+        ValueError: it is an adapter, no causal language model, one whose code isn't trusted, or one with fewer
+            embeddings than its tokenizer has tokens.
+    """
+    if (folder / ADAPTER_FILE).is_file():
+        raise ValueError(
+            f"{folder}: expected a whole model, found an adapter; merge it into its base with merge_and_unload of peft "
+            "and save that"
+        )
+    config = _load_config(folder, trust_remote_code=trust_remote_code)
+    embeddings = config.get_text_config().vocab_size
+    if len(tokenizer) > embeddings:
+        raise ValueError(
+            f"{folder}: expected an embedding for each of the tokenizer's {len(tokenizer)} tokens, found {embeddings}; "
+            "save the model after resize_token_embeddings, or take the tokenizer that it was trained with"
+        )
+
+
+def _load_config(folder: Path, *, trust_remote_code: bool) -> PretrainedConfig:
+    try:
+        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code, local_files_only=True)
+    except (ImportError, OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ValueError(
+                f"{folder}: the model brings code of its own, which is not run; read it, then set "
+                "base_model.trust_remote_code to true"
+            ) from None
+        raise ValueError(f"{folder}: the model's configuration can't be read: {one_line(error)}") from None
+    if config.is_encoder_decoder:
+        raise ValueError(f"{folder}: expected a causal language model, found an encoder-decoder ({config.model_type})")
+    return cast(PretrainedConfig, config)
+
+
+def _load_adapter(folder: Path, *, dtype: str | None) -> PreTrainedModel:
+    # peft is slow to import, and only adapters need it.
+    from peft import PeftModel
+
+    base = load_causal_lm(adapter_base(folder), dtype=dtype)
+    with warnings.catch_warnings():
+        # peft asks for a property by the name that transformers 5 moved it from, which is no concern of users.
+        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
+        adapted = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
+    return cast(PreTrainedModel, adapted.eval())

@@ -1,0 +1,280 @@
+"""Which model is meant: references, fingerprints, and the folder in which a model's files lie.
+
+The artifact `base_model` is a folder with a `reference.json`: where the model stands and what its weights and its
+tokenizer hash to. Only a model that the pipeline itself made lies in the folder; a large one is never copied.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from stages.contracts.files import file_digest, tree_stamp, write_json
+
+REFERENCE_FILE = "reference.json"
+LINEAGE_FILE = "plumbline.json"
+ADAPTER_FILE = "adapter_config.json"
+
+MODEL_FILES = ("config.json", ADAPTER_FILE, "*.safetensors", "*.safetensors.index.json")
+TOKENIZER_FILES = (
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
+CODE_FILES = ("*.py",)
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+
+class ModelReference(BaseModel):
+    """What `reference.json` of the artifact `base_model` says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+    kind: Literal["model_reference"] = "model_reference"
+    version: Literal[1] = 1
+    source: Literal["scratch", "local", "hub"]
+    """`scratch`: the weights lie beside this file. `local`: in the folder `path`. `hub`: in `repository`."""
+    path: str | None = None
+    """Folder of a local model as params.yaml has it: absolute, or relative to the project's root."""
+    repository: str | None = None
+    """Name of a Hugging Face repository."""
+    revision: str | None = None
+    """Commit of that repository."""
+    fingerprint: str
+    """Hash of weights and configuration, as `fingerprint` computes it."""
+    tokenizer_fingerprint: str
+    """Hash of the tokenizer's files, as `tokenizer_fingerprint` computes it."""
+    trust_remote_code: bool = False
+    """Whether code that the model brings may run."""
+    dtype: DType = "float32"
+    """Type in which the weights are loaded."""
+    pad_token: str
+    """Token that fills short rows."""
+    pad_token_is_eos: bool
+    """Whether the tokenizer has no pad token of its own, so that its end of sequence stands in."""
+
+    @model_validator(mode="after")
+    def _names_its_model(self) -> Self:
+        needed = {"scratch": (), "local": ("path",), "hub": ("repository", "revision")}[self.source]
+        missing = [name for name in needed if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"a reference of source {self.source} needs {' and '.join(missing)}")
+        return self
+
+
+def read_reference(folder: Path) -> ModelReference:
+    """The reference that stands in an artifact `base_model`.
+
+    Raises:
+        ValueError: there is none, or it isn't one that this version writes.
+    """
+    file = folder / REFERENCE_FILE
+    try:
+        return ModelReference.model_validate_json(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{folder}: expected {REFERENCE_FILE}, found none; run `dvc repro base_model`") from None
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise ValueError(f"{file}: expected a model reference, found: {problem}; run `dvc repro base_model`") from None
+
+
+def write_reference(folder: Path, reference: ModelReference) -> None:
+    """Write `reference` into the artifact `folder`, which exists."""
+    write_json(folder / REFERENCE_FILE, reference.model_dump())
+
+
+def write_lineage(model: Path, base_model: Path, **facts: Any) -> None:
+    """Write into the folder of a trained model which base it came from; an adapter is loaded onto that.
+
+    Args:
+        model: folder of the trained model.
+        base_model: artifact `base_model` or folder of the model that it started from.
+        facts: finite JSON values to keep beside it (method, settings).
+    """
+    # The stage runtime renames the folder to its final name beside where it is written, which keeps this path true.
+    path = Path(os.path.relpath(base_model.resolve(), model.resolve())).as_posix()
+    lineage = {"path": path, "fingerprint": fingerprint(base_model)}
+    write_json(model / LINEAGE_FILE, {**facts, "base_model": lineage})
+
+
+def fingerprint(folder: Path, *, trust_remote_code: bool = False) -> str:
+    """Hash of the weights and the configuration of a model; of an adapter, also of what it is laid on.
+
+    For an artifact `base_model` it is what the reference says, which loading holds the files against.
+
+    Args:
+        folder: artifact `base_model` or folder of a model.
+        trust_remote_code: whether code that the model brings would run, and so counts; a reference knows itself.
+    """
+    if (folder / REFERENCE_FILE).is_file():
+        return read_reference(folder).fingerprint
+    parts = [_model_digest(folder, trust_remote_code=trust_remote_code)]
+    if (folder / ADAPTER_FILE).is_file():
+        parts.append(fingerprint(adapter_base(folder)))
+    return parts[0] if len(parts) == 1 else hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def tokenizer_fingerprint(folder: Path) -> str:
+    """Hash of the tokenizer's files, chat template included; of an artifact `base_model`, what its reference says."""
+    if (folder / REFERENCE_FILE).is_file():
+        return read_reference(folder).tokenizer_fingerprint
+    return _files_digest(folder, TOKENIZER_FILES)
+
+
+def weights_folder(folder: Path) -> Path:
+    """The folder in which a model's files lie, checked against the reference if `folder` holds one.
+
+    A model of a repository is downloaded unless the machine has it.
+
+    Raises:
+        ValueError: the model is missing, has no safetensors, or isn't the one that the reference names.
+    """
+    if not (folder / REFERENCE_FILE).is_file():
+        _check_safetensors(folder)
+        return folder
+    reference = read_reference(folder)
+    if reference.source == "hub":
+        return _hub_folder(reference)
+    found = folder if reference.path is None else Path(reference.path)
+    _check_safetensors(found)
+    if not _is_referenced(found, reference):
+        raise ValueError(
+            f"{found}: expected the model that {folder / REFERENCE_FILE} names, found other weights or another "
+            "tokenizer; run `dvc repro base_model`"
+        )
+    return found
+
+
+def adapter_base(folder: Path) -> Path:
+    """The base that an adapter was trained on.
+
+    Raises:
+        ValueError: the adapter doesn't say, or its base is another model now.
+    """
+    try:
+        lineage = json.loads((folder / LINEAGE_FILE).read_text(encoding="utf-8"))["base_model"]
+        base, expected = folder.resolve() / lineage["path"], lineage["fingerprint"]
+    except (FileNotFoundError, KeyError, TypeError, json.JSONDecodeError):
+        raise ValueError(
+            f"{folder}: expected an adapter with a {LINEAGE_FILE} that names its base model, found none; "
+            "train it with this pipeline, or merge it into its base first"
+        ) from None
+    base = Path(os.path.normpath(base))
+    if fingerprint(base) != expected:
+        raise ValueError(f"{folder}: the adapter was trained on another model than {base} holds; train it again")
+    return base
+
+
+def trusts_code(folder: Path) -> bool:
+    """Whether a reference in `folder` lets the model's own code run."""
+    return (folder / REFERENCE_FILE).is_file() and read_reference(folder).trust_remote_code
+
+
+def _check_safetensors(folder: Path) -> None:
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder with a model, found none; check the path in params.yaml")
+    if any(folder.glob("*.safetensors")):
+        return
+    others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for file in folder.glob(pattern))
+    raise ValueError(
+        f"{folder}: expected weights as *.safetensors, found {', '.join(others) or 'no weights'}; convert them with "
+        "save_pretrained of transformers where you trust their origin (other formats can run code when they are read)"
+    )
+
+
+def _is_referenced(folder: Path, reference: ModelReference) -> bool:
+    return (
+        _model_digest(folder, trust_remote_code=reference.trust_remote_code) == reference.fingerprint
+        and _files_digest(folder, TOKENIZER_FILES) == reference.tokenizer_fingerprint
+    )
+
+
+def _hub_folder(reference: ModelReference) -> Path:
+    """The repository's snapshot on this machine, from the cache or downloaded."""
+    repository, revision = cast(str, reference.repository), cast(str, reference.revision)
+    for is_local in (True, False):
+        try:
+            folder = download_snapshot(
+                repository, revision, trust_remote_code=reference.trust_remote_code, local_files_only=is_local
+            )
+        except ValueError:
+            if is_local:
+                continue
+            raise
+        # A snapshot in the cache may be half of one.
+        if any(folder.glob("*.safetensors")) and _is_referenced(folder, reference):
+            return folder
+    raise ValueError(
+        f"{repository}@{revision}: expected the model that {REFERENCE_FILE} names, found other files; "
+        "run `dvc repro base_model`"
+    )
+
+
+def download_snapshot(
+    repository: str, revision: str, *, trust_remote_code: bool = False, local_files_only: bool = False
+) -> Path:
+    """The folder of a repository's safetensors, configuration and tokenizer at one commit; no other file is fetched.
+
+    Args:
+        repository: name of a Hugging Face repository.
+        revision: commit, 40 hexadecimal digits.
+        trust_remote_code: whether to fetch the repository's code too.
+        local_files_only: whether to look in this machine's cache alone.
+
+    Raises:
+        ValueError: the repository or the commit can't be had.
+    """
+    # The package looks for credentials and caches when it is imported; a local model needs neither.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    patterns = ["generation_config.json", *MODEL_FILES, *TOKENIZER_FILES, *(CODE_FILES if trust_remote_code else ())]
+    # A pattern's star also stands for folders there; the weights of other formats lie in folders of their own.
+    patterns = [pattern for pattern in patterns if pattern != ADAPTER_FILE]
+    try:
+        found = snapshot_download(
+            repository,
+            revision=revision,
+            allow_patterns=patterns,
+            ignore_patterns=["*/*"],
+            local_files_only=local_files_only,
+        )
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"{repository}@{revision}: the model can't be downloaded ({one_line(error)}); check the "
+            "names in params.yaml, your access to it and the network"
+        ) from None
+    return Path(found)
+
+
+def _model_digest(folder: Path, *, trust_remote_code: bool) -> str:
+    # Code that doesn't run may lie in a shared cache or not, so it has no say in the hash.
+    return _files_digest(folder, (*MODEL_FILES, *(CODE_FILES if trust_remote_code else ())))
+
+
+def _files_digest(folder: Path, patterns: tuple[str, ...]) -> str:
+    files = sorted({file for pattern in patterns for file in folder.glob(pattern) if file.is_file()})
+    return _digest_of(tuple((file, tree_stamp(file)) for file in files))
+
+
+@functools.lru_cache(maxsize=64)
+def _digest_of(stamped: tuple[tuple[Path, Any], ...]) -> str:
+    """Hash of names and bytes, computed once a process as long as the files' stamps stay."""
+    digest = hashlib.sha256()
+    for file, _ in stamped:
+        digest.update(f"{file.name}\0{file_digest(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error whose message may have several lines."""
+    return " ".join(str(error).split())

@@ -1,0 +1,55 @@
+"""The few numbers of an evaluation that everyone asks for, as a table of plain text."""
+
+from collections.abc import Mapping
+from typing import Any
+
+_ROWS = (
+    # what is shown, name of the metric, name of the metric of the start
+    ("true reward", "true_reward/policy", "true_reward/reference"),
+    ("  gain", "true_reward/gain", None),
+    ("win rate against the start", "win_rate", None),
+    ("length, tokens", "length/policy", "length/reference"),
+    ("KL to the start, nats", "kl", None),
+    ("accuracy of the reward", "accuracy", None),
+    ("AUC of the reward", "auc", None),
+    ("pair accuracy", "pair_accuracy", None),
+    ("margin of the reward", "margin", None),
+)
+_HEAD = ("held-out prompts", "start", "policy", "95 % interval")
+
+
+def results_table(metrics: Mapping[str, Any]) -> str:
+    """The table, of the metrics that were measured.
+
+    Args:
+        metrics: what the stage `evaluation` wrote.
+    """
+    lines = [_HEAD]
+    for title, name, start_name in _ROWS:
+        found = metric_at(metrics, name)
+        if found is not None:
+            start = metric_at(metrics, start_name) if start_name else None
+            shown = "" if start is None else f"{start['value']:.3f}"
+            lines.append((title, shown, f"{found['value']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    rows = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    ]
+    counts = metrics["counts"]
+    samples = f"{counts['sampled_prompts']} prompts, {counts['samples_per_prompt']} samples of each"
+    below = f"{samples}; {counts['rows']} labelled rows"
+    return "\n".join([rows[0], rule, *rows[1:], rule, below])
+
+
+def metric_at(metrics: Mapping[str, Any], name: str) -> Any:
+    """What stands at a name such as "true_reward/gain", or None."""
+    found: Any = metrics
+    for part in name.split("/"):
+        if not isinstance(found, Mapping) or part not in found:
+            return None
+        found = found[part]
+    return found

@@ -1,0 +1,75 @@
+"""Log-probabilities of rows under a frozen model, each row's bits a function of that row and the model alone."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from stages.models.batching import fixed_batches, pad_rows
+from stages.models.logprobs import completion_logps
+
+
+class RowLogps(NamedTuple):
+    """Log-probabilities of n completions, in nats."""
+
+    logps: NDArray[np.float32]
+    """Sum over the completion's tokens. Shape (n,)."""
+    num_tokens: NDArray[np.int32]
+    """Tokens of the completion. Shape (n,)."""
+    token_logps: list[NDArray[np.float32]]
+    """Per row, one entry per token of the completion."""
+
+
+@torch.inference_mode()
+def row_logps(
+    model: nn.Module,
+    sequences: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+    *,
+    batch_size: int,
+    chunk_size: int = 256,
+) -> RowLogps:
+    """Log-probability of each completion given its prompt, in batches of fixed shape.
+
+    A row is padded to the width of its own length in a batch of always `batch_size` rows, and positions are projected
+    onto the vocabulary always `chunk_size` at once, so neighbours can't change a row's value, not even its last bit.
+
+    Args:
+        model: a causal language model in evaluation mode, on the device to compute on.
+        sequences: token ids of prompt and completion.
+        prompt_lengths: how many of them are the prompt. Nothing predicts the first token of an empty prompt's
+            completion, so it counts as prompt.
+        batch_size: rows of a forward pass.
+        chunk_size: positions projected at once.
+
+    Returns:
+        Values in the order of `sequences`.
+    """
+    device = next(model.parameters()).device
+    logps = np.zeros(len(sequences), dtype=np.float32)
+    num_tokens = np.zeros(len(sequences), dtype=np.int32)
+    token_logps = [np.zeros(0, dtype=np.float32)] * len(sequences)
+    for rows, width in fixed_batches([len(sequence) for sequence in sequences], batch_size=batch_size):
+        # Rows that fill a short batch up repeat its last one and have no completion.
+        num_filling = batch_size - len(rows)
+        filled = [*rows, *[rows[-1]] * num_filling]
+        columns = torch.arange(width)
+        attention_mask = columns < torch.tensor([len(sequences[row]) for row in filled])[:, None]
+        starts = torch.tensor([prompt_lengths[row] for row in rows] + [width] * num_filling)
+        result = completion_logps(
+            model,
+            input_ids=pad_rows([sequences[row] for row in filled], width=width, pad_id=0).to(device),
+            attention_mask=attention_mask.long().to(device),
+            completion_mask=(attention_mask & (columns >= starts[:, None])).to(device),
+            chunk_size=chunk_size,
+            fixed_shape=True,
+        )
+        values = result.token_logps.float().cpu().numpy()
+        logps[rows] = result.logps.float().cpu().numpy()[: len(rows)]
+        num_tokens[rows] = result.num_tokens.cpu().numpy()[: len(rows)]
+        for place, row in enumerate(rows):
+            token_logps[row] = values[place, max(prompt_lengths[row], 1) - 1 : len(sequences[row]) - 1].copy()
+    return RowLogps(logps, num_tokens, token_logps)

@@ -1,0 +1,1 @@
+"""The report: charts as inline SVG, the page around them, and what each section reads from the metrics."""

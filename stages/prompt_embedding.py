@@ -1,0 +1,114 @@
+"""Stage `prompt_embedding`: a vector for each distinct prompt, from which `density_ratio` learns how prompts differ.
+
+    dvc repro prompt_embedding
+
+The encoder `base` embeds the prompt as the model reads it, chat template included: the mean of the base model's last
+hidden states over the prompt's tokens; it needs no download. Any other encoder was made for plain text and gets the
+texts of the user's and the assistant's turns, without control tokens and system prompt.
+"""
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field
+
+from stages.contracts.artifact import read_table, write_table
+from stages.contracts.completions import COMPLETIONS
+from stages.contracts.prompt_embeddings import PROMPT_EMBEDDINGS
+from stages.contracts.row_cache import cached_rows, code_fingerprint
+from stages.contracts.rows import content_id
+from stages.contracts.stage import Input, Memo, Output, Section, stage_main
+
+if TYPE_CHECKING:
+    from stages.udm.embedding import Encoder
+
+
+class PromptEmbeddingParams(Section):
+    """Section `prompt_embedding` of params.yaml."""
+
+    encoder: str = "base"
+    """`base`, the folder of an encoder, or a Hugging Face repository."""
+    revision: str | None = None
+    """Commit of the repository; needed for one, and unused otherwise."""
+    kind: Literal["auto", "sentence_transformers", "transformers"] = "auto"
+    """How to run an encoder other than `base`: all modules of a sentence-transformers model, or the masked mean of a
+    plain encoder's hidden states. `auto` looks for `modules.json`."""
+    prefix: str = ""
+    """Put before each text, for encoders that were trained with one, such as "clustering: "."""
+    max_length: int | None = Field(None, gt=0)
+    """Tokens read of a prompt at most; null reads what the encoder can."""
+    batch_size: int = Field(32, gt=0)
+    """Prompts of a forward pass; bounds memory and can change a value's last bits."""
+    trust_remote_code: bool = False
+    """Whether code that an encoder brings may run."""
+
+
+def run(
+    *, completions: Input, base_model: Input, prompt_embeddings: Output, memo: Memo, params: PromptEmbeddingParams
+) -> None:
+    """Embed each distinct prompt once, in the order in which prompts first appear.
+
+    Args:
+        completions: `completions` artifact; prompts of all its rows count, also those without completion.
+        base_model: the model that embeds for the encoder `base`.
+        prompt_embeddings: `prompt_embeddings` artifact to write.
+        memo: folder of results per prompt.
+        params: encoder and batch shape.
+
+    Raises:
+        ContractError: `completions` is missing or damaged.
+        ValueError: the encoder is missing, not pinned, or of another kind.
+    """
+    from stages.models.devices import default_device
+    from stages.models.reference import fingerprint, tokenizer_fingerprint
+    from stages.udm.embedding import conversation_text, encoder_fingerprint, encoder_folder
+
+    rows = read_table(completions, COMPLETIONS, columns=["prompt_id", "prompt", "messages"])
+    _, first = np.unique(rows["prompt_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
+    prompts = rows.take(pa.array(np.sort(first)))
+    is_base = params.encoder == "base"
+    folder = base_model if is_base else encoder_folder(params.encoder, revision=params.revision)
+    texts = prompts["prompt"].to_pylist() if is_base else map(conversation_text, prompts["messages"].to_pylist())
+    table = pa.table({"text": pa.array([params.prefix + text for text in texts], pa.string())})
+    model_id = [fingerprint(folder), tokenizer_fingerprint(folder)] if is_base else [encoder_fingerprint(folder)]
+    device = default_device()
+    encoders: list[Encoder] = []
+
+    def compute(part: pa.Table) -> pa.Table:
+        if not encoders:  # loaded only if there is something to compute
+            encoders.append(_load(folder, is_base=is_base, params=params))
+        vectors = encoders[0].embed(part["text"].to_pylist(), batch_size=params.batch_size)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+        return pa.table({"embedding": column})
+
+    results = cached_rows(
+        table,
+        compute,
+        memo=memo,
+        fingerprint=content_id(code_fingerprint("stages.udm.embedding"), model_id, params.model_dump(), device.type),
+        key_columns=["text"],
+        costs=[len(text) for text in table["text"].to_pylist()],
+        flush_rows=16 * params.batch_size,
+        progress="prompt_embedding",
+    )
+    write_table(prompt_embeddings, results.add_column(0, "prompt_id", prompts["prompt_id"]), PROMPT_EMBEDDINGS)
+
+
+def _load(folder: Input, *, is_base: bool, params: PromptEmbeddingParams) -> "Encoder":
+    from stages.models.devices import default_device
+    from stages.udm.embedding import base_encoder, load_encoder
+
+    if is_base:
+        return base_encoder(folder, max_length=params.max_length, device=default_device())
+    return load_encoder(
+        folder,
+        kind=params.kind,
+        max_length=params.max_length,
+        device=default_device(),
+        trust_remote_code=params.trust_remote_code,
+    )
+
+
+if __name__ == "__main__":
+    stage_main(run)

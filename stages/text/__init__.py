@@ -1,0 +1,1 @@
+"""From log rows to token ids: layouts, labels, chat templates, encoding, truncation."""

@@ -1,0 +1,415 @@
+"""Layouts of logged feedback: whatever columns a log has, each row comes out as prompt, completions and label.
+
+A layout is read off the columns of each row, so that one log may mix them:
+
+- pairs: `chosen` and `rejected`, with `prompt`, or after the prompt that both begin with;
+- unpaired: `prompt`, `completion` and `label`;
+- demonstrations: `prompt` and `completion`, and no column `label`;
+- prompts: `prompt` alone;
+- `messages` or, in the style of ShareGPT, `conversations`, in place of prompt and completion: the turns of the
+  assistant at the end are the completion.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, get_args
+
+from stages.contracts.rows import canonical_json, content_id
+from stages.text.reasons import RejectedRowError
+from stages.text.votes import is_missing, parse_vote, plain_scalar
+
+Layout = Literal["unpaired", "pairs", "demonstrations", "prompts"]
+Column = Literal[
+    "prompt",
+    "completion",
+    "chosen",
+    "rejected",
+    "messages",
+    "conversations",
+    "label",
+    "weight",
+    "tools",
+    "system",
+    "finish_reason",
+    "chosen_finish_reason",
+    "rejected_finish_reason",
+]
+Messages = list[dict[str, Any]]
+Text = str | Messages
+"""Plain text, or a conversation as a list of messages with `role` and `content`."""
+
+COLUMNS: tuple[Column, ...] = get_args(Column)
+MAX_MESSAGES = 1000
+CUT_OFF = frozenset({"length", "max_tokens", "max_length", "max_output_tokens", "truncated", "incomplete"})
+"""Finish reasons, as inference servers report them, of an answer that stopped before its end."""
+
+_CONVERSATIONS: tuple[Column, ...] = ("messages", "conversations")
+_SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "model": "assistant",
+    "bot": "assistant",
+    "function_call": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "function_response": "tool",
+    "observation": "tool",
+}
+
+
+class Feedback(NamedTuple):
+    """One row of a log in canonical form."""
+
+    layout: Layout
+    prompt: Text
+    completions: tuple[Text, ...]
+    """None, one, or chosen and rejected."""
+    label: bool | None
+    """Whether the one completion is desired; None outside the layout `unpaired`."""
+    are_complete: tuple[bool, ...]
+    """Of each completion, whether generation ended by itself."""
+    weight: float
+    tools: list[Any] | None
+    source: dict[str, Any]
+    """Columns that have no meaning here."""
+
+    def prompt_id(self) -> str:
+        """Hash of the prompt as given, with the tools offered in it."""
+        return content_id(self.prompt, *([self.tools] if self.tools else []))
+
+    def row_id(self, completion: Text | None) -> str:
+        """Hash of the prompt and one completion of it as given; None stands for no completion."""
+        return content_id(self.prompt, completion, *([self.tools] if self.tools else []))
+
+    def pair_id(self) -> str | None:
+        """Hash of prompt, chosen and rejected as given; None outside pairs."""
+        if self.layout != "pairs":
+            return None
+        return content_id(self.prompt, *self.completions, *([self.tools] if self.tools else []))
+
+
+def read_feedback(
+    row: Mapping[str, Any],
+    *,
+    columns: Mapping[Column, str] | None = None,
+    layout: Layout | None = None,
+    label_threshold: float | None = None,
+    ignored_labels: Sequence[float | str] = (),
+) -> Feedback:
+    """Canonical form of one logged row.
+
+    Args:
+        row: the row as it stood in the log.
+        columns: by our name of a column, the log's name for it, where they differ.
+        layout: what the row must be; None reads it off its columns.
+        label_threshold: smallest rating that is desired; None where the log has no ratings.
+        ignored_labels: votes that say neither desired nor undesired.
+
+    Raises:
+        RejectedRowError: the row can't be used; the reason says why.
+    """
+    cells, source = _named_cells(row, columns or {})
+    found = layout or _layout_of(cells, row)
+    tools = _tools(cells.pop("tools", None))
+    weight = _weight(cells.pop("weight", None))
+    prompt, completions = _PARTS[found](cells)
+    _check_parts(prompt, completions)
+    label = None
+    if found == "unpaired":
+        label = parse_vote(cells.pop("label", None), threshold=label_threshold, ignored=ignored_labels)
+    names: tuple[Column, ...] = ("finish_reason",)
+    if found == "pairs":
+        names = ("chosen_finish_reason", "rejected_finish_reason")
+    are_complete = tuple(_is_complete(cells.pop(name, None)) for name, _ in zip(names, completions, strict=False))
+    # What the layout had no use for (a system prompt beside plain text, a score beside a pair) is kept like the rest.
+    unused = {(columns or {}).get(name, name): as_json_value(value) for name, value in cells.items()}
+    return Feedback(found, prompt, completions, label, are_complete, weight, tools, {**source, **unused})
+
+
+def as_json_value(value: Any) -> Any:
+    """`value` with only what JSON can hold: dates and the like as text, NaN as null, scalars of numpy as Python's."""
+    value = plain_scalar(value)
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): as_json_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_json_value(item) for item in value]
+    if hasattr(value, "tolist"):
+        return as_json_value(value.tolist())
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _named_cells(row: Mapping[str, Any], columns: Mapping[Column, str]) -> tuple[dict[Column, Any], dict[str, Any]]:
+    """Cells by our names, empty ones left out, and the other columns; an empty label is kept as None."""
+    names: dict[str, Column] = {name: name for name in COLUMNS if name not in columns}
+    names.update({logged: name for name, logged in columns.items()})
+    cells: dict[Column, Any] = {}
+    source = {}
+    for key, value in row.items():
+        name = names.get(key)
+        if name is None:
+            source[key] = as_json_value(value)
+        elif name == "label":
+            cells[name] = None if is_missing(plain_scalar(value)) else value
+        # Tables have every column in every row, so an empty cell is as good as none. Text that is there and empty
+        # is another matter: it is an empty completion.
+        elif not is_missing(plain_scalar(value)) or isinstance(value, str):
+            cells[name] = value
+    return cells, source
+
+
+def _layout_of(cells: Mapping[Column, Any], row: Mapping[str, Any]) -> Layout:
+    if "chosen" in cells and "rejected" in cells:
+        return "pairs"
+    if "chosen" in cells or "rejected" in cells:
+        raise RejectedRowError("half_pair", "expected both chosen and rejected, found one of them")
+    has_completion = "completion" in cells
+    if conversation := _conversation_column(cells):
+        turns = _parsed(cells[conversation])
+        has_completion = isinstance(turns, list) and bool(turns) and _is_assistant(turns[-1])
+    elif "prompt" not in cells:
+        raise RejectedRowError(
+            "unknown_layout",
+            "expected prompt and completion, chosen and rejected, messages or conversations, found columns "
+            f"{', '.join(map(str, row)) or 'none'}; name them under normalization.columns",
+        )
+    if "label" in cells and (has_completion or cells["label"] is not None):
+        return "unpaired"
+    return "demonstrations" if has_completion else "prompts"
+
+
+def _conversation_column(cells: Mapping[Column, Any]) -> Column | None:
+    """The column that holds prompt and completion together; columns of their own come first."""
+    if "prompt" in cells and "completion" in cells:
+        return None
+    return next((name for name in _CONVERSATIONS if name in cells), None)
+
+
+def _single(cells: dict[Column, Any]) -> tuple[Text, tuple[Text, ...]]:
+    if name := _conversation_column(cells):
+        return _split_at_answer(_take_conversation(cells, name))
+    if "prompt" not in cells:
+        raise RejectedRowError(
+            "empty_prompt", "expected a prompt, found none; name its column under normalization.columns"
+        )
+    prompt = _text(cells.pop("prompt"), "prompt")
+    if "completion" not in cells:
+        return prompt, ()
+    return _alike(prompt, _text(cells.pop("completion"), "completion"))
+
+
+def _with_completion(cells: dict[Column, Any]) -> tuple[Text, tuple[Text, ...]]:
+    prompt, completions = _single(cells)
+    if not completions:
+        raise RejectedRowError("empty_completion", "expected a completion, found none")
+    return prompt, completions
+
+
+def _prompt_alone(cells: dict[Column, Any]) -> tuple[Text, tuple[Text, ...]]:
+    return _single(cells)[0], ()
+
+
+def _pair(cells: dict[Column, Any]) -> tuple[Text, tuple[Text, ...]]:
+    missing = [name for name in ("chosen", "rejected") if name not in cells]
+    if missing:
+        raise RejectedRowError("half_pair", f"expected both chosen and rejected, found no {' and no '.join(missing)}")
+    chosen, rejected = _text(cells.pop("chosen"), "chosen"), _text(cells.pop("rejected"), "rejected")
+    if chosen == rejected:
+        raise RejectedRowError("identical_pair", "chosen and rejected are the same")
+    if isinstance(chosen, str) != isinstance(rejected, str):
+        raise RejectedRowError("bad_messages", "one of chosen and rejected is plain text and the other a conversation")
+    prompt = _prompt_of_pair(cells)
+    if prompt is None or _repeats_prompt(prompt, chosen, rejected):
+        prompt, chosen, rejected = extract_prompt(chosen, rejected)
+    first, (chosen,) = _alike(prompt, chosen)
+    _, (rejected,) = _alike(prompt, rejected)
+    return first, (chosen, rejected)
+
+
+def extract_prompt(chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
+    """The prompt that two texts or two conversations begin with, and what is left of them.
+
+    Text is compared by character; a space before the difference goes to the completions. Where one text begins with
+    the whole other one, both keep the last character that they share, so that neither is empty.
+
+    Returns:
+        Prompt, chosen and rejected.
+    """
+    shorter = min(len(chosen), len(rejected))
+    length = next((i for i in range(shorter) if chosen[i] != rejected[i]), shorter)
+    if isinstance(chosen, str) and length > 0 and (length == shorter or chosen[length - 1] == " "):
+        length -= 1
+    return chosen[:length], chosen[length:], rejected[length:]
+
+
+def _repeats_prompt(prompt: Text, chosen: Text, rejected: Text) -> bool:
+    """Whether the completions are whole conversations that hold the plain prompt as their first turns."""
+    if not isinstance(prompt, str) or isinstance(chosen, str) or isinstance(rejected, str):
+        return False
+    return not (_is_assistant(chosen[0]) or _is_assistant(rejected[0]))
+
+
+def _alike(prompt: Text, completion: Text) -> tuple[Text, tuple[Text]]:
+    """Prompt and completion both plain or both conversations; plain text beside messages becomes one message."""
+    if isinstance(prompt, str) and not isinstance(completion, str):
+        return [{"role": "user", "content": prompt}], (completion,)
+    if isinstance(completion, str) and not isinstance(prompt, str):
+        return prompt, ([{"role": "assistant", "content": completion}],)
+    return prompt, (completion,)
+
+
+def _prompt_of_pair(cells: dict[Column, Any]) -> Text | None:
+    if "prompt" in cells:
+        return _text(cells.pop("prompt"), "prompt")
+    name = next((name for name in _CONVERSATIONS if name in cells), None)
+    # Some sets keep the whole chosen conversation beside the pair; it is no prompt.
+    if name is None or _is_assistant((_parsed(cells[name]) or [None])[-1]):
+        return None
+    return _take_conversation(cells, name)
+
+
+def _take_conversation(cells: dict[Column, Any], name: Column) -> Messages:
+    messages = _messages(_parsed(cells.pop(name)), name)
+    if name == "conversations" and messages[0]["role"] != "system" and isinstance(cells.get("system"), str):
+        system = cells.pop("system")
+        return [{"role": "system", "content": system}, *messages] if system else messages
+    return messages
+
+
+def _split_at_answer(messages: Messages) -> tuple[Text, tuple[Text, ...]]:
+    length = len(messages)
+    while length and _is_assistant(messages[length - 1]):
+        length -= 1
+    return messages[:length], ((messages[length:],) if length < len(messages) else ())
+
+
+def _text(value: Any, name: str) -> Text:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple | Mapping):
+        return _messages([value] if isinstance(value, Mapping) else value, name)
+    raise RejectedRowError(
+        "not_text", f"expected {name} as text or messages, found {type(value).__name__} {value!r:.40}"
+    )
+
+
+def _parsed(value: Any) -> Any:
+    """A conversation that a CSV file or a text column holds as JSON."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            return json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    return value
+
+
+def _messages(value: Any, name: str) -> Messages:
+    if not isinstance(value, list | tuple) or not value:
+        raise RejectedRowError("bad_messages", f"expected {name} as a list of messages, found {value!r:.80}")
+    if len(value) > MAX_MESSAGES:
+        raise RejectedRowError("too_many_messages", f"expected up to {MAX_MESSAGES:,} messages, found {len(value):,}")
+    return [_message(message, name) for message in value]
+
+
+def _message(message: Any, name: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        raise RejectedRowError("bad_messages", f"expected each message of {name} as an object, found {message!r:.80}")
+    # Tables give every message every key, so a null is as good as none.
+    kept = {str(key): as_json_value(item) for key, item in message.items() if item is not None}
+    if "role" not in kept and "from" in kept:
+        role = _SHAREGPT_ROLES.get(str(kept.pop("from")).casefold())
+        if role is None:
+            raise RejectedRowError("bad_messages", f"expected a known speaker, found {message['from']!r:.40}")
+        kept = {"role": role, "content": kept.pop("value", None), **kept}
+    if not isinstance(kept.get("role"), str):
+        raise RejectedRowError("bad_messages", f"expected each message of {name} with a role, found {message!r:.80}")
+    kept["content"] = _content(kept.get("content"), has_calls=bool(kept.get("tool_calls")))
+    return kept
+
+
+def _content(content: Any, *, has_calls: bool) -> str:
+    if isinstance(content, str):
+        return content
+    if content is None and has_calls:
+        return ""
+    if not isinstance(content, list):
+        raise RejectedRowError("bad_messages", f"expected content as text, found {content!r:.80}")
+    parts = [
+        part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in content
+    ]
+    texts = [part for part in parts if isinstance(part, str)]
+    if len(texts) < len(parts):
+        raise RejectedRowError("unsupported_content", "expected text, found content of another kind, such as an image")
+    return "".join(texts)
+
+
+def _is_assistant(message: Any) -> bool:
+    if not isinstance(message, Mapping):
+        return False
+    return message.get("role") == "assistant" or _SHAREGPT_ROLES.get(str(message.get("from"))) == "assistant"
+
+
+def _check_parts(prompt: Text, completions: tuple[Text, ...]) -> None:
+    if _is_empty(prompt):
+        raise RejectedRowError("empty_prompt", "expected a prompt, found none or only white space")
+    for completion in completions:
+        if _is_empty(completion):
+            raise RejectedRowError("empty_completion", "expected a completion, found none or only white space")
+        if not isinstance(completion, str) and not _is_assistant(completion[0]):
+            role = completion[0]["role"]
+            raise RejectedRowError(
+                "completion_not_assistant", f"expected an answer of the assistant, found one of {role:.40}"
+            )
+
+
+def _is_empty(text: Text) -> bool:
+    if isinstance(text, str):
+        return not text.strip()
+    return not any(message["content"].strip() or message.get("tool_calls") for message in text)
+
+
+def _tools(value: Any) -> list[Any] | None:
+    tools = _parsed(value)
+    if tools is None or tools in ("", []):
+        return None
+    if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise RejectedRowError("bad_tools", f"expected tools as a list of JSON schemas, found {tools!r:.80}")
+    return [as_json_value(tool) for tool in tools]
+
+
+def _weight(value: Any) -> float:
+    value = plain_scalar(value)
+    if is_missing(value):
+        return 1.0
+    try:
+        # The artifact holds float32, in which a very small weight would be 0 and a very large one infinite.
+        weight: float = struct.unpack("f", struct.pack("f", float(value)))[0]
+    except (TypeError, ValueError, OverflowError):
+        weight = math.nan
+    if isinstance(value, bool) or not math.isfinite(weight) or weight <= 0:
+        raise RejectedRowError("bad_weight", f"expected weight as a positive finite number, found {value!r:.40}")
+    return weight
+
+
+def _is_complete(finish_reason: Any) -> bool:
+    return str(finish_reason).strip().casefold() not in CUT_OFF
+
+
+def messages_json(feedback: Feedback, completion: Text | None) -> str:
+    """Prompt, completion and tools as given, as one JSON object."""
+    value: dict[str, Any] = {"prompt": feedback.prompt, "completion": completion}
+    return canonical_json({**value, "tools": feedback.tools} if feedback.tools else value)
+
+
+_PARTS = {"unpaired": _with_completion, "pairs": _pair, "demonstrations": _with_completion, "prompts": _prompt_alone}

@@ -1,0 +1,154 @@
+"""Stage `tokenization`: token ids of each prompt and completion, cut to the lengths that training can hold.
+
+Rows are encoded whole and remembered, then cut, so that another `max_length` encodes nothing again.
+"""
+
+from collections import Counter
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from stages.contracts.artifact import read_table
+from stages.contracts.completions import COMPLETIONS
+from stages.contracts.files import write_json
+from stages.contracts.row_cache import cached_rows, code_fingerprint
+from stages.contracts.rows import canonical_json, content_id
+from stages.contracts.stage import EXIT_REJECTED, Input, Memo, Output, Section, StageFailure, stage_main
+from stages.contracts.tokens import TOKENS
+from stages.text.reasons import RejectedRowError
+from stages.text.row_encoding import ROWS_WORTH_PROCESSES, TEXT_COLUMNS, RowEncoder, cut_rows
+from stages.text.row_writer import RejectWriter, RowWriter
+from stages.text.truncation import TruncatedRow, TruncationMode
+
+
+class TokenizationParams(Section):
+    """Section `tokenization` of params.yaml."""
+
+    max_length: int | None = Field(1024, gt=0)
+    """Most tokens of a prompt and its completion together, BOS and EOS included. Null sets no limit."""
+    max_prompt_length: int | None = Field(None, gt=0)
+    """Tokens that a prompt is cut to where it and its completion exceed `max_length`, or always if that is null; a BOS
+    in front isn't counted. Null cuts no prompt."""
+    max_completion_length: int | None = Field(None, gt=0)
+    """Most tokens of a completion, EOS included. Null sets no limit of its own."""
+    truncation_mode: TruncationMode = "keep_end"
+    """Whether a prompt that is cut keeps its end or its start. Completions keep their start."""
+
+
+def run(
+    *,
+    completions: Input,
+    base_model: Input,
+    tokens: Output,
+    rejects: Output,
+    metrics: Output,
+    memo: Memo,
+    params: TokenizationParams,
+) -> None:
+    """Encode every completion with its prompt and write those that fit.
+
+    Args:
+        completions: `completions` artifact; bare prompts in it are counted and left out.
+        base_model: `base_model` artifact, for the tokenizer.
+        tokens: `tokens` artifact to write, in the order of `completions`.
+        rejects: `rejects` artifact to write: rows without room for one token of completion.
+        metrics: JSON file to write; completions = tokens + rejects.
+        memo: row memo of this stage.
+        params: lengths and the end that is cut.
+
+    Raises:
+        ContractError: `completions` is missing, damaged, or of another version.
+        StageFailure: no row fits.
+    """
+    from stages.models.loading import load_tokenizer, tokenizer_fingerprint
+
+    table = read_table(completions, COMPLETIONS)
+    rows = table.drop_columns(["messages", "source"]).filter(table["completion"].is_valid())
+    with RowEncoder(load_tokenizer, base_model) as encoder:
+        encoded = cached_rows(
+            rows.select(TEXT_COLUMNS),
+            encoder.encode,
+            memo=memo,
+            fingerprint=content_id(
+                tokenizer_fingerprint(base_model),
+                code_fingerprint("stages.text.encoding"),
+                [version(package) for package in ("tokenizers", "transformers")],
+            ),
+            key_columns=TEXT_COLUMNS,
+            progress="tokenization",
+            flush_rows=ROWS_WORTH_PROCESSES,
+        )
+    counts: Counter[str] = Counter()
+    with RowWriter(tokens, TOKENS) as kept, RejectWriter(rejects) as refused:
+        # Where a row stands in `completions`, from 1.
+        lines = np.flatnonzero(table["completion"].is_valid().to_numpy()) + 1
+        for line, (row, result) in zip(lines.tolist(), cut_rows(rows, encoded, **params.model_dump()), strict=True):
+            if isinstance(result, RejectedRowError):
+                refused.refuse(result, file=completions.name, line=line, row=canonical_json(row))
+                continue
+            counts["truncated"] += result.truncated
+            counts["truncated_prompts"] += result.is_prompt_cut
+            counts["truncated_completions"] += result.is_completion_cut
+            counts["num_tokens"] += len(result.input_ids)
+            kept.add(_token_row(row, result))
+    lengths = _lengths(encoded)
+    if rows.num_rows and not kept.num_rows:
+        raise StageFailure(
+            f"0 of {rows.num_rows:,} rows fit max_length={params.max_length}; the longest prompt has "
+            f"{lengths['prompt']['longest']:,} tokens, the shortest {lengths['prompt']['shortest']:,}, and a prompt "
+            "needs room for a token of completion behind it, so raise tokenization.max_length or lower "
+            f"max_prompt_length ({refused.summary()})",
+            status=EXIT_REJECTED,
+        )
+    found = {
+        "completions": rows.num_rows,
+        "rows_kept": kept.num_rows,
+        "rejects": refused.num_rows,
+        "reject_reasons": dict(refused.reasons),
+        "prompts_only": table.num_rows - rows.num_rows,
+        **{name: counts[name] for name in ("truncated", "truncated_prompts", "truncated_completions", "num_tokens")},
+        "length": lengths,
+    }
+    write_json(metrics, found)
+    _print_counts(found)
+
+
+def _token_row(row: dict[str, Any], cut: TruncatedRow) -> dict[str, Any]:
+    kept = {name: row[name] for name in ("row_id", "prompt_id", "pair_id", "label", "weight", "split")}
+    return {**kept, "input_ids": cut.input_ids, "prompt_length": cut.prompt_length, "truncated": cut.truncated}
+
+
+def _lengths(encoded: pa.Table) -> dict[str, dict[str, int]]:
+    """Spread of the lengths before anything is cut, in tokens."""
+    prompts = pc.list_value_length(encoded["prompt_ids"]).to_numpy()
+    completions = pc.list_value_length(encoded["completion_ids"]).to_numpy()
+    names = {"shortest": 0, "median": 0.5, "p95": 0.95, "longest": 1}
+    return {
+        name: {label: int(np.quantile(values, share, method="higher")) for label, share in names.items()}
+        for name, values in (("prompt", prompts), ("completion", completions), ("row", prompts + completions))
+        if len(values)
+    }
+
+
+def _print_counts(counts: dict[str, Any]) -> None:
+    print(
+        f"tokenization: {counts['completions']:,} completions = {counts['rows_kept']:,} kept + "
+        f"{counts['rejects']:,} rejects; {counts['truncated']:,} truncated; "
+        f"{counts['prompts_only']:,} bare prompts left out"
+    )
+    for reason, count in sorted(counts["reject_reasons"].items()):
+        print(f"  rejected {count:,}: {reason}")
+    if "row" in counts["length"]:
+        length = counts["length"]["row"]
+        print(
+            f"  {counts['num_tokens']:,} tokens; rows have a median of {length['median']:,}, the longest "
+            f"{length['longest']:,} before truncation"
+        )
+
+
+if __name__ == "__main__":
+    stage_main(run)

@@ -1,0 +1,183 @@
+"""The model that is trained and the one that it is compared with: loading, adapters, making them ready."""
+
+import logging
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+
+from stages.models.frozen import (
+    AdapterOff,
+    FrozenReference,
+    FrozenWeights,
+    NamedAdapter,
+    PolicyItself,
+    SeparateModel,
+    disable_dropout,
+    frozen_copy,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def load_model(model: PreTrainedModel | nn.Module | str, init_kwargs: Mapping[str, Any] | None, *, name: str) -> Any:
+    """`model` itself, or the one that a string names.
+
+    Args:
+        model: a model, a folder or a repository.
+        init_kwargs: arguments of `from_pretrained`; only for a model given by name.
+        name: argument that the model was given as, for messages.
+
+    Raises:
+        ValueError: arguments come with a model that is there already, or `dtype` names no type of torch.
+    """
+    if not isinstance(model, str):
+        if init_kwargs:
+            raise ValueError(
+                f"expected {name}_init_kwargs only with {name} as a name to load, found a {type(model).__name__}; "
+                "give these arguments where you load it"
+            )
+        return model
+    kwargs = dict(init_kwargs or {})
+    dtype = kwargs.pop("torch_dtype", kwargs.pop("dtype", "auto"))
+    config = AutoConfig.from_pretrained(model, **{key: kwargs[key] for key in _CONFIG_KWARGS if key in kwargs})
+    loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    return loader.from_pretrained(model, dtype=_torch_type(dtype, name), use_safetensors=True, **kwargs)
+
+
+_CONFIG_KWARGS = ("revision", "trust_remote_code", "cache_dir", "token", "local_files_only", "subfolder")
+
+
+def _torch_type(dtype: Any, name: str) -> Any:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) and dtype != "auto" else dtype
+    if found in ("auto", None) and dtype in ("auto", None):
+        return "auto"
+    if isinstance(found, torch.dtype):
+        return found
+    raise ValueError(f'expected {name}_init_kwargs["dtype"] as "auto" or a type of torch, found {dtype!r}')
+
+
+def is_peft_model(model: Any) -> bool:
+    """Whether `model` carries an adapter of peft."""
+    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
+
+
+def prepare_policy(model: Any, *, peft_config: Any, args: Any) -> Any:
+    """`model` with an adapter laid on it if `peft_config` says so, ready to be trained.
+
+    Args:
+        model: the model as loaded.
+        peft_config: configuration of the adapter; None trains what is trainable in `model`.
+        args: for dropout, precision and checkpointing of activations.
+    """
+    if args.disable_dropout:
+        disable_dropout(model)
+    config = getattr(model, "config", None)
+    if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0.0) == 0.0:
+        logger.warning("router_aux_loss_coef is 0, so output_router_logits has no effect on the loss; raise it")
+    is_quantised = getattr(model, "is_loaded_in_8bit", False) or getattr(model, "is_loaded_in_4bit", False)
+    if peft_config is not None:
+        # peft is slow to import, and only adapters need it.
+        from peft import get_peft_model, prepare_model_for_kbit_training
+
+        if is_peft_model(model):
+            # What the old adapter learned becomes part of the base, and so of the reference.
+            model = model.merge_and_unload()
+        if is_quantised:
+            model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call] # peft
+                model,
+                use_gradient_checkpointing=args.activation_checkpointing,
+                gradient_checkpointing_kwargs=args.activation_checkpointing_kwargs or {},
+            )
+        with warnings.catch_warnings():
+            # peft 0.21 asks transformers 5 under a name that has changed.
+            warnings.filterwarnings(
+                "ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning
+            )
+            model = get_peft_model(model, peft_config)
+        if args.bf16 and getattr(model, "is_loaded_in_4bit", False):
+            _recast_adapters(model)
+    uses_reentrant = (args.activation_checkpointing_kwargs or {}).get("use_reentrant", False)
+    if args.activation_checkpointing and uses_reentrant and hasattr(model, "enable_input_require_grads"):
+        # Reentrant checkpointing gives no gradients to a block none of whose inputs asks for one.
+        model.enable_input_require_grads()
+    return model
+
+
+def _recast_adapters(model: nn.Module) -> None:
+    """Adapters and embeddings in bfloat16, norms in float32, as computing with 4-bit weights needs it."""
+    for name, module in model.named_modules():
+        if "norm" in name:
+            module.to(torch.float32)
+        elif "lora_" in name or "lm_head" in name or "embed_tokens" in name:
+            module.to(torch.bfloat16)
+
+
+def prepared_init(model_init: Callable[..., Any], prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """`model_init` followed by `prepare`, called with the trial of a hyperparameter search or None."""
+
+    def init(trial: Any) -> Any:
+        takes_trial = bool(model_init.__code__.co_argcount) if hasattr(model_init, "__code__") else False
+        return prepare(model_init(trial) if takes_trial else model_init())
+
+    return init
+
+
+def is_encoder_decoder(model: Any, given: bool | None) -> bool:
+    """Whether prompts and completions go to two halves of the model.
+
+    Args:
+        model: the model, or None if it is made later.
+        given: what the config says; None reads it off the model.
+    """
+    if given is not None:
+        return given
+    return cast(bool, getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+
+
+def choose_reference(
+    ref_model: Any,
+    *,
+    policy: Callable[[], Any],
+    args: Any,
+    prepare: Callable[[Any], Any],
+    came_with_adapter: bool,
+    policy_adapter: str | None,
+    reference_adapter: str | None,
+    has_column: bool,
+) -> FrozenReference | None:
+    """The reference that fits what a trainer was given; None where its log-probabilities are all there.
+
+    Args:
+        ref_model: a model, the name of one, or None for the policy as it is now.
+        policy: gives the policy.
+        args: configuration of the trainer.
+        prepare: puts a model where it is to run.
+        came_with_adapter: whether the policy had an adapter before the trainer saw it.
+        policy_adapter: name of the adapter that is trained; None stands for the usual one.
+        reference_adapter: name of the adapter that is the reference; None if it is no adapter.
+        has_column: whether all rows have their log-probability under the reference.
+
+    Raises:
+        ValueError: an adapter is missing, or arguments come for a model that isn't loaded.
+    """
+    if ref_model is not None:
+        loaded = load_model(ref_model, args.ref_model_init_kwargs, name="ref_model")
+        return SeparateModel(prepare(loaded))
+    if args.ref_model_init_kwargs:
+        raise ValueError("expected ref_model, a name to load with ref_model_init_kwargs, found none")
+    if is_peft_model(policy()):
+        name = policy_adapter or "default"
+        if reference_adapter is not None:
+            return NamedAdapter(policy, name=reference_adapter, policy_name=name)
+        if policy_adapter is not None:
+            policy().set_adapter(name)
+        return FrozenWeights(policy) if came_with_adapter else AdapterOff(policy)
+    if has_column:
+        return None
+    if args.precompute_ref_log_probs:
+        return PolicyItself(policy)
+    return SeparateModel(prepare(frozen_copy(policy()).model))

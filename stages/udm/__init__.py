@@ -1,0 +1,1 @@
+"""Underlying distribution matching (UDM): prompt embeddings, density ratios, diagnostics."""

@@ -1,0 +1,255 @@
+"""Embeddings of prompts by a frozen encoder, each a function of its own text and the encoder alone."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import AutoModel, AutoTokenizer
+
+from stages.contracts.files import file_digest, files_below
+from stages.contracts.rows import content_id
+from stages.models.batching import fixed_batches, pad_rows
+from stages.models.devices import place
+from stages.models.loading import load_causal_lm, load_tokenizer
+from stages.models.reference import one_line
+
+EncoderKind = Literal["auto", "sentence_transformers", "transformers"]
+# What an encoder is made of; weights in other formats are never read.
+_ENCODER_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.py")
+# An encoder whose config and tokenizer name no limit.
+_DEFAULT_MAX_LENGTH = 512
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen encoder of texts."""
+
+    tokenize: Callable[[Sequence[str]], list[list[int]]]
+    """Token ids of each text, truncated to what the encoder can read."""
+    forward: Callable[[Tensor, Tensor], Tensor]
+    """Embeddings (n, d) of token ids and their mask, both (n, t) and padded on the right."""
+    pad_id: int
+    """Id that fills short rows."""
+
+    @torch.inference_mode()
+    def embed(self, texts: Sequence[str], *, batch_size: int) -> NDArray[np.float32]:
+        """Embeddings of the texts, in batches of fixed shape so that a text's neighbours change no bit of it.
+
+        Args:
+            texts: what to embed.
+            batch_size: texts of a forward pass.
+
+        Returns:
+            Shape (n, d).
+        """
+        sequences = self.tokenize(texts)
+        parts: dict[int, NDArray[np.float32]] = {}
+        for rows, width in fixed_batches([len(sequence) for sequence in sequences], batch_size=batch_size):
+            filled = [*rows, *[rows[-1]] * (batch_size - len(rows))]
+            chosen = [sequences[row] for row in filled]
+            input_ids = pad_rows(chosen, width=width, pad_id=self.pad_id)
+            attention_mask = pad_rows([[1] * len(sequence) for sequence in chosen], width=width, pad_id=0)
+            embeddings = self.forward(input_ids, attention_mask).float().cpu().numpy()
+            parts.update(zip(rows, embeddings[: len(rows)], strict=True))
+        return np.stack([parts[row] for row in range(len(texts))])
+
+
+def mean_pooled(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+    """Mean of the hidden states of tokens that aren't padding; zeros for a row without tokens.
+
+    Args:
+        hidden: shape (n, t, d).
+        attention_mask: 1 for tokens, 0 for padding. Shape (n, t).
+
+    Returns:
+        float32, shape (n, d).
+    """
+    mask = attention_mask[:, :, None].to(torch.float32)
+    return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1.0)
+
+
+def base_encoder(base_model: Path, *, max_length: int | None, device: torch.device) -> Encoder:
+    """The base model itself: mean of its last hidden states over a prompt's tokens.
+
+    A longer prompt loses its beginning, for a question tends to stand at the end.
+
+    Args:
+        base_model: artifact or folder of a causal language model.
+        max_length: tokens read at most; None reads what the model can.
+        device: where to compute.
+    """
+    model = place(load_causal_lm(base_model, dtype="float32"), device)
+    tokenizer = load_tokenizer(base_model)
+    limit = _max_length(model.config, None, max_length)
+    backbone = getattr(model, model.base_model_prefix)
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        # The chat template has put special tokens where they belong.
+        return [ids[-limit:] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+
+    return Encoder(tokenize, _pooled_forward(backbone, device, use_cache=False), tokenizer.pad_token_id or 0)
+
+
+def load_encoder(
+    folder: Path,
+    *,
+    kind: EncoderKind = "auto",
+    max_length: int | None = None,
+    device: torch.device,
+    trust_remote_code: bool = False,
+) -> Encoder:
+    """An encoder of texts from a folder.
+
+    Args:
+        folder: files of a sentence-transformers model or of a plain encoder with its tokenizer.
+        kind: `sentence_transformers` runs all modules of such a model; `transformers` takes the masked mean of the
+            last hidden states; `auto` tells the two apart by `modules.json`.
+        max_length: tokens read at most; None reads what the encoder can.
+        device: where to compute.
+        trust_remote_code: whether code that the encoder brings may run.
+
+    Raises:
+        ValueError: the folder holds no encoder of that kind in safetensors.
+    """
+    if not any(folder.glob("*.safetensors")) and not any(folder.glob("*/*.safetensors")):
+        raise ValueError(f"{folder}: expected an encoder with weights as *.safetensors, found none")
+    has_modules = (folder / "modules.json").is_file()
+    if kind == "sentence_transformers" and not has_modules:
+        raise ValueError(
+            f"{folder}: expected a sentence-transformers model, found no modules.json; set "
+            "prompt_embedding.kind: transformers for a plain encoder"
+        )
+    try:
+        if has_modules and kind != "transformers":
+            return _sentence_encoder(folder, max_length, device, trust_remote_code)
+        return _plain_encoder(folder, max_length, device, trust_remote_code)
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(f"{folder}: the encoder can't be loaded: {one_line(error)}") from None
+
+
+def _plain_encoder(folder: Path, max_length: int | None, device: torch.device, trust_remote_code: bool) -> Encoder:
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
+    tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
+    model = AutoModel.from_pretrained(str(folder), use_safetensors=True, dtype=torch.float32, **options)
+    model.eval().to(device)
+    limit = _max_length(model.config, tokenizer.model_max_length, max_length)
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        encoded: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
+        return encoded
+
+    return Encoder(tokenize, _pooled_forward(model, device), tokenizer.pad_token_id or 0)
+
+
+def _sentence_encoder(folder: Path, max_length: int | None, device: torch.device, trust_remote_code: bool) -> Encoder:
+    # Imports half of the scientific stack; only this kind of encoder needs it.
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(
+        str(folder),
+        device=str(device),
+        local_files_only=True,
+        trust_remote_code=trust_remote_code,
+        model_kwargs={"use_safetensors": True, "dtype": torch.float32},
+    ).eval()
+    if max_length is not None:
+        model.max_seq_length = min(max_length, model.max_seq_length or max_length)
+
+    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+        features = model.preprocess(list(texts))
+        return [
+            ids[mask].tolist()
+            for ids, mask in zip(features["input_ids"], features["attention_mask"].bool(), strict=True)
+        ]
+
+    def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        features = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device), "modality": "text"}
+        embeddings: Tensor = model(features)["sentence_embedding"]
+        return embeddings
+
+    return Encoder(tokenize, forward, model.tokenizer.pad_token_id or 0)
+
+
+def _pooled_forward(model: nn.Module, device: torch.device, **options: Any) -> Callable[[Tensor, Tensor], Tensor]:
+    def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        mask = attention_mask.to(device)
+        return mean_pooled(
+            model(input_ids=input_ids.to(device), attention_mask=mask, **options).last_hidden_state, mask
+        )
+
+    return forward
+
+
+def _max_length(config: Any, tokenizer_limit: int | None, asked: int | None) -> int:
+    known = [getattr(config, "max_position_embeddings", None), tokenizer_limit, asked]
+    return int(min([limit for limit in known if limit], default=_DEFAULT_MAX_LENGTH))
+
+
+def encoder_folder(encoder: str, *, revision: str | None) -> Path:
+    """The folder of an encoder: a local one, or a repository's snapshot, downloaded unless the machine has it.
+
+    Args:
+        encoder: path of a folder, or name of a Hugging Face repository.
+        revision: commit of the repository; a folder has none.
+
+    Raises:
+        ValueError: it is neither, or a repository without a pinned revision, or it can't be had.
+    """
+    folder = Path(encoder)
+    if folder.is_dir():
+        return folder
+    if encoder.count("/") != 1 or encoder.startswith((".", "/", "~")):
+        raise ValueError(
+            f"prompt_embedding.encoder: expected `base`, a folder or a repository `owner/name`, found {encoder!r}"
+        )
+    if revision is None:
+        raise ValueError(
+            f"prompt_embedding.revision: expected the commit of {encoder}, found none; a name alone can come to mean "
+            "other weights"
+        )
+    # A local encoder needs no hub.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(encoder, revision=revision, allow_patterns=list(_ENCODER_FILES)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise ValueError(
+            f"{encoder}@{revision}: the encoder can't be downloaded ({one_line(error)}); check the names "
+            "in params.yaml, your access to it and the network"
+        ) from None
+
+
+def encoder_fingerprint(folder: Path) -> str:
+    """Hash of the names and bytes of an encoder's files."""
+    files = [file for file in files_below(folder) if any(file.match(pattern) for pattern in _ENCODER_FILES)]
+    return content_id([[file.relative_to(folder).as_posix(), file_digest(file)] for file in files])
+
+
+def conversation_text(messages: str) -> str:
+    """What a person would see of a prompt: the texts of its user and assistant turns, without control tokens.
+
+    Args:
+        messages: column `messages` of `completions`, JSON with the prompt as a text or a list of messages.
+
+    Returns:
+        The turns' texts, parted by blank lines; those of all roles where there is neither user nor assistant.
+    """
+    prompt = json.loads(messages)["prompt"]
+    if isinstance(prompt, str):
+        return prompt
+    turns = [turn for turn in prompt if turn.get("role") in {"user", "assistant"}] or prompt
+    return "\n\n".join(text for text in (_content_text(turn.get("content")) for turn in turns) if text)
+
+
+def _content_text(content: str | Sequence[Mapping[str, Any]] | None) -> str:
+    """Text of a message's content, which may be a list of parts of which some are images."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part["text"] for part in content if isinstance(part.get("text"), str))

@@ -1,0 +1,200 @@
+"""The demo's graph under real DVC: what reruns and what doesn't, and that results are the same bytes."""
+
+import os
+import shutil
+import signal
+import time
+
+import psutil
+import pytest
+
+from tests.workspace import SMALL, Workspace, stages_run
+
+pytestmark = pytest.mark.slow
+
+AFTER_TRAINING = {"evaluation@bco", "gate@bco", "report@bco"}
+
+
+@pytest.fixture(scope="module")
+def reproduced(tmp_path_factory):
+    workspace = Workspace(tmp_path_factory.mktemp("demo") / "project", SMALL)
+    workspace.repro()
+    return workspace
+
+
+@pytest.fixture
+def workspace(reproduced, tmp_path):
+    """A reproduced workspace that a test may spoil."""
+    copy = object.__new__(Workspace)
+    copy.root = tmp_path / "project"
+    shutil.copytree(reproduced.root, copy.root, symlinks=True)
+    copy.environment = {**reproduced.environment, "PYTHONPATH": str(copy.root)}
+    return copy
+
+
+def test_a_second_repro_does_nothing(reproduced):
+    assert reproduced.repro() == set()
+
+
+def test_two_runs_from_clean_give_the_same_bytes(reproduced, tmp_path):
+    other = Workspace(tmp_path / "elsewhere", SMALL)
+    other.repro()
+
+    assert other.outputs() == reproduced.outputs()
+    assert len(other.outputs()) > 15
+
+
+def test_changing_beta_reruns_training_and_what_follows(workspace):
+    workspace.set_params({"training": {"bco": {"beta": 0.3}}})
+
+    assert workspace.repro() == {"training@bco"} | AFTER_TRAINING
+
+
+def test_changing_a_clamp_reruns_from_density_ratio_on(workspace):
+    workspace.set_params({"density_ratio": {"max_density_ratio": 1.5}})
+
+    assert workspace.repro() == {"density_ratio", "shift_diagnosis", "training@bco"} | AFTER_TRAINING
+
+
+def test_editing_the_loss_reruns_training_and_stops_where_its_result_is_the_same(workspace):
+    loss = workspace.root / "stages/losses/bco.py"
+    loss.write_text(loss.read_text() + "\n# A comment changes no result.\n")
+
+    assert workspace.repro() == {"training@bco"}
+
+
+def test_a_change_set_back_is_restored_and_not_computed(workspace):
+    workspace.set_params({"training": {"bco": {"beta": 0.3}}})
+    workspace.repro()
+    workspace.set_params({"training": {"bco": {"beta": SMALL["training"]["bco"].get("beta", 0.1)}}})
+    beta = workspace.dvc("params", "diff", "--all").stdout
+
+    assert "beta" in beta
+    assert workspace.repro() == set() or "is cached" in workspace.dvc("repro").stdout
+
+
+def test_the_rows_of_a_grown_log_keep_their_side_and_only_new_ones_are_computed(workspace):
+    import json
+
+    import pyarrow.compute as pc
+
+    from stages.contracts.artifact import read_table
+    from stages.contracts.completions import COMPLETIONS
+
+    own = workspace.root / "data" / "own.jsonl"
+    shutil.copy(workspace.root / "data/demo/feedback.jsonl", own)
+    workspace.set_params({"inputs": {"feedback": "data/own.jsonl"}})
+    workspace.repro("reference_logprobs", "prompt_embedding")
+    old = read_table(workspace.root / "artifacts/completions", COMPLETIONS, columns=["row_id", "split"])
+    with own.open("a") as log:
+        row = json.loads(own.read_text().splitlines()[0])
+        row["prompt"] = "A prompt that nobody asked before?"
+        row["completion"] = "An answer that nobody gave before."
+        log.write(json.dumps(row) + "\n")
+
+    done = workspace.dvc("repro", "reference_logprobs", "prompt_embedding")
+
+    new = read_table(workspace.root / "artifacts/completions", COMPLETIONS, columns=["row_id", "split"])
+    assert new.num_rows == old.num_rows + 1
+    assert new.filter(pc.is_in(new["row_id"], old["row_id"])).to_pydict() == old.to_pydict()
+    assert done.stdout.count(", 1 to compute") == 3  # tokens, embeddings, reference log-probabilities
+
+
+def test_an_input_edited_while_a_stage_runs_leaves_the_lock_true(workspace):
+    workspace.set_params({"training": {"bco": {"num_train_epochs": 30}}})
+    before = workspace.lock()["training@bco"]
+    process = workspace.start_dvc("repro", "training@bco")
+    wait_for_line(process, "Running stage 'training@bco'")
+    time.sleep(8)
+    workspace.set_params({"training": {"bco": {"num_train_epochs": 31}}})
+
+    log, _ = process.communicate(timeout=200)
+
+    assert process.returncode != 0
+    assert "inputs changed while the stage ran: params.yaml; the result is discarded" in log
+    assert "exited with 75" in log
+    assert workspace.lock()["training@bco"] == before
+    assert "training.bco.num_train_epochs" in workspace.dvc("status").stdout
+
+
+def test_killing_dvc_takes_the_stage_with_it_and_the_next_run_goes_on(workspace):
+    workspace.set_params({"training": {"bco": {"num_train_epochs": 30, "save_steps": 5}}})
+    process = workspace.start_dvc("repro", "training@bco")
+    wait_for_line(process, "Running stage 'training@bco'")
+    stage = wait_for_stage(process.pid, "stages.training")
+    wait_until(lambda: list((workspace.root / "checkpoints").glob("training-bco/*/checkpoint-*")))
+
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+    wait_until(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE)
+    log = workspace.dvc("repro", "training@bco").stdout
+    assert stages_run(log) == {"training@bco"}
+    assert "going on from checkpoint" in log
+
+
+def test_a_gate_that_is_not_met_fails_the_run_and_keeps_the_report(workspace):
+    workspace.set_params({"gate": {"bco": {"minimums": {"true_reward/gain": 5.0}}}})
+
+    done = workspace.dvc("repro", "--keep-going", check=False)
+
+    assert done.returncode != 0
+    assert "exited with 10" in done.stderr + done.stdout
+    assert "true_reward/gain: required" in done.stderr + done.stdout
+    assert (workspace.root / "reports/bco.html").is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dag"],
+        ["dag", "--mermaid", "evaluation@bco"],
+        ["params", "diff"],
+        ["metrics", "show"],
+        ["plots", "show", "--no-html"],
+    ],
+    ids=" ".join,
+)
+def test_commands_of_the_readme_work(reproduced, words):
+    if "--no-html" in words:
+        words = ["plots", "show", "-o", "drawn"]
+
+    assert reproduced.dvc(*words).returncode == 0
+
+
+def test_an_experiment_runs_with_another_beta(workspace):
+    workspace.command("git", "add", "--all")
+    workspace.command("git", "commit", "--quiet", "-m", "Start")
+
+    log = workspace.dvc("exp", "run", "-S", "training.bco.beta=0.3").stdout
+
+    assert stages_run(log) == {"training@bco"} | AFTER_TRAINING
+
+
+def wait_for_line(process, text):
+    for line in process.stdout:
+        if text in line:
+            return
+    raise AssertionError(f"the process ended without printing {text!r}")
+
+
+def wait_for_stage(pid, module):
+    found = []
+
+    def look():
+        found[:] = [
+            child
+            for child in psutil.Process(pid).children(recursive=True)
+            if module in child.cmdline() and "sh" not in child.name()
+        ]
+        return found
+
+    wait_until(look)
+    return found[0]
+
+
+def wait_until(condition, timeout_s=120):
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)

@@ -1,0 +1,137 @@
+"""Chat templates: the prompt is what the model is asked with, and the completion what it should then say."""
+
+from datetime import date
+
+import pytest
+from transformers import AutoTokenizer
+
+from stages.text.chat_template import ChatRenderer, SpecialTokens, frozen_template
+from stages.text.reasons import RejectedRowError
+from tests.material import SHARED, needs_shared
+from tests.text.tiny_tokenizers import CHATML, byte_level, chatml
+
+SYSTEM = {"role": "system", "content": "S"}
+ASKED = [{"role": "user", "content": "Hi"}]
+ANSWERED = [{"role": "assistant", "content": "Yo"}]
+
+
+def test_prompt_ends_with_the_generation_prompt_and_completion_with_the_end_of_turn():
+    rendered = ChatRenderer(byte_level()).render([SYSTEM, *ASKED], [ANSWERED])
+
+    assert rendered == ("<|system|>S</s><|user|>Hi</s><|assistant|>", ("Yo</s>",))
+
+
+def test_nothing_stands_behind_the_eos_that_a_template_writes():
+    rendered = ChatRenderer(chatml()).render(ASKED, [ANSWERED])
+
+    assert rendered == ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", ("Yo<|im_end|>",))
+
+
+def test_an_open_turn_of_the_assistant_is_continued():
+    opened = [*ASKED, {"role": "assistant", "content": "Par"}]
+
+    rendered = ChatRenderer(byte_level()).render(opened, [[{"role": "assistant", "content": "tial"}]])
+
+    assert rendered == ("<|user|>Hi</s><|assistant|>Par", ("tial</s>",))
+
+
+def test_an_answer_that_was_cut_off_gets_no_end_of_turn():
+    rendered = ChatRenderer(chatml()).render(ASKED, [ANSWERED, ANSWERED], are_complete=[False, True])
+
+    assert rendered.completions == ("Yo", "Yo<|im_end|>")
+
+
+def test_completions_of_one_prompt_share_its_text():
+    # This generation prompt opens a thought that a finished turn doesn't show.
+    template = CHATML.replace("<|im_start|>assistant\\n", "<|im_start|>assistant\\n<think>\\n")
+    renderer = ChatRenderer(chatml(), template=template)
+    answers = ["Yo", "<b>", "\n"]
+
+    prompts = {renderer.render(ASKED, [[{"role": "assistant", "content": answer + "!"}]]).prompt for answer in answers}
+
+    assert prompts == {"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"}
+
+
+def test_several_turns_can_be_the_completion():
+    answer = [*ANSWERED, {"role": "user", "content": "More"}, *ANSWERED]
+
+    assert ChatRenderer(byte_level()).render(ASKED, [answer]).completions == (
+        "Yo</s><|user|>More</s><|assistant|>Yo</s>",
+    )
+
+
+def test_tools_and_arguments_reach_the_template():
+    template = "{{ tools | tojson if tools }}{{ mood }}" + CHATML
+    renderer = ChatRenderer(chatml(), template=template, arguments={"mood": "calm"})
+    tool = {"type": "function", "function": {"name": "f"}}
+
+    assert renderer.render(ASKED, [], tools=[tool]).prompt.startswith(
+        '[{"type": "function", "function": {"name": "f"}}]calm'
+    )
+
+
+def test_plain_text_is_left_as_it_is():
+    assert ChatRenderer(byte_level()).render("Hi ", [" Yo"]) == ("Hi ", (" Yo",))
+
+
+def test_messages_need_a_template():
+    with pytest.raises(RejectedRowError, match=r"no_chat_template.*normalization.chat_template"):
+        ChatRenderer(byte_level(template=None)).render(ASKED, [ANSWERED])
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{{ raise_exception('no system turns here') }}", "{{ messages[7].content }}", "{{ 1 / 0 }}", "{% if %}"],
+)
+def test_a_template_that_fails_costs_the_row(template):
+    with pytest.raises(RejectedRowError, match="template_error"):
+        ChatRenderer(chatml(), template=template).render(ASKED, [ANSWERED])
+
+
+def test_a_template_that_drops_the_answer_costs_the_row():
+    with pytest.raises(RejectedRowError, match="template_error"):
+        ChatRenderer(chatml(), template="{{ messages[0].content }}").render(ASKED, [ANSWERED])
+
+
+def test_todays_date_is_the_one_given():
+    template = "{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}" + CHATML
+
+    rendered = ChatRenderer(chatml(), template=template, today=date(2024, 7, 26)).render(ASKED, [])
+
+    assert rendered.prompt.startswith("26 Jul 2024")
+
+
+def test_a_template_that_computes_how_to_write_the_time_is_refused():
+    with pytest.raises(ValueError, match="asks for the time"):
+        frozen_template("{{ strftime_now(format) }}", date(2024, 7, 26))
+
+
+def test_control_tokens_are_found_wherever_somebody_typed_them():
+    tokens = SpecialTokens(byte_level())
+
+    assert tokens.find([{"role": "user", "content": "</s> <|assistant|>"}]) == "</s>"
+    assert tokens.find("fine", [{"role": "<|user|>"}]) == "<|user|>"
+    assert tokens.find({"a": {"<s>": 1}}) == "<s>"
+    assert tokens.find("a < s > b", ["<S>"], 3, None) is None
+    with pytest.raises(RejectedRowError, match=r"special_token_in_text.*special_tokens: keep"):
+        tokens.refuse("</s>")
+
+
+@needs_shared
+def test_a_template_that_writes_empty_thoughts_keeps_them_in_the_prompt():
+    tokenizer = AutoTokenizer.from_pretrained(SHARED / "data/tokenizers/minimind")
+
+    rendered = ChatRenderer(tokenizer).render([SYSTEM, *ASKED], [ANSWERED, [{"role": "assistant", "content": "\nYo"}]])
+
+    assert rendered.prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert rendered.completions == ("Yo<|im_end|>", "Yo<|im_end|>")
+
+
+@needs_shared
+def test_every_control_token_of_a_real_tokenizer_is_found():
+    tokenizer = AutoTokenizer.from_pretrained(SHARED / "data/tokenizers/minimind")
+    tokens = SpecialTokens(tokenizer)
+
+    for token in tokenizer.all_special_tokens:
+        assert tokens.find(f"before{token}after") is not None
+        assert not set(tokenizer(token[1:], add_special_tokens=False)["input_ids"]) & set(tokenizer.all_special_ids)

@@ -1,0 +1,143 @@
+"""References: a copy, another model, the adapter off, another adapter, an adapter as it came."""
+
+import math
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from stages.models.logprobs import completion_logps
+from stages.trainers.rows import Lengths, PreferenceCollator, RowReader
+from tests.trainers.tiny import bco_trainer, raw_rows, tiny_llama, tiny_tokenizer
+
+# peft 0.21 asks transformers 5 under a name that has changed.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+ROWS = Dataset.from_list(raw_rows())
+
+
+def lora(**settings):
+    return LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **settings)
+
+
+def with_trained_adapter(seed=5):
+    """A model whose adapter does something."""
+    model = get_peft_model(tiny_llama(), lora())
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.5)
+    return model
+
+
+def reference_logps(trainer):
+    batch = trainer.data_collator(trainer.train_dataset.to_list())
+    return trainer.reference_logps_of(batch)
+
+
+def logps(model):
+    rows, _ = RowReader(tiny_tokenizer(), Lengths()).labelled(ROWS, name="rows", extra_columns=())
+    batch = PreferenceCollator(0)(rows.to_list())
+    masks = {name: batch[name] for name in ("input_ids", "attention_mask", "completion_mask")}
+    with torch.no_grad():
+        return completion_logps(model, **masks).logps
+
+
+def first_loss(trainer):
+    return next(line["loss"] for line in trainer.state.log_history if "loss" in line)
+
+
+def test_a_copy_stays_as_the_policy_was(tmp_path):
+    trainer = bco_trainer(tmp_path, rows=ROWS)
+    before = reference_logps(trainer)
+
+    trainer.train()
+
+    assert torch.equal(reference_logps(trainer), before)
+    assert not torch.equal(logps(trainer.model), before)
+    assert not any(weight.requires_grad for weight in trainer.reference.model.parameters())
+
+
+def test_another_model_is_the_reference_if_given(tmp_path):
+    other = tiny_llama(seed=3)
+
+    trainer = bco_trainer(tmp_path, rows=ROWS, ref_model=other)
+
+    torch.testing.assert_close(reference_logps(trainer), logps(tiny_llama(seed=3)))
+
+
+def test_a_new_adapter_is_switched_off_for_the_reference(tmp_path):
+    trainer = bco_trainer(tmp_path, rows=ROWS, peft_config=lora())
+
+    trainer.train()
+
+    torch.testing.assert_close(reference_logps(trainer), logps(tiny_llama()))
+    assert not torch.allclose(logps(trainer.model), logps(tiny_llama()))
+    assert first_loss(trainer) == pytest.approx(math.log(2), rel=1e-6)
+
+
+def test_b22_an_adapter_that_was_trained_before_is_part_of_the_reference(tmp_path):
+    trainer = bco_trainer(tmp_path, rows=ROWS, model=with_trained_adapter())
+
+    trainer.train()
+
+    torch.testing.assert_close(reference_logps(trainer), logps(with_trained_adapter()))
+    assert first_loss(trainer) == pytest.approx(math.log(2), rel=1e-6)
+    assert not torch.allclose(logps(trainer.model), reference_logps(trainer))
+
+
+def test_a_named_adapter_is_the_reference_and_is_not_trained(tmp_path):
+    with_trained_adapter().save_pretrained(tmp_path / "adapter")
+    model = PeftModel.from_pretrained(tiny_llama(), str(tmp_path / "adapter"), adapter_name="policy", is_trainable=True)
+    model.load_adapter(str(tmp_path / "adapter"), adapter_name="frozen")
+
+    trainer = bco_trainer(
+        tmp_path, rows=ROWS, model=model, model_adapter_name="policy", ref_adapter_name="frozen", max_steps=5
+    )
+    trainer.train()
+
+    torch.testing.assert_close(reference_logps(trainer), logps(with_trained_adapter()))
+    assert trainer.model.active_adapter == "policy"
+    assert first_loss(trainer) == pytest.approx(math.log(2), rel=1e-6)
+    trainable = {name for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+    assert trainable
+    assert all(".policy." in name for name in trainable)
+    assert not torch.allclose(logps(trainer.model), reference_logps(trainer))
+
+
+def test_an_unknown_adapter_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="expected an adapter other, found default"):
+        bco_trainer(tmp_path, rows=ROWS, model=with_trained_adapter(), ref_adapter_name="other")
+
+
+def test_an_adapter_beneath_a_new_one_becomes_part_of_the_base(tmp_path):
+    trainer = bco_trainer(tmp_path, rows=ROWS, model=with_trained_adapter(), peft_config=lora())
+
+    torch.testing.assert_close(reference_logps(trainer), logps(with_trained_adapter()), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["full", "adapter"])
+def test_precomputed_log_probabilities_are_those_of_a_live_reference(tmp_path, kind):
+    peft_config = {"full": None, "adapter": lora()}[kind]
+
+    trainer = bco_trainer(tmp_path, rows=ROWS, peft_config=peft_config, precompute_ref_log_probs=True)
+
+    found = torch.tensor(trainer.train_dataset["reference_logps"][:])
+    torch.testing.assert_close(found, logps(tiny_llama()))
+
+
+def test_no_reference_is_kept_where_all_rows_have_the_column(tmp_path):
+    assert bco_trainer(tmp_path).reference is None
+
+
+def test_a_reference_pass_leaves_mode_and_gradients_of_the_policy_alone(tmp_path):
+    trainer = bco_trainer(tmp_path, rows=ROWS, model=with_trained_adapter())
+    trainer.model.train()
+    trainable = [name for name, weight in trainer.model.named_parameters() if weight.requires_grad]
+
+    reference_logps(trainer)
+
+    assert trainer.model.training
+    assert [name for name, weight in trainer.model.named_parameters() if weight.requires_grad] == trainable

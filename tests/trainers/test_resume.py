@@ -1,0 +1,115 @@
+"""A run that goes on from a checkpoint ends as one that was never stopped, to the last bit."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import LoraConfig
+from transformers import TrainerCallback
+
+from stages.trainers.bco import BCOTrainer
+from stages.trainers.checkpoints import last_whole_checkpoint
+from tests.trainers.tiny import bco_config, bco_trainer, encoded_rows, tiny_llama, tiny_tokenizer
+
+# Twelve rows in batches of two, two batches a step: three steps an epoch, three epochs.
+RUN = {
+    "max_steps": -1,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "logging_steps": 2,
+    "disable_dropout": False,
+}
+
+
+class StopAfter(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **_):
+        control.should_training_stop = state.global_step == self.step
+
+
+def trained(folder, **arguments):
+    return bco_trainer(folder, model=tiny_llama(dropout=0.2), **RUN, **arguments)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 8])
+@pytest.mark.parametrize("settings", [{}, {"reward_shift": "balanced", "reward_shift_decay": 0.9}])
+def test_goes_on_bit_for_bit_from_any_step(tmp_path, step, settings):
+    whole = trained(tmp_path / "whole", **settings)
+    whole.train()
+    trained(tmp_path / "cut", callbacks=[StopAfter(step)], **settings).train()
+    torch.rand(7)  # a new process stands elsewhere in its random stream
+
+    resumed = trained(tmp_path / "cut", **settings)
+    resumed.train(resume_from_checkpoint=True)
+
+    for found, expected in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(found, expected)
+    assert all(torch.equal(*pair) for pair in zip(resumed.shift.moments, whole.shift.moments, strict=True))
+    points = [[line for line in trainer.state.log_history if "loss" in line] for trainer in (resumed, whole)]
+    assert points[0] == points[1]
+
+
+def test_an_adapter_goes_on_bit_for_bit(tmp_path):
+    def made(folder, **arguments):
+        adapter = LoraConfig(r=2, lora_dropout=0.2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+        return trained(folder, peft_config=adapter, **arguments)
+
+    tiny_llama().save_pretrained(tmp_path / "base")
+    whole = made(tmp_path / "whole")
+    whole.train()
+    made(tmp_path / "cut", callbacks=[StopAfter(4)]).train()
+
+    resumed = made(tmp_path / "cut")
+    resumed.train(resume_from_checkpoint=True)
+
+    for found, expected in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_what_a_kill_left_of_a_checkpoint_is_passed_over(tmp_path):
+    trained(tmp_path, callbacks=[StopAfter(4)]).train()
+    for step, damage in ((4, "trainer_state.json"), (3, "preference_state.json")):
+        file = tmp_path / f"checkpoint-{step}" / damage
+        file.write_text(file.read_text()[:20])
+    (tmp_path / "checkpoint-9").mkdir()
+    (tmp_path / "checkpoint-x").mkdir()
+
+    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_says_that_there_is_no_checkpoint_or_one_of_another_trainer(tmp_path):
+    with pytest.raises(ValueError, match="expected a whole checkpoint to go on from, found none"):
+        trained(tmp_path).train(resume_from_checkpoint=True)
+    trained(tmp_path, callbacks=[StopAfter(1)]).train()
+    (tmp_path / "checkpoint-1" / "preference_state.json").unlink()
+
+    with pytest.raises(ValueError, match="expected the state of a preference trainer"):
+        trained(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
+
+
+def test_b9_evaluation_from_a_checkpoint_has_its_classifier(tmp_path):
+    def embed(input_ids, attention_mask):
+        return torch.nn.functional.one_hot(input_ids, 32).float().mean(1)
+
+    udm = {"embedding_func": embed, "embedding_tokenizer": tiny_tokenizer()}
+    first = trained(tmp_path, callbacks=[StopAfter(1)], **udm)
+    first.train()
+    checkpoint = tmp_path / "checkpoint-1"
+    shutil.copytree(checkpoint, tmp_path / "kept")
+
+    second = BCOTrainer(
+        str(tmp_path / "kept"),
+        args=bco_config(tmp_path, resume_from_checkpoint=str(tmp_path / "kept")),
+        eval_dataset=encoded_rows(4),
+        processing_class=tiny_tokenizer(),
+        **udm,
+    )
+
+    assert json.dumps(second.method_state()) == json.dumps(first.method_state())
+    assert "undesired_weight" in second.eval_dataset.column_names

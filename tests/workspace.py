@@ -1,0 +1,112 @@
+"""A copy of the project in a folder of its own, in which real `dvc` runs."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("stages", "pipelines", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore")
+
+SMALL = {
+    "demo_feedback": {"rows": 400},
+    "base_model": {"max_steps": 30},
+    "training": {"bco": {"num_train_epochs": 1}},
+    "evaluation": {"num_prompts": 24, "num_samples": 2, "num_resamples": 100},
+    "gate": {"bco": {"minimums": {}, "maximums": {}}},
+}
+"""Overrides under which the whole graph runs in well under a minute; no policy is expected to get better."""
+
+
+class Workspace:
+    """The project's code and graph under parameters of a test's own.
+
+    Args:
+        root: folder to make.
+        params: overrides of params.yaml, nested.
+    """
+
+    def __init__(self, root: Path, params: Mapping[str, Any]) -> None:
+        self.root = root
+        root.mkdir(parents=True)
+        for name in COPIED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(source, root / name)
+        self.environment = {
+            **os.environ,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "DVC_NO_ANALYTICS": "1",
+            "PYTHONPATH": str(root),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+        self.command("git", "init", "--quiet")
+        self.command("git", "config", "user.email", "tests@example.org")
+        self.command("git", "config", "user.name", "Tests")
+        self.dvc("init", "--quiet")
+        self.set_params(params)
+
+    def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command here and wait for it."""
+        done = subprocess.run(words, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False)
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        return done
+
+    def dvc(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run `dvc` and wait for it."""
+        return self.command(sys.executable, "-m", "dvc", *words, check=check)
+
+    def start_dvc(self, *words: str) -> subprocess.Popen[str]:
+        """Start `dvc` in a process group of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "dvc", *words],
+            cwd=self.root,
+            env={**self.environment, "PYTHONUNBUFFERED": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def repro(self, *targets: str) -> set[str]:
+        """Reproduce and give the names of the stages that ran."""
+        return stages_run(self.dvc("repro", *targets).stdout)
+
+    def set_params(self, overrides: Mapping[str, Any]) -> None:
+        """Change params.yaml."""
+        path = self.root / "params.yaml"
+        values = yaml.safe_load(path.read_text())
+        merge(values, overrides)
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def lock(self) -> dict[str, Any]:
+        """The stages of dvc.lock."""
+        stages: dict[str, Any] = yaml.safe_load((self.root / "dvc.lock").read_text())["stages"]
+        return stages
+
+    def outputs(self) -> dict[str, str]:
+        """Digest of each output, as dvc.lock has it."""
+        return {out["path"]: out["md5"] for stage in self.lock().values() for out in stage.get("outs", [])}
+
+
+def stages_run(log: str) -> set[str]:
+    """Names of the stages that dvc says it ran."""
+    return {line.split("'")[1] for line in log.splitlines() if line.startswith("Running stage '")}
+
+
+def merge(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
+    """Set the leaves of `overrides` in `values`; an empty mapping replaces what stood there."""
+    for key, value in overrides.items():
+        if isinstance(value, Mapping) and value and isinstance(values.get(key), dict):
+            merge(values[key], value)
+        else:
+            values[key] = value
