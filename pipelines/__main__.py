@@ -1,4 +1,4 @@
-"""Command line of the pipeline: `python -m pipelines check | params | deps`."""
+"""Command line of the pipeline: `python -m pipelines check | params | deps | results`."""
 
 import argparse
 import json
@@ -15,11 +15,8 @@ def check(_: argparse.Namespace) -> int:
     from pipelines.graph import code_problems, read_graph
     from pipelines.params import Params
 
-    try:
-        parse_section(Params, read_params(""), where="")
-        problems = code_problems(read_graph())
-    except ValueError as error:
-        problems = [str(error)]
+    parse_section(Params, read_params(""), where="")
+    problems = code_problems(read_graph())
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:
@@ -46,7 +43,20 @@ def deps(arguments: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"check": check, "params": params, "deps": deps}
+def results(_: argparse.Namespace) -> int:
+    """Print what the last run came to: policy against start, with intervals."""
+    from pipelines.results import results_text
+
+    print(results_text())
+    return 0
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "check": check,
+    "params": params,
+    "deps": deps,
+    "results": results,
+}
 
 
 def main() -> int:
@@ -59,7 +69,11 @@ def main() -> int:
     subparsers.choices["params"].add_argument("--write", type=Path, metavar="FILE", help=target)
     subparsers.choices["deps"].add_argument("modules", nargs="+", metavar="MODULE")
     arguments = parser.parse_args()
-    return COMMANDS[arguments.command](arguments)
+    try:
+        return COMMANDS[arguments.command](arguments)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

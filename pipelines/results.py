@@ -1,13 +1,22 @@
-"""What a run came to, read from the metrics of the methods and printed as one table."""
+"""What the last run came to, read from the metrics that its evaluations wrote."""
 
 import json
 from pathlib import Path
-from typing import Any
 
-COLUMNS = ("method", "what", "policy", "start", "difference", "95 % interval")
+from stages.models.results_table import results_table
 
 
-def method_results(metrics: Path) -> dict[str, dict[str, Any]]:
-    """Evaluation metrics by method, of the methods that were evaluated."""
-    files = sorted((metrics / "evaluation").glob("*.json"))
-    return {file.stem: json.loads(file.read_text(encoding="utf-8")) for file in files}
+def results_text(root: Path = Path()) -> str:
+    """A table per method that was evaluated, and where its report stands.
+
+    Raises:
+        ValueError: nothing was evaluated yet.
+    """
+    files = sorted((root / "metrics" / "evaluation").glob("*.json"))
+    if not files:
+        raise ValueError("expected metrics of an evaluation below metrics/evaluation, found none; run `dvc repro`")
+    parts = []
+    for file in files:
+        table = results_table(json.loads(file.read_text(encoding="utf-8")))
+        parts.append(f"{file.stem}\n{table}\nreports/{file.stem}.html shows more")
+    return "\n\n".join(parts)

@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("stages", "pipelines", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore")
 
 SMALL = {
-    "demo_feedback": {"rows": 400},
-    "base_model": {"max_steps": 30},
-    "training": {"bco": {"num_train_epochs": 1}},
+    "demo_feedback": {"rows": 400, "demonstrations": 1000},
+    "base_model": {"scratch": {"num_epochs": 1}},
+    "training": {"bco": {"beta": 0.1, "num_train_epochs": 1}},
     "evaluation": {"num_prompts": 24, "num_samples": 2, "num_resamples": 100},
     "gate": {"bco": {"minimums": {}, "maximums": {}}},
 }

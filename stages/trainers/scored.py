@@ -72,4 +72,5 @@ def num_own_rows(number: int, accelerator: Accelerator) -> int:
     state = accelerator.gradient_state
     if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
         return number
-    return min(max(int(state.remainder) - accelerator.process_index * number, 0), number)
+    before_mine: int = accelerator.process_index * number
+    return min(max(int(state.remainder) - before_mine, 0), number)
