@@ -3,20 +3,20 @@
 from typing import Any
 
 from pydantic import Field
-from stages.gate import GateParams
-from stages.normalization import NormalizationParams
-from stages.report import ReportParams
-from stages.shift_diagnosis import ShiftDiagnosisParams
-from stages.tokenization import TokenizationParams
-from stages.training import BCOTrainingParams
 
 from stages.base_model import BaseModelParams
 from stages.contracts.stage import Section
 from stages.demo_feedback import DemoFeedbackParams
 from stages.density_ratio import DensityRatioParams
 from stages.evaluation import EvaluationParams
+from stages.gate import GateParams
+from stages.normalization import NormalizationParams
 from stages.prompt_embedding import PromptEmbeddingParams
 from stages.reference_logprobs import ReferenceLogprobsParams
+from stages.report import ReportParams
+from stages.shift_diagnosis import ShiftDiagnosisParams
+from stages.tokenization import TokenizationParams
+from stages.training import BCOTrainingParams
 
 
 class InputsParams(Section):
@@ -26,6 +26,8 @@ class InputsParams(Section):
     """The feedback log: a file, or a folder of files."""
     base_model: str = "data/demo/demonstrations.jsonl"
     """The folder of the model to improve, or the demonstrations that `base_model.source: scratch` learns from."""
+    encoder: str = "models/base"
+    """The folder that `prompt_embedding.encoder` names, if it names one, so that DVC watches it."""
     truth: str = "data/demo/truth.json"
     """What the judge needs to know; read by evaluation alone."""
 

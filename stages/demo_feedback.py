@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stages.contracts.files import write_json, write_text
 from stages.contracts.stage import Output, Section, stage_main
-from stages.demo.world import WorldName
+from stages.demo.world import Voters, WorldName
 
 
 class DemoFeedbackParams(Section):
@@ -17,6 +17,9 @@ class DemoFeedbackParams(Section):
     world: WorldName = "rater_bias"
     """Why thumbs-up and thumbs-down prompts differ: people judge some topics more harshly (`rater_bias`), or the
     model is worse at some (`competence`)."""
+    voters: Voters = "all"
+    """Who votes: everybody (`all`), or mainly the pleased on topics with many thumbs up and the annoyed on topics with
+    few (`moved`), which widens the difference between the two kinds of prompts."""
     rows: int = Field(3000, gt=0)
     """Votes in the log."""
     demonstrations: int = Field(16000, gt=0)
@@ -45,7 +48,7 @@ def run(*, feedback: Output, demonstrations: Output, truth: Output, params: Demo
 
     # One stream for each of the outputs: a change to the size of one leaves the others as they were.
     log_rng, dirt_rng, demonstration_rng = (np.random.default_rng([params.seed, stream]) for stream in (1, 2, 3))
-    world = make_world(params.world, seed=params.seed)
+    world = make_world(params.world, voters=params.voters, seed=params.seed)
     rows = list(draw_log(world, rows=params.rows, label_noise=params.label_noise, rng=log_rng))
     lines, added = spoil(rows, dirty_rows=params.dirty_rows, rng=dirt_rng)
     demonstrated = draw_demonstrations(world, rows=params.demonstrations, rng=demonstration_rng)

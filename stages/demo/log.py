@@ -35,19 +35,23 @@ def draw_log(
 
     Args:
         world: traits of each topic.
-        rows: number of rows.
+        rows: number of votes; answers that nobody voted on aren't in the log.
         label_noise: share of votes that are the opposite of what the voter meant.
         rng: source of all chance.
     """
     popular = [draw_question(rng) for _ in range(POPULAR_QUESTIONS)]
     time = START
-    for _ in range(rows):
+    voted = 0
+    while voted < rows:
         is_popular = rng.random() < POPULAR_SHARE
         question = popular[rng.integers(len(popular))] if is_popular else draw_question(rng)
         traits = world[question.topic.name]
         parts = draw_answer(question, skill=traits.skill, rng=rng)
         right_parts = sum(part == right for part, right in zip(parts, question.right_parts, strict=True))
         is_up = rng.random() < up_probability(right_parts, rater_bias=traits.rater_bias)
+        if rng.random() >= (traits.pleased_vote if is_up else traits.annoyed_vote):
+            continue
+        voted += 1
         is_up ^= bool(rng.random() < label_noise)
         time += timedelta(seconds=int(rng.integers(20, 400)))
         yield {

@@ -8,7 +8,8 @@ and on how harshly people judge the topic:
 
 Questions that got thumbs up then differ from those that got thumbs down, for one of two reasons. In the world
 `rater_bias` the model is equally good everywhere and people judge some topics more harshly. In `competence` people
-judge alike and the model is worse at some topics.
+judge alike and the model is worse at some topics. Either everybody votes, or those who are moved to: the pleased where
+most are pleased, and the annoyed where most are annoyed, which makes the two kinds of questions differ more.
 """
 
 import json
@@ -22,6 +23,7 @@ import numpy as np
 from stages.demo.topics import TOPICS, Topic
 
 WorldName = Literal["rater_bias", "competence"]
+Voters = Literal["all", "moved"]
 Judge = Callable[[str, str], float]
 
 PARTS = 3
@@ -50,23 +52,31 @@ class TopicTraits(NamedTuple):
     """Probability that the model gets a part right."""
     rater_bias: float
     """Added to the logit of a thumbs up; negative where people judge harshly."""
+    pleased_vote: float = 1.0
+    """Probability that somebody who would give a thumbs up votes."""
+    annoyed_vote: float = 1.0
+    """The same of a thumbs down."""
 
 
-def make_world(name: WorldName, *, seed: int) -> dict[str, TopicTraits]:
+def make_world(name: WorldName, *, voters: Voters = "all", seed: int) -> dict[str, TopicTraits]:
     """Traits of each topic; the seed decides which topic gets which.
 
     Args:
         name: `rater_bias` has equal skill everywhere and biases from +4 to -4; `competence` has no bias and skills
             from 85 % to 25 %.
+        voters: whether `all` vote, or those who are `moved`: from the topic with most thumbs up to that with fewest,
+            from 95 % to 5 % of the pleased and from 5 % to 95 % of the annoyed.
         seed: seed of the order of the topics.
     """
     count = len(TOPICS)
     skills = np.full(count, 0.5) if name == "rater_bias" else np.linspace(0.85, 0.25, count)
     biases = np.linspace(4.0, -4.0, count) if name == "rater_bias" else np.zeros(count)
+    pleased = np.ones(count) if voters == "all" else np.linspace(0.95, 0.05, count)
+    annoyed = np.ones(count) if voters == "all" else np.linspace(0.05, 0.95, count)
     order = np.random.default_rng([seed, 0]).permutation(count)
     return {
-        TOPICS[topic].name: TopicTraits(round(float(skill), 6), round(float(bias), 6))
-        for topic, skill, bias in zip(order, skills, biases, strict=True)
+        TOPICS[topic].name: TopicTraits(*(round(float(trait), 6) for trait in traits))
+        for topic, *traits in zip(order, skills, biases, pleased, annoyed, strict=True)
     }
 
 

@@ -27,6 +27,14 @@ def test_harsher_topics_get_fewer_thumbs_up():
     assert shares[by_bias[-1]] > 0.8
 
 
+def test_votes_that_nobody_gave_are_not_in_the_log():
+    world = {name: traits._replace(pleased_vote=0.0) for name, traits in WORLD.items()}
+
+    log = list(draw_log(world, rows=100, label_noise=0.0, rng=np.random.default_rng(0)))
+
+    assert [row["label"] for row in log] == ["down"] * 100
+
+
 def test_prompts_are_repeated_and_time_goes_on():
     log = rows(1000)
 

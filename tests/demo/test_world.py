@@ -101,6 +101,15 @@ def test_in_one_world_raters_differ_and_in_the_other_the_model_does():
     assert sorted(traits.skill for traits in skilled)[:: len(TOPICS) - 1] == [0.25, 0.85]
 
 
+def test_moved_voters_are_the_pleased_where_most_are_and_the_annoyed_where_most_are():
+    world = make_world("competence", voters="moved", seed=0).values()
+
+    best, worst = max(world, key=lambda traits: traits.skill), min(world, key=lambda traits: traits.skill)
+    assert (best.pleased_vote, best.annoyed_vote) == (0.95, 0.05)
+    assert (worst.pleased_vote, worst.annoyed_vote) == (0.05, 0.95)
+    assert {traits.pleased_vote for traits in make_world("competence", seed=0).values()} == {1.0}
+
+
 def test_the_seed_decides_which_topic_is_judged_how():
     assert make_world("rater_bias", seed=0) == make_world("rater_bias", seed=0)
     assert make_world("rater_bias", seed=0) != make_world("rater_bias", seed=1)
