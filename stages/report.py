@@ -122,7 +122,7 @@ def run(
         **content,
     )
     write_text(report, page + "\n")
-    print(f"{report.name}: {len(page) / 1000:,.0f} kB")
+    print(f"one page of {len(page) / 1000:,.0f} kB")
 
 
 def _read_json(path: Path) -> dict[str, Any]:
