@@ -1,6 +1,7 @@
 """The demo's graph under real DVC: what reruns and what doesn't, and that results are the same bytes."""
 
 import os
+import re
 import shutil
 import signal
 import time
@@ -106,8 +107,7 @@ def test_an_input_edited_while_a_stage_runs_leaves_the_lock_true(workspace):
     workspace.set_params({"training": {"bco": {"num_train_epochs": 30}}})
     before = workspace.lock()["training@bco"]
     process = workspace.start_dvc("repro", "training@bco")
-    wait_for_line(process, "Running stage 'training@bco'")
-    time.sleep(8)
+    wait_for_line(process, "training on ")
     workspace.set_params({"training": {"bco": {"num_train_epochs": 31}}})
 
     log, _ = process.communicate(timeout=200)
@@ -116,7 +116,7 @@ def test_an_input_edited_while_a_stage_runs_leaves_the_lock_true(workspace):
     assert "inputs changed while the stage ran: params.yaml; the result is discarded" in log
     assert "exited with 75" in log
     assert workspace.lock()["training@bco"] == before
-    assert "training.bco.num_train_epochs" in workspace.dvc("status").stdout
+    assert re.search(r"modified: +training\.bco", workspace.dvc("status").stdout)
 
 
 def test_killing_dvc_takes_the_stage_with_it_and_the_next_run_goes_on(workspace):
@@ -124,7 +124,8 @@ def test_killing_dvc_takes_the_stage_with_it_and_the_next_run_goes_on(workspace)
     process = workspace.start_dvc("repro", "training@bco")
     wait_for_line(process, "Running stage 'training@bco'")
     stage = wait_for_stage(process.pid, "stages.training")
-    wait_until(lambda: list((workspace.root / "checkpoints").glob("training-bco/*/checkpoint-*")))
+    # Once the second one is begun, the first is whole.
+    wait_until(lambda: list((workspace.root / "checkpoints").glob("training-bco/*/checkpoint-1*")))
 
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
