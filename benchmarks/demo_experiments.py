@@ -35,9 +35,12 @@ from stages import (
     tokenization,
     training,
 )
+from stages.contracts.artifact import read_table
 from stages.contracts.files import tree_digest, write_json
+from stages.contracts.generations import GENERATIONS
 from stages.contracts.rows import content_id
 from stages.contracts.stage import PARAMS_FILE, Section, parse_section
+from stages.demo.world import PARTS
 
 WORLDS = ("rater_bias", "competence")
 CORRECTIONS = ("none", "udm", "offset", "deployment")
@@ -46,6 +49,7 @@ METRICS = {
     "gain on the start": ("true_reward", "gain"),
     "win rate": ("win_rate",),
     "KL": ("kl",),
+    "in the topic's words": ("on_topic",),
 }
 """Columns of the table: where each stands in evaluation's metrics."""
 
@@ -182,6 +186,7 @@ class Experiment:
             for large in ("model", "checkpoints"):
                 shutil.rmtree(folder / large, ignore_errors=True)
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        found["evaluation"]["on_topic"] = {"value": share_on_topic(folder / "generations", self.path("truth.json"))}
         return found
 
     def _run(self, folder: Path) -> Iterator[tuple[str, Any]]:
@@ -231,6 +236,17 @@ class Experiment:
             params=self.section(evaluation.EvaluationParams, "evaluation"),
         )
         yield "evaluation", _read(folder / "evaluation.json")
+
+
+def share_on_topic(generations: Path, truth: Path) -> float:
+    """Share of the policy's sampled answers that are three answers of the topic asked about, right or wrong.
+
+    All answers in the log are; a policy that is pushed away from what people disliked may end elsewhere.
+    """
+    topics = {topic["name"]: set(topic["answers"].values()) for topic in _read(truth)["topics"]}
+    rows = read_table(generations, GENERATIONS, columns=["slice", "policy"]).to_pylist()
+    answers = [(answer.split(", "), topics[row["slice"]]) for row in rows for answer in row["policy"]]
+    return sum(len(parts) == PARTS and known.issuperset(parts) for parts, known in answers) / len(answers)
 
 
 def _read(path: Path) -> Any:
