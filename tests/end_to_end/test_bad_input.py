@@ -6,7 +6,7 @@ import pytest
 
 from tests.workspace import SMALL, Workspace
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

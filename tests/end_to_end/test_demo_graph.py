@@ -11,7 +11,7 @@ import pytest
 
 from tests.workspace import SMALL, Workspace, stages_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 AFTER_TRAINING = {"evaluation@bco", "gate@bco", "report@bco"}
 
