@@ -13,7 +13,7 @@ import pyarrow as pa
 from stages.contracts.stage import die_with_parent
 from stages.text.encoding import EncodedRow, encode_rows
 from stages.text.reasons import RejectedRowError
-from stages.text.truncation import TruncatedRow, TruncationMode, truncate
+from stages.text.truncation import TruncatedRow, truncate_together
 
 if TYPE_CHECKING:
     # Only for the annotation: importing transformers loads torch.
@@ -125,50 +125,31 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", rows: pa.Table) -> pa.Table:
 _Cut = tuple[dict[str, Any], TruncatedRow | RejectedRowError]
 
 
-def cut_rows(
-    rows: pa.Table,
-    encoded: pa.Table,
-    *,
-    max_length: int | None,
-    max_prompt_length: int | None,
-    max_completion_length: int | None,
-    truncation_mode: TruncationMode,
-) -> Iterator[_Cut]:
+def cut_rows(rows: pa.Table, encoded: pa.Table, **lengths: Any) -> Iterator[_Cut]:
     """Each row, and what is left of it or why nothing is; pairs that differ only in what was cut are refused.
 
     Args:
         rows: table with a column `pair_id`, the two rows of a pair one after the other.
         encoded: ids of the rows, with the columns of `ENCODED`.
-        max_length: see `truncate`, as for the other lengths.
-        max_prompt_length: see `truncate`.
-        max_completion_length: see `truncate`.
-        truncation_mode: see `truncate`.
+        lengths: see `truncate_together`; a pair's prompt is cut alike in both of its rows.
     """
 
-    def cut() -> Iterator[_Cut]:
+    def members() -> Iterator[tuple[dict[str, Any], EncodedRow]]:
         for start in range(0, rows.num_rows, _CHUNK_ROWS):
             texts = rows.slice(start, _CHUNK_ROWS).to_pylist()
             for row, ids in zip(texts, encoded.slice(start, _CHUNK_ROWS).to_pylist(), strict=True):
-                try:
-                    yield (
-                        row,
-                        truncate(
-                            EncodedRow(**ids),
-                            max_length=max_length,
-                            max_prompt_length=max_prompt_length,
-                            max_completion_length=max_completion_length,
-                            truncation_mode=truncation_mode,
-                        ),
-                    )
-                except RejectedRowError as error:
-                    yield row, error
+                yield row, EncodedRow(**ids)
 
     alone = itertools.count()
-    for _, group in itertools.groupby(cut(), lambda item: item[0]["pair_id"] or next(alone)):
-        pair = list(group)
-        results = [result for _, result in pair]
-        if len(pair) == 2 and isinstance(results[0], TruncatedRow) and results[0] == results[1]:
-            twins = RejectedRowError("identical_after_truncation", "chosen and rejected have the same tokens once cut")
-            yield from ((row, twins) for row, _ in pair)
+    for _, group in itertools.groupby(members(), lambda item: item[0]["pair_id"] or next(alone)):
+        pair, ids = zip(*group, strict=True)
+        try:
+            cut = truncate_together(ids, **lengths)
+            if len(cut) == 2 and cut[0] == cut[1]:
+                raise RejectedRowError(
+                    "identical_after_truncation", "chosen and rejected have the same tokens once cut"
+                )
+        except RejectedRowError as error:
+            yield from ((row, error) for row in pair)
         else:
-            yield from pair
+            yield from zip(pair, cut, strict=True)

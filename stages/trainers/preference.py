@@ -20,6 +20,7 @@ from stages.models.frozen import PolicyItself
 from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.models.seq2seq import seq2seq_logps
 from stages.trainers.checkpoints import last_whole_checkpoint, read_state, write_state
+from stages.trainers.collation import default_collator
 from stages.trainers.config import PreferenceConfig
 from stages.trainers.metrics import MetricSums, Share
 from stages.trainers.model_card import card_of
@@ -31,7 +32,7 @@ from stages.trainers.policy import (
     prepare_policy,
     prepared_init,
 )
-from stages.trainers.rows import LeftOut, Lengths, RowReader, default_collator, is_encoded
+from stages.trainers.rows import LeftOut, Lengths, RowReader, is_encoded
 from stages.trainers.safeguards import GradientWatch, refuse_non_finite
 from stages.trainers.samples import write_samples
 from stages.trainers.scored import Batch, PreferenceLoss, Scored, loss_share, num_own_rows

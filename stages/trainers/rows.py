@@ -1,4 +1,8 @@
-"""Rows that trainers read: from a raw dataset by the functions of the stages, or with columns that a stage made."""
+"""Rows that trainers read: from a raw dataset by the functions of the stages, or with columns that a stage made.
+
+A sequence is a prompt followed by one completion of it. An unpaired row has one, a pair has two, told apart by the
+prefixes of their columns.
+"""
 
 import logging
 from collections import Counter
@@ -6,21 +10,46 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from stages.text.chat_template import ChatRenderer
 from stages.text.encoding import EncodedRow, encode_rows
-from stages.text.layouts import Feedback, read_feedback
+from stages.text.layouts import read_feedback
 from stages.text.reasons import RejectedRowError
-from stages.text.truncation import TruncationMode, truncate
+from stages.text.truncation import TruncatedRow, TruncationMode, truncate_together
 from stages.text.votes import parse_vote
 
 logger = logging.getLogger(__name__)
 
-ROW_COLUMNS = ("row_id", "input_ids", "prompt_length", "label", "weight", "reference_logps")
-NUMBER_COLUMNS = ("weight", "reference_logps", "desired_weight", "undesired_weight", "logit_offset")
+PAIR = ("chosen_", "rejected_")
+"""Prefixes of a pair's columns: `chosen_input_ids`, `chosen_prompt_length` and so on."""
+MISMATCHED = "kl_"
+"""Prefix of the columns of a prompt with the completion of another one."""
+
+
+def reference_column(sequence: str) -> str:
+    """Name of the column that holds the log-probability of a sequence under the reference.
+
+    Args:
+        sequence: prefix of the sequence's columns; empty for that of an unpaired row.
+    """
+    return f"reference_{sequence}logps"
+
+
+_IDS = ("input_ids", "prompt_length")
+_SEQUENCES = ("", *PAIR, MISMATCHED)
+ROW_COLUMNS = (
+    "row_id",
+    "label",
+    "weight",
+    *(f"{sequence}{column}" for sequence in _SEQUENCES for column in _IDS),
+    *map(reference_column, _SEQUENCES),
+)
+NUMBER_COLUMNS = (
+    *("weight", "desired_weight", "undesired_weight", "logit_offset"),
+    *map(reference_column, _SEQUENCES),
+)
 # A row that can't be learned from is left out and counted; anything else wrong with a row is the caller's to mend.
 _LEFT_OUT = ("no_room_for_completion", "no_prompt_token", "empty_completion", "empty_prompt", "identical_pair")
 
@@ -48,8 +77,8 @@ class LeftOut(NamedTuple):
 
 
 def is_encoded(dataset: Dataset) -> bool:
-    """Whether the dataset has the columns that the stage `tokenization` makes."""
-    return {"input_ids", "prompt_length"} <= set(dataset.column_names)
+    """Whether the dataset has token ids, of single rows or of pairs."""
+    return not {"input_ids", "chosen_input_ids"}.isdisjoint(dataset.column_names)
 
 
 class RowReader(NamedTuple):
@@ -79,9 +108,26 @@ class RowReader(NamedTuple):
         Raises:
             ValueError: there are no rows, a label or number can't be used, or raw rows come without a tokenizer.
         """
+        rows, left_out = self._named(dataset, name, extra_columns, as_pairs=False)
+        return _with_truth_values(rows, name), left_out
+
+    def paired(self, dataset: Dataset, *, name: str, extra_columns: Sequence[str]) -> tuple[Dataset, LeftOut]:
+        """The same of pairs: each row has the columns of two sequences, named by the prefixes in `PAIR`."""
+        return self._named(dataset, name, extra_columns, as_pairs=True)
+
+    def _named(
+        self, dataset: Dataset, name: str, extra_columns: Sequence[str], *, as_pairs: bool
+    ) -> tuple[Dataset, LeftOut]:
         left_out = LeftOut({})
         if not is_encoded(dataset):
-            dataset, left_out = self._encoded(dataset, name)
+            dataset, left_out = self._encoded(dataset, name, as_pairs=as_pairs)
+        needed = {f"{prefix}{column}" for prefix in (PAIR if as_pairs else ("",)) for column in _IDS}
+        missing = sorted(needed - set(dataset.column_names))
+        if missing:
+            raise ValueError(
+                f"{name}: expected {'pairs' if as_pairs else 'single rows'} with a column {missing[0]}, "
+                f"found {', '.join(dataset.column_names)}"
+            )
         columns = [column for column in (*ROW_COLUMNS, *extra_columns) if column in dataset.column_names]
         rows = dataset.select_columns(list(dict.fromkeys(columns)))
         if not len(rows):
@@ -89,9 +135,9 @@ class RowReader(NamedTuple):
         if "row_id" not in columns:
             rows = rows.add_column("row_id", [f"row {index}" for index in range(len(rows))])
         _check_numbers(rows, name)
-        return _with_truth_values(rows, name), left_out
+        return rows, left_out
 
-    def _encoded(self, dataset: Dataset, name: str) -> tuple[Dataset, LeftOut]:
+    def _encoded(self, dataset: Dataset, name: str, *, as_pairs: bool) -> tuple[Dataset, LeftOut]:
         if self.tokenizer is None:
             raise ValueError(f"{name}: expected processing_class, a tokenizer, to encode raw rows with, found none")
         settings = {name: getattr(self, name) for name in ("tokenizer", "lengths", "is_encoder_decoder")}
@@ -101,7 +147,7 @@ class RowReader(NamedTuple):
             with_indices=True,
             remove_columns=dataset.column_names,
             num_proc=self.num_proc,
-            fn_kwargs=settings,
+            fn_kwargs={**settings, "as_pairs": as_pairs},
             desc=f"Encoding the {name}",
         )
         reasons = encoded["left_out"][:]
@@ -119,66 +165,64 @@ def encode_batch(
     tokenizer: PreTrainedTokenizerBase,
     lengths: Lengths,
     is_encoder_decoder: bool,
+    as_pairs: bool,
 ) -> dict[str, list[Any]]:
     """Columns of the encoded rows of a batch of raw ones; those to leave out carry a reason in `left_out`."""
     renderer = ChatRenderer(tokenizer)
-    found: dict[str, list[Any]] = {
-        key: [] for key in ("row_id", "prompt", "input_ids", "prompt_length", "label", "weight", "left_out")
-    }
+    empty = {"prompt": "", "weight": 1.0, **({} if as_pairs else {"label": False})}
+    empty |= _sequence_columns([TruncatedRow([], 0, is_prompt_cut=False, is_completion_cut=False)] * (1 + as_pairs))
+    cells = []
     for position, index in enumerate(indices):
         raw = {column: values[position] for column, values in rows.items()}
-        for cells in _encode_row(raw, index, renderer, lengths, is_encoder_decoder=is_encoder_decoder):
-            for key, values in found.items():
-                values.append(cells[key])
-    return found
+        try:
+            encoded = _encode_row(raw, renderer, lengths, is_encoder_decoder=is_encoder_decoder, as_pairs=as_pairs)
+            cells.extend({**row, "row_id": f"row {index}{row['row_id']}", "left_out": ""} for row in encoded)
+        except RejectedRowError as rejected:
+            if rejected.reason not in _LEFT_OUT:
+                raise ValueError(f"row {index}: {rejected.detail}") from None
+            cells.append({**empty, "row_id": f"row {index}", "left_out": rejected.reason})
+    return {key: [row[key] for row in cells] for key in (*empty, "row_id", "left_out")}
 
 
 def _encode_row(
-    raw: Mapping[str, Any], index: int, renderer: ChatRenderer, lengths: Lengths, *, is_encoder_decoder: bool
+    raw: Mapping[str, Any], renderer: ChatRenderer, lengths: Lengths, *, is_encoder_decoder: bool, as_pairs: bool
 ) -> list[dict[str, Any]]:
-    """One row, or the two of a pair; one that is left out has no ids."""
-    empty = {"row_id": f"row {index}", "prompt": "", "input_ids": [], "prompt_length": 0, "label": False, "weight": 1.0}
-    try:
-        feedback = read_feedback(raw)
-        labels = _labels(feedback)
-        text = renderer.render(
-            feedback.prompt, feedback.completions, are_complete=feedback.are_complete, tools=feedback.tools
-        )
-        encode = _encode_apart if is_encoder_decoder else encode_rows
-        encoded = encode(
-            renderer.tokenizer,
-            prompts=[text.prompt] * len(text.completions),
-            completions=text.completions,
-            are_complete=feedback.are_complete,
-        )
-        cut = [truncate(row, **lengths._asdict()) for row in encoded]
-    except RejectedRowError as rejected:
-        if rejected.reason not in _LEFT_OUT:
-            raise ValueError(f"row {index}: {rejected.detail}") from None
-        return [{**empty, "left_out": rejected.reason}]
-    names = [f"row {index}"] if len(cut) == 1 else [f"row {index} chosen", f"row {index} rejected"]
-    return [
-        {
-            "row_id": row_id,
-            "prompt": text.prompt,
-            "input_ids": row.input_ids,
-            "prompt_length": row.prompt_length,
-            "label": label,
-            "weight": feedback.weight,
-            "left_out": "",
-        }
-        for row_id, row, label in zip(names, cut, labels, strict=True)
-    ]
-
-
-def _labels(feedback: Feedback) -> list[bool]:
-    if feedback.layout == "pairs":
-        return [True, False]
-    if feedback.label is None:
+    """One row, or the two of a pair, or with `as_pairs` both in one."""
+    feedback = read_feedback(raw)
+    is_pair = feedback.layout == "pairs"
+    if as_pairs and not is_pair:
+        raise RejectedRowError("unknown_layout", f"expected chosen and rejected, found {', '.join(raw)}")
+    if not is_pair and feedback.label is None:
         raise RejectedRowError(
             "unknown_layout", "expected prompt, completion and label, or chosen and rejected, found no label"
         )
-    return [feedback.label]
+    text = renderer.render(
+        feedback.prompt, feedback.completions, are_complete=feedback.are_complete, tools=feedback.tools
+    )
+    encode = _encode_apart if is_encoder_decoder else encode_rows
+    encoded = encode(
+        renderer.tokenizer,
+        prompts=[text.prompt] * len(text.completions),
+        completions=text.completions,
+        are_complete=feedback.are_complete,
+    )
+    cut = truncate_together(encoded, **lengths._asdict())
+    shared = {"prompt": text.prompt, "weight": feedback.weight}
+    if as_pairs:
+        return [{**shared, "row_id": "", **_sequence_columns(cut)}]
+    labels = {" chosen": True, " rejected": False} if is_pair else {"": feedback.label}
+    return [
+        {**shared, "row_id": name, "label": label, **_sequence_columns([row])}
+        for (name, label), row in zip(labels.items(), cut, strict=True)
+    ]
+
+
+def _sequence_columns(cut: Sequence[TruncatedRow]) -> dict[str, Any]:
+    """Columns of one sequence, or of the two of a pair."""
+    found: dict[str, Any] = {}
+    for prefix, row in zip(PAIR if len(cut) == 2 else ("",), cut, strict=True):
+        found |= {f"{prefix}input_ids": row.input_ids, f"{prefix}prompt_length": row.prompt_length}
+    return found
 
 
 def _encode_apart(
@@ -224,77 +268,3 @@ def _with_truth_values(rows: Dataset, name: str) -> Dataset:
         except RejectedRowError as rejected:
             raise ValueError(f"{name}: {rows[index]['row_id']}: {rejected.detail}") from None
     return rows.remove_columns("label").add_column("label", labels)
-
-
-class PreferenceCollator:
-    """Makes a batch of encoded rows: ids and masks padded on the right, numbers as tensors, texts as lists.
-
-    Args:
-        pad_id: id that fills short rows.
-        is_encoder_decoder: whether prompts and completions go into tensors of their own.
-    """
-
-    def __init__(self, pad_id: int, *, is_encoder_decoder: bool = False) -> None:
-        self.pad_id = pad_id
-        self.is_encoder_decoder = is_encoder_decoder
-
-    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The batch of `rows`.
-
-        Returns:
-            `input_ids`, `attention_mask` and `completion_mask` of shape (n, t); for an encoder-decoder, `input_ids` and
-            `attention_mask` of the prompts and `decoder_input_ids` and `completion_mask` of the completions. The
-            columns besides, of shape (n,).
-        """
-        batch: dict[str, Any] = {}
-        ids = [row["input_ids"] for row in rows]
-        prompt_lengths = [row["prompt_length"] for row in rows]
-        if self.is_encoder_decoder:
-            prompts = [row[:length] for row, length in zip(ids, prompt_lengths, strict=True)]
-            completions = [row[length:] for row, length in zip(ids, prompt_lengths, strict=True)]
-            batch["input_ids"], batch["attention_mask"] = _padded(prompts, self.pad_id)
-            batch["decoder_input_ids"], batch["completion_mask"] = _padded(completions, self.pad_id)
-        else:
-            batch["input_ids"], batch["attention_mask"] = _padded(ids, self.pad_id)
-            positions = torch.arange(batch["input_ids"].shape[1])
-            behind_prompt = (positions >= torch.tensor(prompt_lengths)[:, None]).long()
-            batch["completion_mask"] = batch["attention_mask"] * behind_prompt
-        for name in rows[0]:
-            if name not in ("input_ids", "prompt_length"):
-                batch[name] = _column([row[name] for row in rows])
-        return batch
-
-
-def default_collator(
-    tokenizer: PreTrainedTokenizerBase | None, *, padding_value: int | None, is_encoder_decoder: bool
-) -> PreferenceCollator:
-    """The collator that pads with `padding_value`, or as the tokenizer does.
-
-    Raises:
-        ValueError: neither gives an id to pad with.
-    """
-    candidates = (padding_value, getattr(tokenizer, "pad_token_id", None), getattr(tokenizer, "eos_token_id", None))
-    pad_id = next((candidate for candidate in candidates if candidate is not None), None)
-    if pad_id is None:
-        raise ValueError(
-            "expected processing_class, a tokenizer with a pad token, for the default collator, found none; give one, "
-            "or padding_value, or a data_collator"
-        )
-    return PreferenceCollator(pad_id, is_encoder_decoder=is_encoder_decoder)
-
-
-def _padded(ids: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    lengths = np.array([len(row) for row in ids])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    padded = np.full(mask.shape, pad_id, dtype=np.int64)
-    padded[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in ids])
-    return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64))
-
-
-def _column(values: list[Any]) -> torch.Tensor | list[Any]:
-    first = values[0]
-    if isinstance(first, bool):
-        return torch.tensor(values, dtype=torch.bool)
-    if isinstance(first, float):
-        return torch.tensor(values, dtype=torch.float32)
-    return torch.tensor(values) if isinstance(first, int) else values

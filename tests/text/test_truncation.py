@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from stages.text.encoding import EncodedRow
 from stages.text.reasons import RejectedRowError
-from stages.text.truncation import truncate
+from stages.text.truncation import truncate, truncate_together
 
 BOS, EOS = 1, 2
 ROW = EncodedRow([BOS, 10, 11, 12, 13], [20, 21, 22, EOS], starts_with_bos=True)  # 9 tokens
@@ -119,3 +119,12 @@ def test_limits_hold_and_only_whole_answers_end(prompt, answer, limits):
     assert max_length is None or len(row.input_ids) <= max_length
     assert max_completion_length is None or len(completion) <= max_completion_length
     assert row.is_completion_cut == (completion[-1] != EOS)
+
+
+def test_prompt_of_a_pair_is_cut_alike_in_both_rows() -> None:
+    """The short row's prompt is cut as well when the long row's has to be, so that the two share their prompt."""
+    prompt = [1, 2, 3, 4, 5, 6]
+    rows = [EncodedRow(prompt, completion, starts_with_bos=False) for completion in ([7], [7, 8, 9, 10])]
+    short, long = truncate_together(rows, max_length=8, max_prompt_length=4)
+    assert short.input_ids == [3, 4, 5, 6, 7]
+    assert long.input_ids == [3, 4, 5, 6, 7, 8, 9, 10]

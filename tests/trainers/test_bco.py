@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from stages.losses.bco import RewardMoments, bco_loss
 from stages.trainers.bco import BCOTrainer
-from stages.trainers.rows import PreferenceCollator
+from stages.trainers.collation import PreferenceCollator
 from tests.trainers.tiny import bco_config, bco_trainer, encoded_rows, raw_rows, tiny_llama, tiny_tokenizer
 
 

@@ -8,7 +8,8 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from stages.models.logprobs import completion_logps
-from stages.trainers.rows import Lengths, PreferenceCollator, RowReader
+from stages.trainers.collation import PreferenceCollator
+from stages.trainers.rows import Lengths, RowReader
 from tests.trainers.tiny import bco_trainer, raw_rows, tiny_llama, tiny_tokenizer
 
 # peft 0.21 asks transformers 5 under a name that has changed.

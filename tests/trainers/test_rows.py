@@ -5,7 +5,8 @@ import pytest
 import torch
 from datasets import Dataset
 
-from stages.trainers.rows import Lengths, PreferenceCollator, RowReader
+from stages.trainers.collation import PreferenceCollator
+from stages.trainers.rows import Lengths, RowReader
 from tests.trainers.tiny import encoded_rows, raw_rows, tiny_tokenizer
 
 BOS, EOS = 1, 2
