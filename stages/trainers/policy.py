@@ -1,4 +1,4 @@
-"""The model that is trained and the one that it is compared with: loading, adapters, making them ready."""
+"""The model that is trained: loading it, laying an adapter on it, making it ready."""
 
 import logging
 import warnings
@@ -9,16 +9,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
-from stages.models.frozen import (
-    AdapterOff,
-    FrozenReference,
-    FrozenWeights,
-    NamedAdapter,
-    PolicyItself,
-    SeparateModel,
-    disable_dropout,
-    frozen_copy,
-)
+from stages.models.frozen import disable_dropout
 
 logger = logging.getLogger(__name__)
 
@@ -136,48 +127,3 @@ def is_encoder_decoder(model: Any, given: bool | None) -> bool:
     if given is not None:
         return given
     return cast(bool, getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-
-
-def choose_reference(
-    ref_model: Any,
-    *,
-    policy: Callable[[], Any],
-    args: Any,
-    prepare: Callable[[Any], Any],
-    came_with_adapter: bool,
-    policy_adapter: str | None,
-    reference_adapter: str | None,
-    has_column: bool,
-) -> FrozenReference | None:
-    """The reference that fits what a trainer was given; None where its log-probabilities are all there.
-
-    Args:
-        ref_model: a model, the name of one, or None for the policy as it is now.
-        policy: gives the policy.
-        args: configuration of the trainer.
-        prepare: puts a model where it is to run.
-        came_with_adapter: whether the policy had an adapter before the trainer saw it.
-        policy_adapter: name of the adapter that is trained; None stands for the usual one.
-        reference_adapter: name of the adapter that is the reference; None if it is no adapter.
-        has_column: whether all rows have their log-probability under the reference.
-
-    Raises:
-        ValueError: an adapter is missing, or arguments come for a model that isn't loaded.
-    """
-    if ref_model is not None:
-        loaded = load_model(ref_model, args.ref_model_init_kwargs, name="ref_model")
-        return SeparateModel(prepare(loaded))
-    if args.ref_model_init_kwargs:
-        raise ValueError("expected ref_model, a name to load with ref_model_init_kwargs, found none")
-    if is_peft_model(policy()):
-        name = policy_adapter or "default"
-        if reference_adapter is not None:
-            return NamedAdapter(policy, name=reference_adapter, policy_name=name)
-        if policy_adapter is not None:
-            policy().set_adapter(name)
-        return FrozenWeights(policy) if came_with_adapter else AdapterOff(policy)
-    if has_column:
-        return None
-    if args.precompute_ref_log_probs:
-        return PolicyItself(policy)
-    return SeparateModel(prepare(frozen_copy(policy()).model))

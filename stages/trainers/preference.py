@@ -4,45 +4,39 @@ A method adds a config, its `preference_loss`, and what state it keeps between s
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Sampler
-from transformers import PreTrainedTokenizerBase, Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
 
-from stages.contracts.files import write_text
 from stages.models.frozen import PolicyItself
 from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.models.seq2seq import seq2seq_logps
-from stages.trainers.checkpoints import last_whole_checkpoint, read_state, write_state
-from stages.trainers.collation import default_collator
+from stages.trainers.base import FeedbackTrainer
+from stages.trainers.collation import default_collator, stacked
 from stages.trainers.config import PreferenceConfig
-from stages.trainers.metrics import MetricSums, Share
-from stages.trainers.model_card import card_of
-from stages.trainers.policy import (
+from stages.trainers.policy import is_encoder_decoder, is_peft_model, load_model, prepare_policy, prepared_init
+from stages.trainers.reference import (
+    add_reference_logps,
     choose_reference,
-    is_encoder_decoder,
-    is_peft_model,
-    load_model,
-    prepare_policy,
-    prepared_init,
+    has_reference_logps,
+    read_reference_logps,
 )
-from stages.trainers.rows import LeftOut, Lengths, RowReader, is_encoded
-from stages.trainers.safeguards import GradientWatch, refuse_non_finite
+from stages.trainers.rows import PAIR, LeftOut, Lengths, RowReader, is_encoded, reference_column
+from stages.trainers.safeguards import refuse_non_finite
 from stages.trainers.samples import write_samples
 from stages.trainers.scored import Batch, PreferenceLoss, Scored, loss_share, num_own_rows
-from stages.trainers.seeding import InterleavedSampler, set_seed
+from stages.trainers.seeding import set_seed
 
 Datasets: TypeAlias = Dataset | Mapping[str, Dataset] | None
 
 
-class PreferenceTrainer(Trainer):
-    """Trains a policy on labelled completions against a frozen reference.
+class PreferenceTrainer(FeedbackTrainer):
+    """Trains a policy on people's feedback, as a rule against a frozen reference.
 
     Args:
         model: the policy: a model, or the folder or repository of one. None if `model_init` makes it.
@@ -51,7 +45,8 @@ class PreferenceTrainer(Trainer):
             kept where the datasets have `reference_logps`, or `args.precompute_ref_log_probs` computes them.
         args: configuration of the method.
         train_dataset: raw rows, or rows with the columns that the stages make (`input_ids`, `prompt_length`, `label`,
-            and what else the method reads). A row has one label; of a pair, both rows are learned from.
+            and what else the method reads). A method of single rows learns from both rows of a pair; one of pairs
+            reads `chosen_input_ids`, `chosen_prompt_length` and the same for `rejected_`.
         eval_dataset: the same for evaluation, or several by name.
         processing_class: the tokenizer.
         data_collator: makes a batch of encoded rows; None pads them on the right. See `PreferenceCollator` for the
@@ -71,18 +66,14 @@ class PreferenceTrainer(Trainer):
 
     config_class: ClassVar[type[PreferenceConfig]]
     """Configuration of the method."""
-    method: ClassVar[str]
-    """Short name of the method."""
-    title: ClassVar[str]
-    """Full name of the method."""
-    paper: ClassVar[str]
-    """URL of its paper."""
     extra_columns: ClassVar[tuple[str, ...]] = ()
     """Columns of numbers that the method reads besides those that all do."""
-    # A batch's loss is a mean over its rows, so that the base class has to divide it by the accumulated batches.
-    loss_is_scaled_for_ga = False
-
-    args: Any
+    sequences: ClassVar[tuple[str, ...]] = ("",)
+    """Prefixes of the sequences of a row that are learned from: one, or the two of a pair."""
+    extra_sequences: tuple[str, ...] = ()
+    """Prefixes of those that the method only looks at, without gradients."""
+    needs_reference = True
+    """Whether the method compares the policy with a reference."""
 
     def __init__(  # noqa: PLR0917 - the documented order
         self,
@@ -118,9 +109,6 @@ class PreferenceTrainer(Trainer):
         self.is_encoder_decoder = False
         self.tokenizer_of_rows = processing_class
         self.left_out: dict[str, LeftOut] = {}
-        self._train_sums, self._eval_sums = MetricSums(), MetricSums()
-        self._gradient_watch = GradientWatch()
-        self._num_parameters: int | None = None
         if model is not None:
             model = load_model(model, args.model_init_kwargs, name="model")
             came_with_adapter = is_peft_model(model) and peft_config is None
@@ -155,9 +143,9 @@ class PreferenceTrainer(Trainer):
             came_with_adapter=came_with_adapter,
             policy_adapter=model_adapter_name,
             reference_adapter=ref_adapter_name,
-            has_column=self._has_all_reference_logps(),
+            has_column=not self.needs_reference or self._has_all_reference_logps(),
         )
-        if args.precompute_ref_log_probs:
+        if args.precompute_ref_log_probs and self.needs_reference:
             self._precompute_reference_logps()
 
     # ---- what a method says ----
@@ -169,24 +157,24 @@ class PreferenceTrainer(Trainer):
         """Loss, rewards and metrics of a batch.
 
         Args:
-            batch: columns of the rows, as tensors of shape (n,), and what `PreferenceCollator` makes of the ids.
-            policy: log-probabilities under the policy, differentiable; per row, shape (n,).
-            reference_logps: the same under the reference. Shape (n,).
+            batch: columns of the n rows, as tensors of shape (n,), and what `PreferenceCollator` makes of the ids.
+            policy: log-probabilities under the policy, differentiable; per sequence, shape (sequences * n,): of pairs,
+                first all chosen completions and then all rejected ones.
+            reference_logps: the same under the reference; zeros for a method that needs none.
             is_training: whether state that follows training may move.
         """
 
     def begin(self) -> None:
         """Make what the method keeps between steps; called once, when `args` stand and nothing else does."""
 
-    def end_step(self) -> None:
-        """Called in each optimizer step behind its last micro-batch, before the weights move."""
+    def look_ahead(self, model: nn.Module, batches: Sequence[Batch], *, is_training: bool) -> None:
+        """Called with the micro-batches of an optimizer step, or one of an evaluation, before any is learned from.
 
-    def method_state(self) -> dict[str, Any]:
-        """What the method keeps between steps, as finite JSON values."""
-        return {}
-
-    def restore_method_state(self, state: dict[str, Any]) -> None:
-        """Take up what `method_state` gave; an empty one starts anew."""
+        Args:
+            model: the policy.
+            batches: to which a method may add columns.
+            is_training: whether all processes call it together.
+        """
 
     def check_rows(self, rows: Dataset, name: str) -> Dataset:  # noqa: ARG002 - what methods override
         """`rows` as the method wants them; raises ValueError where it can't learn from them."""
@@ -211,23 +199,9 @@ class PreferenceTrainer(Trainer):
             args.dataset_num_proc,
         )
         extra = self.extra_columns if args.remove_unused_columns else dataset.column_names
-        rows, self.left_out[name] = reader.labelled(dataset, name=name, extra_columns=extra)
+        read = reader.paired if self.sequences == PAIR else reader.labelled
+        rows, self.left_out[name] = read(dataset, name=name, extra_columns=extra)
         return self.check_rows(rows, name)
-
-    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:  # noqa: ARG002
-        # The base class would keep what the model's forward takes; rows were stripped when they were prepared.
-        return dataset
-
-    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:  # noqa: ARG002
-        return data_collator
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
-        rows: Any = self.train_dataset if train_dataset is None else train_dataset
-        if self.args.train_sampling_strategy != "random":
-            return super()._get_train_sampler(rows)
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        classes = rows["label"][:] if "label" in rows.column_names else None
-        return InterleavedSampler(classes, num_rows=len(rows), seed=seed)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Batches of `eval_dataset`: a dataset, raw or encoded, or the name of one given at construction."""
@@ -241,10 +215,12 @@ class PreferenceTrainer(Trainer):
         is_ready = not isinstance(dataset, Dataset) or (is_encoded(dataset) and "row_id" in dataset.column_names)
         return dataset if is_ready else self._prepared(dataset, "eval_dataset")
 
-    # ---- reference ----
+    def end_evaluation(self, rows: Any, name: str) -> None:
+        """Sample answers of policy and reference, if asked to."""
+        if self.args.generate_during_eval:
+            write_samples(self, rows, name)
 
-    def _policy(self) -> Any:
-        return self.accelerator.unwrap_model(self.model)
+    # ---- reference ----
 
     def _all_rows(self) -> list[Dataset]:
         evaluation = self.eval_dataset
@@ -253,10 +229,13 @@ class PreferenceTrainer(Trainer):
 
     def _has_all_reference_logps(self) -> bool:
         found = self._all_rows()
-        return bool(found) and all("reference_logps" in rows.column_names for rows in found)
+        return bool(found) and all(has_reference_logps(rows, self._all_sequences()) for rows in found)
+
+    def _all_sequences(self) -> tuple[str, ...]:
+        return (*self.sequences, *self.extra_sequences)
 
     def _precompute_reference_logps(self) -> None:
-        """Fill the column `reference_logps` of all datasets now, before the policy moves."""
+        """Fill the columns of the reference in all datasets now, before the policy moves."""
         if self.train_dataset is not None:
             self.train_dataset = self._with_reference_logps(self.train_dataset)
         if isinstance(self.eval_dataset, Mapping):
@@ -267,44 +246,67 @@ class PreferenceTrainer(Trainer):
             self.reference = None
 
     def _with_reference_logps(self, rows: Any) -> Any:
-        if "reference_logps" in rows.column_names:
+        missing = [name for name in self._all_sequences() if reference_column(name) not in rows.column_names]
+        if not missing:
             return rows
-        batches = super().get_eval_dataloader(rows)
-        found = []
-        for batch in batches:
-            logps = self.reference_logps_of(self._prepare_inputs(batch))
-            found.append(self.accelerator.gather_for_metrics(logps).cpu())
-        return rows.add_column("reference_logps", torch.cat(found).numpy())
+        return add_reference_logps(
+            rows,
+            missing,
+            batches=super().get_eval_dataloader(rows),
+            score=lambda batch: self.reference_logps_of(self._prepare_inputs(batch), missing),
+            accelerator=self.accelerator,
+        )
 
-    def reference_logps_of(self, batch: Batch) -> Tensor:
-        """Log-probability of each completion under the reference. Shape (n,).
+    def reference_logps_of(self, batch: Batch, sequences: Sequence[str] | None = None) -> Tensor:
+        """Log-probability of each completion under the reference. Shape (sequences * n,).
+
+        Args:
+            batch: what the collator made.
+            sequences: prefixes of the sequences to score; None takes those that are learned from.
 
         Raises:
             ValueError: the rows have no such column and no reference was kept.
         """
-        if "reference_logps" in batch:
-            column: Tensor = batch["reference_logps"]
-            return column
+        sequences = self.sequences if sequences is None else sequences
+        if has_reference_logps(batch, sequences):
+            return read_reference_logps(batch, sequences)
         if self.reference is None:
             raise ValueError(
-                "expected a column reference_logps, for no reference model is kept, found none; give the dataset at "
-                "construction, or a ref_model"
+                f"expected a column {reference_column(sequences[0])}, for no reference model is kept, found none; give "
+                "the dataset at construction, or a ref_model"
             )
         with torch.no_grad(), self.accelerator.autocast(), self.reference.active() as model:
-            return self.logps_of(model, batch).logps
+            return self.logps_of(model, batch, sequences).logps
 
     # ---- steps ----
 
-    def logps_of(self, model: nn.Module, batch: Batch) -> CompletionLogps:
-        """Log-probabilities of the batch's completions under `model`."""
-        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "completion_mask")}
+    def logps_of(self, model: nn.Module, batch: Batch, sequences: Sequence[str] | None = None) -> CompletionLogps:
+        """Log-probabilities of the batch's completions under `model`, in one pass.
+
+        Args:
+            model: the policy or the reference.
+            batch: what the collator made.
+            sequences: prefixes of the sequences to score; None takes those that are learned from.
+        """
+        sequences = self.sequences if sequences is None else sequences
+        names = ["input_ids", "attention_mask", "completion_mask"]
         if self.is_encoder_decoder:
-            return seq2seq_logps(model, **inputs, decoder_input_ids=batch["decoder_input_ids"])
-        return completion_logps(model, **inputs)
+            names.append("decoder_input_ids")
+        inputs: dict[str, Any] = {name: stacked(batch, sequences, name) for name in names}
+        return (seq2seq_logps if self.is_encoder_decoder else completion_logps)(model, **inputs)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of an optimizer step, which the method has looked at."""
+        batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
+        ready = [self._prepare_inputs(batch) for batch in batches]
+        self.look_ahead(self.model_wrapped, ready, is_training=True)
+        return ready, number
 
     def _scored(self, model: nn.Module, batch: Batch) -> Scored:
-        reference_logps = self.reference_logps_of(batch)
+        reference_logps = self.reference_logps_of(batch) if self.needs_reference else None
         policy = self.logps_of(model, batch)
+        if reference_logps is None:
+            reference_logps = torch.zeros_like(policy.logps.detach())
         refuse_non_finite(batch, policy.logps, reference_logps, step=self.state.global_step)
         return Scored(batch, policy, reference_logps)
 
@@ -330,22 +332,6 @@ class PreferenceTrainer(Trainer):
         loss = result.losses.mean() if balance is None else result.losses.mean() + balance
         return (loss, result) if return_outputs else loss
 
-    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
-        """One micro-batch forward and backward; gives its share of the step's loss."""
-        loss = super().training_step(model, inputs, num_items_in_batch)
-        steps = torch.tensor(1.0 / self.current_gradient_accumulation_steps, dtype=torch.float64)
-        self._train_sums.add({"loss": Share(loss, steps)})
-        return loss
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        # Asked for once in each optimizer step, behind its last micro-batch.
-        self.end_step()
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call] # transformers
-        # The scaler of fp16 meets infinities as a matter of course and leaves out those steps.
-        if norm is not None and not self.args.fp16:
-            self._gradient_watch.look(float(norm), step=self.state.global_step)
-        return norm
-
     def prediction_step(
         self,
         model: nn.Module,
@@ -355,12 +341,15 @@ class PreferenceTrainer(Trainer):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Loss of an evaluation batch and, if wanted, the reward and label of each row."""
         with torch.no_grad(), self.compute_loss_context_manager():
-            scored = self._scored(model, self._prepare_inputs(inputs))
+            batch = self._prepare_inputs(inputs)
+            self.look_ahead(model, [batch], is_training=False)
+            scored = self._scored(model, batch)
             result = self.preference_loss(*scored, is_training=False)
-            number = num_own_rows(len(scored.reference_logps), self.accelerator)
+            number_of_rows = len(scored.reference_logps) // len(self.sequences)
+            number = num_own_rows(number_of_rows, self.accelerator)
             own = result
-            if number < len(scored.reference_logps):
-                own = self.preference_loss(*scored.first(number), is_training=False)
+            if number < number_of_rows:
+                own = self.preference_loss(*scored.first(number, of=number_of_rows), is_training=False)
         loss = loss_share(own, self._balance_loss(scored.policy))
         self._eval_sums.add({**own.metrics, "loss": loss})
         mean = result.losses.mean()
@@ -368,87 +357,3 @@ class PreferenceTrainer(Trainer):
             return mean, None, None
         labels = scored.batch["label"].long() if "label" in scored.batch else torch.zeros_like(result.rewards).long()
         return mean, result.rewards, labels
-
-    def evaluation_loop(
-        self,
-        dataloader: DataLoader[Any],
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        """Evaluate on the batches of `dataloader`, with the method's metrics under `metric_key_prefix`."""
-        self._eval_sums = MetricSums()
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        means = self._eval_sums.drain(self.accelerator)
-        metrics: dict[str, float] = output.metrics or {}
-        metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
-        if self.args.generate_during_eval:
-            write_samples(self, dataloader.dataset, metric_key_prefix)
-        return output
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log `logs`; lines of training get the means since the last one."""
-        if "loss" in logs:
-            logs = {**logs, **self._train_sums.drain(self.accelerator)}
-        super().log(logs, start_time)
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Operations of a pass over `inputs`, by the usual estimate."""
-        if self._num_parameters is None:
-            self._num_parameters = sum(weight.numel() for weight in self._policy().parameters())
-        return 6 * int(inputs["input_ids"].numel()) * self._num_parameters
-
-    # ---- checkpoints ----
-
-    def train(
-        self,
-        resume_from_checkpoint: str | bool | None = None,
-        trial: Any = None,
-        ignore_keys_for_eval: list[str] | None = None,
-    ) -> Any:
-        """Train, from the start or from a checkpoint.
-
-        Args:
-            resume_from_checkpoint: folder of a checkpoint, or True for the last whole one in `args.output_dir`; what a
-                kill left of one is passed over.
-            trial: of a hyperparameter search.
-            ignore_keys_for_eval: handed on to the evaluation.
-        """
-        if resume_from_checkpoint is True:
-            found = last_whole_checkpoint(Path(self.args.output_dir))
-            if found is None:
-                raise ValueError(f"{self.args.output_dir}: expected a whole checkpoint to go on from, found none")
-            resume_from_checkpoint = str(found)
-        self._train_sums, self._gradient_watch = MetricSums(), GradientWatch()
-        if self.model_init is not None:
-            self.restore_method_state({})
-        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
-
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint is None:
-            return
-        state = read_state(Path(checkpoint))
-        self.restore_method_state(state["method"])
-        self._train_sums.restore(state["sums"])
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            write_state(folder, method=self.method_state(), sums=self._train_sums.state())
-            write_text(folder / "README.md", self.card())
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write the model's page into the output folder."""
-        if self.is_world_process_zero():
-            write_text(Path(self.args.output_dir) / "README.md", self.card())
-
-    def card(self, base_model: str | None = None) -> str:
-        """Text of the model's page.
-
-        Args:
-            base_model: repository that the policy came from; None says nothing.
-        """
-        return card_of(self, base_model)

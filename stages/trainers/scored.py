@@ -13,26 +13,30 @@ Batch = dict[str, Any]
 
 
 class Scored(NamedTuple):
-    """A batch with the log-probabilities of its n rows."""
+    """A batch of n rows with the log-probabilities of their sequences, one sequence's rows after the other's."""
 
     batch: Batch
     """Columns of the rows, and what the collator made of their ids."""
     policy: CompletionLogps
     """Under the policy."""
     reference_logps: Tensor
-    """Under the reference. Shape (n,)."""
+    """Under the reference. Shape (sequences * n,)."""
 
-    def first(self, number: int) -> Self:
-        """The same of the first rows alone."""
-        policy = CompletionLogps(
-            self.policy.logps[:number],
-            self.policy.num_tokens[:number],
-            self.policy.token_logps[:number],
-            self.policy.mean_logits[:number],
-            self.policy.aux_loss,
-        )
+    def first(self, number: int, *, of: int) -> Self:
+        """The same of the first `number` rows alone.
+
+        Args:
+            number: how many to keep.
+            of: n, how many there are.
+        """
+
+        def kept(tensor: Tensor) -> Tensor:
+            return torch.cat([part[:number] for part in torch.split(tensor, of)])
+
+        logps, num_tokens, token_logps, mean_logits, aux_loss = self.policy
+        policy = CompletionLogps(kept(logps), kept(num_tokens), kept(token_logps), kept(mean_logits), aux_loss)
         batch = {name: column[:number] for name, column in self.batch.items()}
-        return self._replace(batch=batch, policy=policy, reference_logps=self.reference_logps[:number])
+        return self._replace(batch=batch, policy=policy, reference_logps=kept(self.reference_logps))
 
 
 class PreferenceLoss(NamedTuple):
@@ -41,7 +45,7 @@ class PreferenceLoss(NamedTuple):
     losses: Tensor
     """Loss of each example; the batch's loss is their mean. Shape (b,)."""
     rewards: Tensor
-    """Implicit reward of each example, detached; what `compute_metrics` sees. Shape (b,)."""
+    """Implicit reward of each row, detached; what `compute_metrics` sees. Shape (n,), or (n, 2) of pairs."""
     metrics: dict[str, Share]
     """Parts of the means that are logged."""
 

@@ -1,0 +1,98 @@
+"""The reference of a trainer: which model it is, and the log-probabilities that it gives to rows."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from stages.models.frozen import (
+    AdapterOff,
+    FrozenReference,
+    FrozenWeights,
+    NamedAdapter,
+    PolicyItself,
+    SeparateModel,
+    frozen_copy,
+)
+from stages.trainers.policy import is_peft_model, load_model
+from stages.trainers.rows import reference_column
+from stages.trainers.scored import Batch
+
+
+def choose_reference(
+    ref_model: Any,
+    *,
+    policy: Callable[[], Any],
+    args: Any,
+    prepare: Callable[[Any], Any],
+    came_with_adapter: bool,
+    policy_adapter: str | None,
+    reference_adapter: str | None,
+    has_column: bool,
+) -> FrozenReference | None:
+    """The reference that fits what a trainer was given; None where its log-probabilities are all there.
+
+    Args:
+        ref_model: a model, the name of one, or None for the policy as it is now.
+        policy: gives the policy.
+        args: configuration of the trainer.
+        prepare: puts a model where it is to run.
+        came_with_adapter: whether the policy had an adapter before the trainer saw it.
+        policy_adapter: name of the adapter that is trained; None stands for the usual one.
+        reference_adapter: name of the adapter that is the reference; None if it is no adapter.
+        has_column: whether all rows have their log-probability under the reference.
+
+    Raises:
+        ValueError: an adapter is missing, or arguments come for a model that isn't loaded.
+    """
+    if ref_model is not None:
+        loaded = load_model(ref_model, args.ref_model_init_kwargs, name="ref_model")
+        return SeparateModel(prepare(loaded))
+    if args.ref_model_init_kwargs:
+        raise ValueError("expected ref_model, a name to load with ref_model_init_kwargs, found none")
+    if is_peft_model(policy()):
+        name = policy_adapter or "default"
+        if reference_adapter is not None:
+            return NamedAdapter(policy, name=reference_adapter, policy_name=name)
+        if policy_adapter is not None:
+            policy().set_adapter(name)
+        return FrozenWeights(policy) if came_with_adapter else AdapterOff(policy)
+    if has_column:
+        return None
+    if args.precompute_ref_log_probs:
+        return PolicyItself(policy)
+    return SeparateModel(prepare(frozen_copy(policy()).model))
+
+
+def has_reference_logps(rows: Any, sequences: Sequence[str]) -> bool:
+    """Whether `rows`, a dataset or a batch, say what each of their sequences has under the reference."""
+    names = rows.column_names if isinstance(rows, Dataset) else rows
+    return {reference_column(sequence) for sequence in sequences} <= set(names)
+
+
+def read_reference_logps(batch: Batch, sequences: Sequence[str]) -> Tensor:
+    """The columns of a batch, one sequence's rows after the other's. Shape (sequences * n,)."""
+    return torch.cat([batch[reference_column(sequence)] for sequence in sequences])
+
+
+def add_reference_logps(
+    rows: Dataset, sequences: Sequence[str], *, batches: Any, score: Callable[[Any], Tensor], accelerator: Any
+) -> Dataset:
+    """`rows` with the columns that `read_reference_logps` reads.
+
+    Args:
+        rows: encoded rows.
+        sequences: prefixes of the sequences that lack their column.
+        batches: loader of `rows` in their order.
+        score: gives the log-probabilities of a batch, sequence by sequence. Shape (sequences * n,).
+        accelerator: gathers what other processes computed.
+    """
+    found = []
+    for batch in batches:
+        by_row = score(batch).view(len(sequences), -1).T
+        found.append(accelerator.gather_for_metrics(by_row.contiguous()).cpu())
+    for sequence, logps in zip(sequences, torch.cat(found).T, strict=True):
+        rows = rows.add_column(reference_column(sequence), logps.numpy())
+    return rows
