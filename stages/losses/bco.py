@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from stages.losses.shapes import check_labels, check_rows
+
 ShiftKind = Literal["pooled", "balanced"]
 
 
@@ -58,11 +60,8 @@ def bco_loss(
     rows = {"policy_logps": policy_logps, "reference_logps": reference_logps, "labels": labels}
     rows |= {} if weights is None else {"weights": weights}
     rows |= {} if logit_offsets is None else {"logit_offsets": logit_offsets}
-    shapes = {name: tuple(tensor.shape) for name, tensor in rows.items()}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"expected one entry per row in each tensor, found shapes {shapes}")
-    if labels.dtype != torch.bool:
-        raise ValueError(f"expected boolean labels, found {labels.dtype}; compare them with what desired means")
+    check_rows(rows)
+    check_labels(labels)
 
     rewards = beta * (policy_logps - reference_logps)
     logits = rewards - reward_shift.detach()
