@@ -6,6 +6,10 @@ from typing import Any
 _MODULES = {
     "BCOConfig": "stages.trainers.bco",
     "BCOTrainer": "stages.trainers.bco",
+    "DPOConfig": "stages.trainers.dpo",
+    "DPOTrainer": "stages.trainers.dpo",
+    "KTOConfig": "stages.trainers.kto",
+    "KTOTrainer": "stages.trainers.kto",
     "set_seed": "stages.trainers.seeding",
 }
 __all__ = list(_MODULES)

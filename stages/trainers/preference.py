@@ -168,11 +168,11 @@ class PreferenceTrainer(FeedbackTrainer):
         """Make what the method keeps between steps; called once, when `args` stand and nothing else does."""
 
     def look_ahead(self, model: nn.Module, batches: Sequence[Batch], *, is_training: bool) -> None:
-        """Called with the micro-batches of an optimizer step, or one of an evaluation, before any is learned from.
+        """Called with the micro-batches of an optimizer step, or one of an evaluation, before any is scored.
 
         Args:
             model: the policy.
-            batches: to which a method may add columns.
+            batches: to which a method may add columns; one that has them already is left as it is.
             is_training: whether all processes call it together.
         """
 
@@ -302,7 +302,12 @@ class PreferenceTrainer(FeedbackTrainer):
         self.look_ahead(self.model_wrapped, ready, is_training=True)
         return ready, number
 
-    def _scored(self, model: nn.Module, batch: Batch) -> Scored:
+    def scored(self, model: nn.Module, batch: Batch) -> Scored:
+        """The batch with its log-probabilities under policy and reference.
+
+        Raises:
+            ValueError: one isn't finite.
+        """
         reference_logps = self.reference_logps_of(batch) if self.needs_reference else None
         policy = self.logps_of(model, batch)
         if reference_logps is None:
@@ -325,7 +330,9 @@ class PreferenceTrainer(FeedbackTrainer):
         num_items_in_batch: Any = None,  # noqa: ARG002 - the base class hands it over
     ) -> Any:
         """Mean loss of a training batch, with its `PreferenceLoss` if `return_outputs`."""
-        scored = self._scored(model, inputs)
+        # In training this has been done with all of the step's batches.
+        self.look_ahead(model, [inputs], is_training=True)
+        scored = self.scored(model, inputs)
         result = self.preference_loss(*scored, is_training=True)
         self._train_sums.add(result.metrics)
         balance = self._balance_loss(scored.policy)
@@ -343,7 +350,7 @@ class PreferenceTrainer(FeedbackTrainer):
         with torch.no_grad(), self.compute_loss_context_manager():
             batch = self._prepare_inputs(inputs)
             self.look_ahead(model, [batch], is_training=False)
-            scored = self._scored(model, batch)
+            scored = self.scored(model, batch)
             result = self.preference_loss(*scored, is_training=False)
             number_of_rows = len(scored.reference_logps) // len(self.sequences)
             number = num_own_rows(number_of_rows, self.accelerator)

@@ -7,7 +7,7 @@ from accelerate import Accelerator  # type: ignore[import-untyped] # the package
 from torch import Tensor
 
 from stages.models.logprobs import CompletionLogps
-from stages.trainers.metrics import Share, by_class
+from stages.trainers.metrics import Share, by_class, share_of
 
 Batch = dict[str, Any]
 
@@ -57,6 +57,19 @@ def labelled_metrics(rewards: Tensor, policy: CompletionLogps, labels: Tensor) -
         **by_class("logps", policy.logps, labels),
         **by_class("logits", policy.mean_logits, labels),
     }
+
+
+def pair_metrics(rewards: Tensor, policy: CompletionLogps) -> dict[str, Share]:
+    """The same of n pairs, and the share of those whose chosen completion has the higher reward; a tie is half one.
+
+    Args:
+        rewards: of the chosen completions and then of the rejected ones. Shape (2 n,).
+        policy: their log-probabilities.
+    """
+    chosen, rejected = rewards.chunk(2)
+    is_chosen = torch.arange(len(rewards), device=rewards.device) < len(chosen)
+    accuracies = (1 + (chosen - rejected).sign()) / 2
+    return {**labelled_metrics(rewards, policy, is_chosen), "rewards/accuracies": share_of(accuracies)}
 
 
 def loss_share(result: PreferenceLoss, extra: Tensor | None) -> Share:

@@ -1,0 +1,87 @@
+"""Prompts with the completion of another row, which KTO estimates the divergence from the reference with.
+
+The partner of a row is the one before it in a fixed order of the table that has another prompt, the last before the
+first. So a new row changes the mismatched rows of its neighbours only, and what was computed for the others stays.
+"""
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from stages.contracts.rows import content_id
+from stages.contracts.tokens import TOKENS
+
+
+def partners(prompts: Sequence[Hashable], order: NDArray[np.int64] | None = None) -> list[int]:
+    """For each row, the row whose completion stands behind its prompt.
+
+    Args:
+        prompts: what names the prompt of each row.
+        order: the rows in the order in which they follow each other; None takes them as they stand.
+
+    Raises:
+        ValueError: all rows have the same prompt, so that no completion is mismatched.
+    """
+    number = len(prompts)
+    order = np.arange(number) if order is None else order
+    names: dict[Hashable, int] = {}
+    codes = np.array([names.setdefault(prompt, len(names)) for prompt in prompts], dtype=np.int64)[order]
+    begins = codes != np.roll(codes, 1)
+    if not begins.any():
+        raise ValueError(
+            f"expected at least two prompts to mismatch completions between, found one in {number} rows; KTO estimates "
+            "the divergence from mismatched rows: give more prompts, or take loss_type apo_zero_unpaired"
+        )
+    # Rows of one prompt that follow each other share the partner of the first of them.
+    first = np.flatnonzero(begins)[0]
+    places = np.where(np.roll(begins, -first), np.arange(number), 0)
+    run_starts = np.roll(np.maximum.accumulate(places), first) + first
+    found = np.empty(number, dtype=np.int64)
+    found[order] = order[(run_starts - 1) % number]
+    return found.tolist()
+
+
+def mismatched(
+    input_ids: Sequence[Sequence[int]], prompt_lengths: Sequence[int], row_partners: Sequence[int]
+) -> list[list[int]]:
+    """Ids of each prompt followed by its partner's completion, cut to the longest row that there is.
+
+    Args:
+        input_ids: ids of prompt and completion of each row.
+        prompt_lengths: how many of them are the prompt's.
+        row_partners: what `partners` gave.
+    """
+    longest = max(map(len, input_ids))
+    return [
+        [*ids[:length], *input_ids[partner][prompt_lengths[partner] :]][:longest]
+        for ids, length, partner in zip(input_ids, prompt_lengths, row_partners, strict=True)
+    ]
+
+
+def mismatched_table(tokens: pa.Table) -> pa.Table:
+    """The mismatched row of each labelled row of the training split, in their order.
+
+    Args:
+        tokens: table of the schema `TOKENS`.
+
+    Returns:
+        A table of that schema; a row's id follows from the two that it was made of.
+
+    Raises:
+        ValueError: all rows have the same prompt.
+    """
+    kept = tokens.filter(pc.and_(pc.equal(tokens["split"], "train"), pc.is_valid(tokens["label"])))
+    if not kept.num_rows:
+        return kept
+    ids = kept["row_id"].to_pylist()
+    # Row ids are hashes, so their order is as good as random, and the same wherever rows stand in the table.
+    found = partners(kept["prompt_id"].to_pylist(), np.argsort(np.array(ids), kind="stable"))
+    lengths = kept["prompt_length"].to_pylist()
+    rows = mismatched(kept["input_ids"].to_pylist(), lengths, found)
+    names = [content_id(row, ids[partner]) for row, partner in zip(ids, found, strict=True)]
+    columns = {"row_id": pa.array(names), "input_ids": pa.array(rows, pa.list_(pa.int32()))}
+    others = {name: kept[name] for name in kept.column_names if name not in columns}
+    return TOKENS.conform(pa.table({**columns, **others}))
