@@ -93,7 +93,8 @@ def apo_zero_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
 def apo_down_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
     """Anchored preference optimization for chosen completions that are worse than the policy's own (APO-down).
 
-    sigmoid(beta c) + sigmoid(-beta h): lowers the chosen completion, and the rejected one more.
+    sigmoid(beta c) + sigmoid(-beta h): lowers the rejected completion, and with it the chosen one as soon as the
+    margin is wider than the chosen one's own log-ratio.
     """
     chosen, rejected = (settings.beta * ratios for ratios in logps.log_ratios())
     return chosen.sigmoid() + (rejected - chosen).sigmoid()
