@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from stages.losses.kto import mismatched_kl, unpaired_loss_kind, weight_range_warning
+from stages.losses.kto import check_unpaired_loss, mismatched_kl, unpaired_loss_kind, weight_range_warning
 from stages.models.logprobs import CompletionLogps
 from stages.trainers.arguments import TRANSFORMERS_4_55, documented
 from stages.trainers.config import PreferenceConfig
@@ -49,7 +49,7 @@ class KTOConfig(PreferenceConfig):
         Raises:
             ValueError: there is no such loss, or a weight is below 0.
         """
-        unpaired_loss_kind(self.loss_type)
+        check_unpaired_loss(unpaired_loss_kind(self.loss_type), beta=self.beta)
         if min(self.desirable_weight, self.undesirable_weight) < 0:
             raise ValueError(
                 "expected desirable_weight and undesirable_weight from 0, found "
