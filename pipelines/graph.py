@@ -51,12 +51,17 @@ def read_graph(root: Path = Path()) -> list[StageNode]:
 
 
 def code_problems(nodes: list[StageNode]) -> list[str]:
-    """Sentences on source files that a stage runs and dvc.yaml doesn't list, or lists and the stage doesn't run."""
+    """Sentences on source files that a stage runs and dvc.yaml doesn't list, or lists and the stage doesn't run.
+
+    The stages of a group, such as "training@bco" and "training@kto", share one list: it may hold what one of them runs.
+    """
+    needed = {node.name: {path.as_posix() for path in code_files(node.modules())} for node in nodes}
     problems = []
     for node in nodes:
-        needed = {path.as_posix() for path in code_files(node.modules())}
+        group = node.name.partition("@")[0]
+        of_group = set().union(*(files for name, files in needed.items() if name.partition("@")[0] == group))
         listed = {dep for dep in node.deps if dep.endswith(".py") and dep.startswith(("stages/", "pipelines/"))}
         where = f"dvc.yaml: {node.name}"
-        problems += [f"{where} runs {path}, which its deps don't list" for path in sorted(needed - listed)]
-        problems += [f"{where} lists {path}, which it doesn't run" for path in sorted(listed - needed)]
+        problems += [f"{where} runs {path}, which its deps don't list" for path in sorted(needed[node.name] - listed)]
+        problems += [f"{where} lists {path}, which it doesn't run" for path in sorted(listed - of_group)]
     return problems

@@ -16,7 +16,7 @@ from stages.reference_logprobs import ReferenceLogprobsParams
 from stages.report import ReportParams
 from stages.shift_diagnosis import ShiftDiagnosisParams
 from stages.tokenization import TokenizationParams
-from stages.training import BCOTrainingParams
+from stages.training import BCOTrainingParams, DPOTrainingParams, KTOTrainingParams
 
 
 class InputsParams(Section):
@@ -36,12 +36,16 @@ class TrainingParams(Section):
     """Section `training`: one section per method."""
 
     bco: BCOTrainingParams = BCOTrainingParams()
+    kto: KTOTrainingParams = KTOTrainingParams()
+    dpo: DPOTrainingParams = DPOTrainingParams()
 
 
 class GatesParams(Section):
     """Section `gate`: one section per method."""
 
     bco: GateParams = GateParams()
+    kto: GateParams = GateParams()
+    dpo: GateParams = GateParams()
 
 
 class MethodSlots(Section):

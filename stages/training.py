@@ -1,10 +1,10 @@
-"""Stage `training`: a better policy from labelled completions, by one method.
+"""Stage `training`: a better policy from labelled completions or pairs, by one method.
 
     python -m stages.training --method bco --params training.bco --base-model models/base --tokens artifacts/tokens ...
 
-What the stages before it computed is read as columns: token ids, log-probabilities under the reference, and for BCO
-the weights and offsets of the prompts. So training holds one model, and changing one of its parameters reruns
-nothing before it. It goes on from its last checkpoint after a kill, to the same bytes.
+What the stages before it computed is read as columns: token ids, log-probabilities under the reference, for BCO
+the weights and offsets of the prompts, for KTO the mismatched rows. So training holds one model, and changing one of
+its parameters reruns nothing before it. It goes on from its last checkpoint after a kill, to the same bytes.
 """
 
 from importlib import import_module
@@ -30,15 +30,11 @@ class LoraParams(Section):
     """Dropout before the adapter."""
 
 
-class BCOTrainingParams(Section):
-    """Section `training.bco` of params.yaml."""
+class TrainingParams(Section):
+    """What the sections `training.bco`, `training.kto` and `training.dpo` of params.yaml share."""
 
     beta: float = Field(0.1, gt=0)
     """Scale of the implicit reward; the larger, the closer the policy stays to the reference."""
-    reward_shift: Literal["pooled", "balanced"] = "pooled"
-    """Mean that rewards are compared with: of all rows, or of the means of desired and of undesired ones."""
-    reward_shift_decay: float = Field(1.0, gt=0, le=1)
-    """What older rewards count in that mean after each micro-batch, relative to before; 1 forgets nothing."""
     learning_rate: float = Field(1e-6, gt=0)
     """Learning rate after warm-up."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
@@ -79,20 +75,61 @@ class BCOTrainingParams(Section):
     """Trackers that follow the run, below .cache/tracking; they change no output."""
 
 
+class BCOTrainingParams(TrainingParams):
+    """Section `training.bco` of params.yaml."""
+
+    reward_shift: Literal["pooled", "balanced"] = "pooled"
+    """Mean that rewards are compared with: of all rows, or of the means of desired and of undesired ones."""
+    reward_shift_decay: float = Field(1.0, gt=0, le=1)
+    """What older rewards count in that mean after each micro-batch, relative to before; 1 forgets nothing."""
+
+
+class KTOTrainingParams(TrainingParams):
+    """Section `training.kto` of params.yaml."""
+
+    loss_type: str = "kto"
+    """kto, apo_zero_unpaired, or "module:function" for a loss of your own."""
+    desirable_weight: float = Field(1.0, ge=0)
+    """What the losses of desired rows are multiplied by."""
+    undesirable_weight: float = Field(1.0, ge=0)
+    """What those of undesired rows are multiplied by."""
+
+
+class DPOTrainingParams(TrainingParams):
+    """Section `training.dpo` of params.yaml."""
+
+    loss_type: str = "sigmoid"
+    """sigmoid, robust, hinge, ipo, exo_pair, nca_pair, apo_zero, apo_down, discopop, bco_pair, kto_pair, simpo, cpo,
+    orpo, or "module:function" for a loss of your own."""
+    label_smoothing: float = Field(0.0, ge=0, lt=0.5)
+    """Share of the pairs whose two labels are taken to be swapped."""
+    reference_free: bool = False
+    """Whether all completions are taken to be as likely as each other under the reference."""
+    ipo_averages: bool = True
+    """Whether IPO's log-ratios are means over the tokens of a completion."""
+    simpo_gamma: float = Field(0.5, ge=0)
+    """Margin that SimPO wants between two rewards."""
+    cpo_alpha: float = Field(1.0, ge=0)
+    """Weight of the likelihood of the chosen completion in CPO."""
+    discopop_tau: float = Field(0.05, gt=0)
+    """Width of DiscoPOP's passage from its logistic to its exponential part."""
+
+
 def run(
     *,
-    method: Literal["bco"],
+    method: Literal["bco", "kto", "dpo"],
     base_model: Input,
     tokens: Input,
     reference_logps: Input,
     density_ratios: Input | None = None,
+    mismatched_reference_logps: Input | None = None,
     model: Output,
     metrics: Output,
     plots: Output,
     scratch: Scratch,
-    params: BCOTrainingParams,
+    params: BCOTrainingParams | KTOTrainingParams | DPOTrainingParams,
 ) -> None:
-    """Train the policy on the rows of the training split that have a label.
+    """Train the policy on the labelled rows or the pairs of the training split.
 
     Args:
         method: module of `stages.trainers` that has the trainer.
@@ -100,6 +137,7 @@ def run(
         tokens: `tokens` artifact.
         reference_logps: `reference_logps` artifact, in the order of `tokens`.
         density_ratios: `density_ratios` artifact; None weighs all prompts alike.
+        mismatched_reference_logps: `reference_logps` artifact of the mismatched rows; None for a method without them.
         model: folder to write: weights or adapter, tokenizer, model card, lineage.
         metrics: JSON to write: what was trained on, and the first and last point of the curves.
         plots: CSV to write: the curves.
@@ -111,16 +149,16 @@ def run(
         ValueError: the rows have one label only, a prompt has no density ratio, or a loss isn't finite.
     """
     from stages.models.loading import load_causal_lm, load_tokenizer
-    from stages.trainers.artifact_rows import labelled_training_rows
+    from stages.trainers.artifact_rows import labelled_training_rows, paired_training_rows
     from stages.trainers.checkpoints import last_whole_checkpoint
     from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
     trainer_class = import_module(f"stages.trainers.{method}").TRAINER
-    rows, counts = labelled_training_rows(tokens, reference_logps, density_ratios)
-    print(
-        f"training on {counts['desired']} desired and {counts['undesired']} undesired rows; "
-        f"{counts['without_label']} have no label, {counts['held_out']} are held out"
-    )
+    if len(trainer_class.sequences) == 2:
+        rows, counts = paired_training_rows(tokens, reference_logps)
+    else:
+        rows, counts = labelled_training_rows(tokens, reference_logps, density_ratios, mismatched_reference_logps)
+    print(f"training: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
     trainer = trainer_class(
         load_causal_lm(base_model, dtype=params.dtype),
         args=trainer_class.config_class(str(scratch), **_arguments(params)),
@@ -141,7 +179,7 @@ def run(
     write_json(metrics, {"method": method, "rows": counts, "steps": trainer.state.global_step, **points})
 
 
-def _arguments(params: BCOTrainingParams) -> dict[str, Any]:
+def _arguments(params: TrainingParams) -> dict[str, Any]:
     """The section as arguments of the method's config."""
     from stages.models.devices import default_device
 
@@ -183,7 +221,7 @@ def _curves(history: list[dict[str, Any]]) -> Any:
     return points[first + sorted(set(points.columns) - set(first))]
 
 
-def _write_model(trainer: Any, folder: Path, base_model: Path, params: BCOTrainingParams) -> None:
+def _write_model(trainer: Any, folder: Path, base_model: Path, params: TrainingParams) -> None:
     from stages.models.reference import read_reference, write_lineage
 
     reference = read_reference(base_model)
@@ -197,10 +235,8 @@ def _write_model(trainer: Any, folder: Path, base_model: Path, params: BCOTraini
     # The vocabulary is the base's; to find that out by itself, peft would ask the hub.
     policy.save_pretrained(folder, **({"save_embedding_layers": False} if adapters else {}))
     trainer.processing_class.save_pretrained(folder)
-    shift = float(trainer.shift.value())
-    write_lineage(
-        folder, base_model, method=trainer.method, beta=params.beta, reward_shift=shift, state=trainer.method_state()
-    )
+    facts = {"beta": params.beta, "reward_shift": trainer.reward_shift(), "state": trainer.method_state()}
+    write_lineage(folder, base_model, method=trainer.method, **facts)
     write_text(folder / "README.md", trainer.card(base_model=reference.repository))
 
 

@@ -229,7 +229,7 @@ class _Invocation:
         return {name: self.given[name] for name, found in self.roles.items() if found == role and name in self.given}
 
     def execute(self) -> None:
-        values = read_params(self.section_name)
+        values = self._read_section()
         before = self._snapshot(values)
         outputs = self.paths("output")
         beside = {name: path.with_name(f"{path.name}.tmp-{before.key()}") for name, path in outputs.items()}
@@ -238,7 +238,7 @@ class _Invocation:
         try:
             self.run(**self._call_arguments(values, beside, scratch))
             self._check_written(beside)
-            moved = self._snapshot(read_params(self.section_name)).moved_since(before)
+            moved = self._snapshot(self._read_section()).moved_since(before)
             if moved:
                 raise StageFailure(
                     f"inputs changed while the stage ran: {', '.join(moved)}; the result is discarded, run it again",
@@ -249,6 +249,10 @@ class _Invocation:
         finally:
             self._sweep(outputs.values())
         shutil.rmtree(scratch, ignore_errors=True)
+
+    def _read_section(self) -> Any:
+        """Values of the stage's section of params.yaml; None for a stage that has none."""
+        return read_params(self.section_name) if "params" in self.roles.values() else None
 
     def _call_arguments(self, values: Any, beside: Mapping[str, Path], scratch: Path) -> dict[str, Any]:
         call: dict[str, Any] = {}

@@ -75,6 +75,7 @@ def paired_training_rows(tokens: Path, reference_logps: Path) -> TrainingRows:
 
     Raises:
         ContractError: an artifact is missing, or the two aren't of the same rows.
+        ValueError: there is no pair.
     """
     rows = _with_reference(tokens, reference_logps)
     is_train = pc.equal(rows["split"], "train")
@@ -83,6 +84,11 @@ def paired_training_rows(tokens: Path, reference_logps: Path) -> TrainingRows:
     given = dict(_given_pairs(kinds))
     made = dict(_pairs_from_votes(kinds))
     pairs = {**given, **made}
+    if not pairs:
+        raise ValueError(
+            f"{tokens}: expected pairs in the training split, found none; give rows with chosen and rejected, or votes "
+            "of both kinds on one prompt"
+        )
     table, cut_differently = _pair_table(kept, pairs)
     labelled = pc.sum(pc.is_valid(kept["label"])).as_py() or 0
     counts = {

@@ -8,7 +8,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from stages.losses.bco import ShiftKind, bco_loss
+from stages.losses.bco import bco_loss
+from stages.losses.moments import ShiftKind
 from stages.models.logprobs import CompletionLogps
 from stages.trainers.arguments import TRANSFORMERS_4_55, documented
 from stages.trainers.checkpoints import read_state
@@ -149,6 +150,10 @@ class BCOTrainer(PreferenceTrainer):
         )
         metrics = labelled_metrics(result.rewards, policy, labels)
         return PreferenceLoss(result.losses, result.rewards, {**metrics, "delta": share_of(shift[None])})
+
+    def reward_shift(self) -> float:
+        """The running mean of the rewards."""
+        return float(self.shift.value())
 
     def end_step(self) -> None:
         """Let the reward shift take in the step that just ended."""

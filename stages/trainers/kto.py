@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
@@ -74,6 +74,7 @@ class KTOTrainer(PreferenceTrainer):
         """Find the loss, and with it whether mismatched rows are needed."""
         self.loss_kind = unpaired_loss_kind(self.args.loss_type)
         self.extra_sequences = (MISMATCHED,) if self.loss_kind.needs_mismatched else ()
+        self.last_kl: Tensor | float = 0.0
 
     def check_rows(self, rows: Dataset, name: str) -> Dataset:
         """`rows` with the columns of the mismatched ones, if the loss needs them and they aren't there."""
@@ -93,8 +94,11 @@ class KTOTrainer(PreferenceTrainer):
         sums = torch.stack([seen.sum(), seen.new_tensor(float(len(seen)))])
         if is_training:
             sums = self.accelerator.reduce(sums, reduction="sum")
+        kl = mismatched_kl(sums[:1] / sums[1], torch.zeros_like(sums[:1]))
         for batch, own in zip(batches, ratios, strict=True):
-            batch["kl"] = mismatched_kl(sums[:1] / sums[1], torch.zeros_like(sums[:1])).expand(len(own))
+            batch["kl"] = kl.expand(len(own))
+        if is_training:
+            self.last_kl = kl
 
     def _mismatched_ratios(self, model: nn.Module, batch: Batch) -> Tensor:
         reference_logps = self.reference_logps_of(batch, self.extra_sequences)
@@ -132,6 +136,18 @@ class KTOTrainer(PreferenceTrainer):
         return PreferenceLoss(
             losses, rewards, {**labelled_metrics(rewards, policy, labels), "kl": share_of(kl.expand(len(labels)))}
         )
+
+    def reward_shift(self) -> float:
+        """Beta times the divergence that the last step was compared with."""
+        return float(self.args.beta * self.last_kl)
+
+    def method_state(self) -> dict[str, Any]:
+        """The divergence in the last step."""
+        return {"kl": float(self.last_kl)}
+
+    def restore_method_state(self, state: dict[str, Any]) -> None:
+        """Take up what `method_state` gave."""
+        self.last_kl = state.get("kl", 0.0)
 
 
 TRAINER = KTOTrainer

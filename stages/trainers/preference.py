@@ -167,6 +167,10 @@ class PreferenceTrainer(FeedbackTrainer):
     def begin(self) -> None:
         """Make what the method keeps between steps; called once, when `args` stand and nothing else does."""
 
+    def reward_shift(self) -> float:
+        """What rewards are compared with: a completion whose reward is above it counts as desired."""
+        return 0.0
+
     def look_ahead(self, model: nn.Module, batches: Sequence[Batch], *, is_training: bool) -> None:
         """Called with the micro-batches of an optimizer step, or one of an evaluation, before any is scored.
 

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped] # the package ships no types
 from torch import Tensor
 
-from stages.losses.bco import RewardMoments, ShiftKind
+from stages.losses.moments import RewardMoments, ShiftKind
 
 ShiftUpdate = Literal["batch", "step"]
 

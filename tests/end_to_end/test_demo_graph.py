@@ -107,7 +107,7 @@ def test_an_input_edited_while_a_stage_runs_leaves_the_lock_true(workspace):
     workspace.set_params({"training": {"bco": {"num_train_epochs": 30}}})
     before = workspace.lock()["training@bco"]
     process = workspace.start_dvc("repro", "training@bco")
-    wait_for_line(process, "training on ")
+    wait_for_line(process, "training: ")
     workspace.set_params({"training": {"bco": {"num_train_epochs": 31}}})
 
     log, _ = process.communicate(timeout=200)

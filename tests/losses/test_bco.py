@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.losses.bco import RewardMoments, bco_loss
+from stages.losses.bco import bco_loss
+from stages.losses.moments import RewardMoments
 
 ZERO = torch.tensor(0.0)
 BOTH = torch.tensor([True, False])

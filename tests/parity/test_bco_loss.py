@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.losses.bco import RewardMoments, bco_loss
+from stages.losses.bco import bco_loss
+from stages.losses.moments import RewardMoments
 from tests.material import SHARED, needs_shared
 
 CASE = SHARED / "parity" / "out" / "bco" / "loss_plain"

@@ -10,7 +10,8 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback, TrainingArguments
 
-from stages.losses.bco import RewardMoments, bco_loss
+from stages.losses.bco import bco_loss
+from stages.losses.moments import RewardMoments
 from stages.trainers.bco import BCOTrainer
 from stages.trainers.collation import PreferenceCollator
 from tests.trainers.tiny import bco_config, bco_trainer, encoded_rows, raw_rows, tiny_llama, tiny_tokenizer
