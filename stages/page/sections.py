@@ -367,7 +367,9 @@ def training(metrics: Mapping[str, Any], curves: Rows, *, beta: float | None) ->
         ("Implicit reward", ("rewards/chosen", "rewards/rejected"), "reward"),
         ("Margin", ("rewards/margins",), "margin"),
         ("Log-probability of completions", ("logps/chosen", "logps/rejected"), "nats"),
+        ("Pairs told apart", ("rewards/accuracies",), "share of pairs"),
         ("Reward shift (delta)", ("delta",), "reward"),
+        ("KL estimate that rewards are compared with", ("kl",), "nats"),
     ):
         series = [
             Series(
@@ -382,10 +384,12 @@ def training(metrics: Mapping[str, Any], curves: Rows, *, beta: float | None) ->
                 f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}" for line in series
             )
             charts.append(line_chart(title, series, x_label="step", y_label=y_label, description=f"{title}: {ends}."))
-    intro = (
-        f"{str(metrics['method']).upper()} on {rows['desired']:,} desired and {rows['undesired']:,} undesired rows, "
-        f"{metrics['steps']:,} steps" + (f", beta {beta:g}." if beta is not None else ".")
-    )
+    if "pairs" in rows:
+        taken = f"{rows['pairs']:,} pairs, {rows['pairs_from_votes']:,} of them made of votes on one prompt"
+    else:
+        taken = f"{rows['desired']:,} desired and {rows['undesired']:,} undesired rows"
+    scale = "" if beta is None else f", beta {beta:g}"
+    intro = f"{str(metrics['method']).upper()} on {taken}; {metrics['steps']:,} steps{scale}."
     return {"intro": intro, "charts": charts, "notes": _training_notes(metrics["last"], beta)}
 
 
