@@ -22,9 +22,9 @@ $(VENV)/.made: requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	touch $@
 
-demo: setup ## Run the whole graph on the demo's log and print what came of it
+demo: setup ## Run the graph of the methods in `run` of params.yaml on the demo's log; print what came of it
 	python -m pipelines check
-	dvc repro
+	dvc repro $$(python -m pipelines targets)
 	@python -m pipelines results
 
 check: setup ## Format, lint, types, layers, params and graph

@@ -1,4 +1,4 @@
-"""Command line of the pipeline: `python -m pipelines check | params | deps | results`."""
+"""Command line of the pipeline: `python -m pipelines check | params | deps | targets | results`."""
 
 import argparse
 import json
@@ -43,6 +43,16 @@ def deps(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def targets(_: argparse.Namespace) -> int:
+    """Print the last stages of the methods that section `run` of params.yaml names, for `dvc repro`."""
+    from pipelines.graph import read_graph, targets_of
+    from pipelines.params import RunParams
+
+    run = parse_section(RunParams, read_params("run"), where="run")
+    print(" ".join(targets_of(run.methods, read_graph())))
+    return 0
+
+
 def results(_: argparse.Namespace) -> int:
     """Print what the last run came to: policy against start, with intervals."""
     from pipelines.results import results_text
@@ -56,6 +66,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "params": params,
     "deps": deps,
     "results": results,
+    "targets": targets,
 }
 
 

@@ -1,7 +1,9 @@
 """The graph as dvc.yaml defines it, read through DVC, and what must hold between it and the code."""
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from stages.contracts.closure import code_files
@@ -48,6 +50,29 @@ def read_graph(root: Path = Path()) -> list[StageNode]:
             for stage in reversed(list(nx.topological_sort(graph)))
             if stage.cmd
         ]
+
+
+def targets_of(methods: Sequence[str], nodes: Sequence[StageNode]) -> list[str]:
+    """The last stages of the methods: those of each that no other of its stages reads from.
+
+    Args:
+        methods: names of methods, such as "bco".
+        nodes: the graph.
+
+    Raises:
+        ValueError: the graph has no such method; the nearest name is given.
+    """
+    known = sorted({node.name.partition("@")[2] for node in nodes if node.name.startswith("training@")})
+    found = []
+    for method in methods:
+        if method not in known:
+            near = get_close_matches(method, known, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"expected a method of the graph ({', '.join(known)}), found {method!r}{meant}")
+        own = [node for node in nodes if node.name.partition("@")[2] == method]
+        read = {name for node in own for name in node.upstream}
+        found += [node.name for node in own if node.name not in read]
+    return found
 
 
 def code_problems(nodes: list[StageNode]) -> list[str]:

@@ -48,13 +48,11 @@ class GatesParams(Section):
     dpo: GateParams = GateParams()
 
 
-class MethodSlots(Section):
-    """What the graph has to know of a method; an entry of section `methods`."""
+class RunParams(Section):
+    """Section `run`."""
 
-    dep: str
-    """Artifact that training reads besides tokens and reference log-probabilities."""
-    flags: str = ""
-    """How that artifact is handed to training, as command-line flags."""
+    methods: list[str] = Field(default_factory=lambda: ["bco"])
+    """Methods that `make demo` and `python -m pipelines run` bring up to date; `dvc repro` does all of the graph."""
 
 
 class Params(Section):
@@ -73,8 +71,9 @@ class Params(Section):
     evaluation: EvaluationParams = EvaluationParams()
     gate: GatesParams = GatesParams()
     report: ReportParams = ReportParams()
-    methods: dict[str, MethodSlots] = Field(default_factory=dict)
-    """Methods that `dvc repro` runs, by name."""
+    run: RunParams = RunParams()
+    references: list[str] = Field(default_factory=lambda: ["base"])
+    """Models that log-probabilities are computed under: `base`, and each that `start_from` of a method names."""
 
 
 def schema() -> dict[str, Any]:

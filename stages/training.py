@@ -33,6 +33,8 @@ class LoraParams(Section):
 class TrainingParams(Section):
     """What the sections `training.bco`, `training.kto` and `training.dpo` of params.yaml share."""
 
+    start_from: str = "base"
+    """Model that training starts from and compares with: `base`, or the method that trained it, such as `sft`."""
     beta: float = Field(0.1, gt=0)
     """Scale of the implicit reward; the larger, the closer the policy stays to the reference."""
     learning_rate: float = Field(1e-6, gt=0)
@@ -183,7 +185,7 @@ def _arguments(params: TrainingParams) -> dict[str, Any]:
     """The section as arguments of the method's config."""
     from stages.models.devices import default_device
 
-    own = {"lora", "dtype", "report_to", "gradient_checkpointing", "save_steps"}
+    own = {"start_from", "lora", "dtype", "report_to", "gradient_checkpointing", "save_steps"}
     return {
         **params.model_dump(exclude=own),
         "activation_checkpointing": params.gradient_checkpointing,

@@ -16,11 +16,19 @@ COPIED = ("stages", "pipelines", "dvc.yaml", "params.yaml", ".gitignore", ".dvci
 SMALL = {
     "demo_feedback": {"rows": 400, "demonstrations": 1000},
     "base_model": {"scratch": {"num_epochs": 1}},
-    "training": {"bco": {"beta": 0.1, "num_train_epochs": 1}},
+    "training": {
+        "bco": {"beta": 0.1, "num_train_epochs": 1},
+        "kto": {"num_train_epochs": 1},
+        "dpo": {"num_train_epochs": 1},
+    },
     "evaluation": {"num_prompts": 24, "num_samples": 2, "num_resamples": 100},
-    "gate": {"bco": {"minimums": {}, "maximums": {}}},
+    "gate": {method: {"minimums": {}, "maximums": {}} for method in ("bco", "kto", "dpo")},
 }
 """Overrides under which the whole graph runs in well under a minute; no policy is expected to get better."""
+
+
+BCO = ("gate@bco", "report@bco")
+"""The last stages of BCO's graph."""
 
 
 class Workspace:
@@ -78,8 +86,8 @@ class Workspace:
         )
 
     def repro(self, *targets: str) -> set[str]:
-        """Reproduce and give the names of the stages that ran."""
-        return stages_run(self.dvc("repro", *targets).stdout)
+        """Reproduce the targets, or BCO's graph, and give the names of the stages that ran."""
+        return stages_run(self.dvc("repro", *(targets or BCO)).stdout)
 
     def set_params(self, overrides: Mapping[str, Any]) -> None:
         """Change params.yaml."""

@@ -186,6 +186,8 @@ def _parse_arguments(run: Callable[..., None], stage: str) -> argparse.Namespace
             default = None if required else argument.default
             parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=required, default=default)
     parser.add_argument("--params", default=stage, help="section of params.yaml, by default the stage's name")
+    unused = "a path that the stage doesn't read; for a slot of dvc.yaml that a method has no use for"
+    parser.add_argument("--unused", action="append", help=unused)
     return parser.parse_args()
 
 

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from tests.workspace import SMALL, Workspace, stages_run
+from tests.workspace import BCO, SMALL, Workspace, stages_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -49,6 +49,20 @@ def test_changing_beta_reruns_training_and_what_follows(workspace):
     workspace.set_params({"training": {"bco": {"beta": 0.3}}})
 
     assert workspace.repro() == {"training@bco"} | AFTER_TRAINING
+
+
+def test_methods_share_tokens_and_reference_log_probabilities(workspace):
+    """What BCO's graph computed isn't computed again for KTO and DPO, which add their own stages only."""
+    assert workspace.repro("evaluation@kto") == {
+        "mismatched_rows",
+        "mismatched_reference_logprobs@base",
+        "training@kto",
+        "evaluation@kto",
+    }
+    assert workspace.repro("evaluation@dpo") == {"training@dpo", "evaluation@dpo"}
+    assert workspace.repro("report@kto", "report@dpo", "gate@kto", "gate@dpo") == {
+        f"{stage}@{method}" for stage in ("report", "gate") for method in ("kto", "dpo")
+    }
 
 
 def test_changing_a_clamp_reruns_from_density_ratio_on(workspace):
@@ -139,7 +153,7 @@ def test_killing_dvc_takes_the_stage_with_it_and_the_next_run_goes_on(workspace)
 def test_a_gate_that_is_not_met_fails_the_run_and_keeps_the_report(workspace):
     workspace.set_params({"gate": {"bco": {"minimums": {"true_reward/gain": 5.0}}}})
 
-    done = workspace.dvc("repro", "--keep-going", check=False)
+    done = workspace.dvc("repro", "--keep-going", *BCO, check=False)
 
     assert done.returncode != 0
     assert "exited with 10" in done.stderr + done.stdout
@@ -169,7 +183,7 @@ def test_an_experiment_runs_with_another_beta(workspace):
     workspace.command("git", "add", "--all")
     workspace.command("git", "commit", "--quiet", "-m", "Start")
 
-    log = workspace.dvc("exp", "run", "-S", "training.bco.beta=0.3").stdout
+    log = workspace.dvc("exp", "run", "-S", "training.bco.beta=0.3", *BCO).stdout
 
     assert stages_run(log) == {"training@bco"} | AFTER_TRAINING
 
