@@ -12,6 +12,8 @@ pytestmark = [pytest.mark.slow, needs_shared, pytest.mark.timeout(900)]
 
 LEARNING = {"learning_rate": 3.0e-4, "per_device_train_batch_size": 16, "logging_steps": 5}
 
+QUICK = {"judge": "none", "num_prompts": 24, "num_samples": 1, "max_new_tokens": 32}
+
 
 def workspace_for(folder, log, overrides):
     workspace = Workspace(folder / "project", {})
@@ -23,7 +25,7 @@ def workspace_for(folder, log, overrides):
         {
             "inputs": {"feedback": f"data/{log}", "base_model": "data/stories260K", "truth": f"data/{log}"},
             "base_model": {"source": "local"},
-            "gate": {"bco": {"minimums": {}, "maximums": {}}},
+            "gate": {method: {"minimums": {}, "maximums": {}} for method in ("bco", "kto", "dpo")},
             **overrides,
         }
     )
@@ -42,13 +44,7 @@ def test_thumbs_on_instructions_with_a_sentence_encoder(tmp_path):
         {
             "tokenization": {"max_length": 256},
             "training": {"bco": {**LEARNING, "max_steps": 20}},
-            "evaluation": {
-                "judge": "none",
-                "slice_by": "model",
-                "num_prompts": 24,
-                "num_samples": 1,
-                "max_new_tokens": 32,
-            },
+            "evaluation": {**QUICK, "slice_by": "model"},
         },
     )
     shutil.copytree(encoder, workspace.root / "data/encoder")
@@ -65,20 +61,14 @@ def test_thumbs_on_instructions_with_a_sentence_encoder(tmp_path):
     assert workspace.repro() == set()
 
 
-def test_pairs_taken_as_single_rows(tmp_path):
+def test_pairs_taken_as_single_rows_by_bco_and_kto_and_as_pairs_by_dpo(tmp_path):
     workspace = workspace_for(
         tmp_path,
         "politeness_pairs.jsonl",
         {
             "tokenization": {"max_length": 256},
-            "training": {"bco": {**LEARNING, "num_train_epochs": 2}},
-            "evaluation": {
-                "judge": "none",
-                "slice_by": None,
-                "num_prompts": 24,
-                "num_samples": 1,
-                "max_new_tokens": 32,
-            },
+            "training": {method: {**LEARNING, "num_train_epochs": 2} for method in ("bco", "kto", "dpo")},
+            "evaluation": {**QUICK, "slice_by": None},
         },
     )
 
@@ -89,3 +79,32 @@ def test_pairs_taken_as_single_rows(tmp_path):
     evaluation = metrics(workspace, "evaluation/bco.json")
     # Both completions of a pair share the prompt, so there is no shift to correct, and politeness is quick to learn.
     assert evaluation["pair_accuracy"]["low"] > 0.6
+
+    ran = workspace.repro("evaluation@kto", "evaluation@dpo", "report@dpo")
+
+    assert {"tokenization", "reference_logprobs@base"}.isdisjoint(ran)
+    for method in ("kto", "dpo"):
+        assert metrics(workspace, f"evaluation/{method}.json")["pair_accuracy"]["low"] > 0.6
+    rows = metrics(workspace, "training/dpo.json")["rows"]
+    assert rows["pairs"] == rows["pairs_given"] > 800
+    assert rows["rows_without_partner"] == rows["without_label"] == 0
+
+
+def test_pairs_on_instructions(tmp_path):
+    workspace = workspace_for(
+        tmp_path,
+        "tulu1_pairs.jsonl",
+        {
+            "tokenization": {"max_length": 256},
+            "training": {method: {**LEARNING, "max_steps": 10} for method in ("kto", "dpo")},
+            "evaluation": {**QUICK, "slice_by": None},
+        },
+    )
+
+    workspace.repro("evaluation@kto", "evaluation@dpo")
+
+    counts = metrics(workspace, "normalization.json")
+    assert counts["rows_read"] == counts["rows_kept"] + counts["duplicates"] + counts["rejects"]
+    labelled, paired = (metrics(workspace, f"training/{method}.json")["rows"] for method in ("kto", "dpo"))
+    assert labelled["desired"] + labelled["undesired"] == 2 * paired["pairs"] + paired["rows_without_partner"]
+    assert metrics(workspace, "training/dpo.json")["steps"] == 10
