@@ -75,8 +75,8 @@ def _config_of(args: Any, config_class: Any) -> Any:
         raise ValueError(
             f"expected args as a {config_class.__name__} or TrainingArguments, found {type(args).__name__}"
         )
-    kind: Any = type(args)
-    defaults = kind(args.output_dir)
+    # Compared with the configuration's own defaults: what plain arguments leave at theirs is meant as well.
+    defaults = config_class(args.output_dir)
     known = {field.name for field in dataclasses.fields(config_class)}
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
     return config_class(
