@@ -26,7 +26,7 @@ def write_samples(trainer: Any, rows: Any, prefix: str) -> None:
     """Sample answers to prompts of undesired rows, and log them or write them down.
 
     A table goes to each tracker that the trainer reports to and that can show one (TensorBoard, DVCLive, Weights &
-    Biases, Comet, MLflow); without such a tracker, to `samples/<prefix>-<step>.jsonl` in the output folder.
+    Biases, Comet, MLflow); without such a tracker, to `samples/<name>-<step>.jsonl` in the output folder.
 
     Args:
         trainer: a `PreferenceTrainer` that has just evaluated.
@@ -57,8 +57,8 @@ def write_samples(trainer: Any, rows: Any, prefix: str) -> None:
 def _answers(trainer: Any, model: Any, prompts: list[list[int]]) -> list[str]:
     tokenizer = trainer.processing_class
     longest = 0 if trainer.is_encoder_decoder else max(len(prompt) for prompt in prompts)
-    room = (trainer.args.max_length or longest + 256) - longest
-    room = max(min(room, trainer.args.max_completion_length or room), 16)
+    room = max((trainer.args.max_length or longest + 256) - longest, 16)
+    room = min(room, trainer.args.max_completion_length or room)
     sampling = Sampling(num_samples=1, max_new_tokens=room, seed=trainer.args.seed, batch_size=len(prompts))
     # In the types of training: with weights of 4 bits and bf16 those of neighbouring layers differ.
     with trainer.accelerator.autocast():
