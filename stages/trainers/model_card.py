@@ -79,7 +79,7 @@ def card_of(
     """Text of the page of a trainer's model.
 
     Args:
-        trainer: a `PreferenceTrainer`.
+        trainer: one of this package, or any with the same attributes.
         base_model: repository of the model that training started from; None takes the name that the model was loaded
             by, if that is no folder.
         model_name: what the model is called. None calls it by what it is.
@@ -88,16 +88,16 @@ def card_of(
         license: identifier of a license.
         dataset_name: one or more repositories of what it was trained on.
     """
-    names = (*_SETTINGS, *trainer.args.method_fields)
+    names = (*_SETTINGS, *getattr(trainer.args, "method_fields", ()))
     facts = {"language": language, "license": license, "datasets": dataset_name}
     return model_card(
         method=trainer.method,
         title=trainer.title,
         paper=trainer.paper,
         base_model=base_model or public_name(trainer.model),
-        settings={name: getattr(trainer.args, name) for name in names},
+        settings={name: getattr(trainer.args, name) for name in names if hasattr(trainer.args, name)},
         is_adapter=hasattr(trainer.model, "peft_config"),
-        is_encoder_decoder=trainer.is_encoder_decoder,
+        is_encoder_decoder=getattr(trainer, "is_encoder_decoder", False),
         name=model_name,
         tags=[tags] if isinstance(tags, str) else tags or (),
         facts={name: value for name, value in facts.items() if value},
