@@ -103,6 +103,10 @@ class PreferenceTrainer(FeedbackTrainer):
                 "expected a policy as one of model and model_init, and as ref_model another model or None; "
                 "None takes the policy as it is at the start"
             )
+        if args.generate_during_eval and processing_class is None:
+            raise ValueError(
+                "expected processing_class, a tokenizer, to sample with for generate_during_eval, found none"
+            )
         set_seed(args.seed)
         self.args = args
         self.begin()
