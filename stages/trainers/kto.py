@@ -17,7 +17,7 @@ from stages.trainers.mismatched import with_mismatched_rows
 from stages.trainers.preference import PreferenceTrainer
 from stages.trainers.rows import MISMATCHED
 from stages.trainers.safeguards import refuse_non_finite
-from stages.trainers.scored import Batch, PreferenceLoss, labelled_metrics
+from stages.trainers.scored import Batch, PreferenceLoss, labelled_metrics, num_own_rows
 
 logger = logging.getLogger(__name__)
 _ORDER = """
@@ -91,6 +91,9 @@ class KTOTrainer(PreferenceTrainer):
             return
         ratios = [self._mismatched_ratios(model, batch) for batch in batches]
         seen = torch.cat(ratios)
+        if not is_training:
+            # Rows that only fill the batch of a process are no part of the estimate.
+            seen = seen[: max(num_own_rows(len(seen), self.accelerator), 1)]
         sums = torch.stack([seen.sum(), seen.new_tensor(float(len(seen)))])
         if is_training:
             sums = self.accelerator.reduce(sums, reduction="sum")

@@ -19,6 +19,7 @@ from stages.models.seq2seq import seq2seq_logps
 from stages.trainers.base import FeedbackTrainer
 from stages.trainers.collation import default_collator, stacked
 from stages.trainers.config import PreferenceConfig
+from stages.trainers.metrics import Share
 from stages.trainers.policy import is_encoder_decoder, is_peft_model, load_model, prepare_policy, prepared_init
 from stages.trainers.reference import (
     add_reference_logps,
@@ -364,9 +365,12 @@ class PreferenceTrainer(FeedbackTrainer):
             number = num_own_rows(number_of_rows, self.accelerator)
             own = result
             if number < number_of_rows:
-                own = self.preference_loss(*scored.first(number, of=number_of_rows), is_training=False)
-        loss = loss_share(own, self._balance_loss(scored.policy))
-        self._eval_sums.add({**own.metrics, "loss": loss})
+                own = self.preference_loss(*scored.first(max(number, 1), of=number_of_rows), is_training=False)
+        shares = {**own.metrics, "loss": loss_share(own, self._balance_loss(scored.policy))}
+        if not number:
+            # A process without a row of its own adds nothing, under the names that the others add to.
+            shares = {name: Share(total * 0, count * 0) for name, (total, count) in shares.items()}
+        self._eval_sums.add(shares)
         mean = result.losses.mean()
         if prediction_loss_only:
             return mean, None, None

@@ -292,6 +292,14 @@ def test_they_may_be_given_by_position(tmp_path):
     assert len(trainer.eval_dataset) == len(RAW)
 
 
+def test_arguments_of_training_may_be_left_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    found = loose(tmp_path, args=None, beta=0.4).args
+
+    assert (found.output_dir, found.beta, found.max_length) == ("tmp_trainer", 0.4, 512)
+
+
 def test_plain_arguments_keep_all_that_they_say(tmp_path):
     args = TrainingArguments(str(tmp_path), use_cpu=True, report_to="none", seed=7, warmup_steps=3, weight_decay=0.5)
 

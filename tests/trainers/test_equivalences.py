@@ -1,6 +1,5 @@
 """What a trainer computes in two ways is the same: references, batches cut up, raw rows and columns, processes."""
 
-import json
 import math
 import os
 import socket
@@ -14,6 +13,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from stages.contracts.closure import ROOT
+from tests.trainers import all_methods
 from tests.trainers.test_model_kinds import tiny_t5
 from tests.trainers.tiny import METHODS, lines, method_trainer, tiny_llama
 
@@ -29,7 +29,7 @@ def adapter(**settings):
 
 
 def run(method, folder, **arguments):
-    trainer = method_trainer(method, folder, **{"max_steps": 4, **arguments})
+    trainer = method_trainer(method, folder, **{"max_steps": 3, **arguments})
     trainer.train()
     losses = [line["loss"] for line in lines(trainer)]
     return losses, {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
@@ -99,7 +99,7 @@ def test_bf16_stays_close_to_full_precision(tmp_path, method):
 @EACH_METHOD
 def test_b15_an_encoder_decoder_learns(tmp_path, method):
     rows = raw(method, 12)
-    trainer = method_trainer(method, tmp_path, model=tiny_t5(), rows=rows, eval_dataset=rows, max_steps=40, beta=0.5)
+    trainer = method_trainer(method, tmp_path, model=tiny_t5(), rows=rows, eval_dataset=rows, max_steps=25, beta=0.5)
 
     trainer.train()
 
@@ -112,7 +112,7 @@ def test_an_adapter_learns_and_the_base_stays(tmp_path, method):
     model = tiny_llama()
     base = {name: weight.clone() for name, weight in model.state_dict().items()}
     trainer = method_trainer(
-        method, tmp_path, model=model, rows=raw(method), peft_config=adapter(), max_steps=30, beta=0.5
+        method, tmp_path, model=model, rows=raw(method), peft_config=adapter(), max_steps=20, beta=0.5
     )
 
     trainer.train()
@@ -141,13 +141,11 @@ def test_a_run_goes_on_bit_for_bit_from_a_checkpoint(tmp_path, method, settings)
             method,
             folder,
             model=tiny_llama(dropout=0.2),
-            max_steps=-1,
-            num_train_epochs=2,
+            max_steps=4,
             per_device_train_batch_size=2,
             gradient_accumulation_steps=2,
-            save_strategy="steps",
-            save_steps=1,
-            logging_steps=2,
+            save_steps=2,
+            logging_steps=3,
             disable_dropout=False,
             **settings,
             **arguments,
@@ -155,7 +153,7 @@ def test_a_run_goes_on_bit_for_bit_from_a_checkpoint(tmp_path, method, settings)
 
     whole = made(tmp_path / "whole")
     whole.train()
-    made(tmp_path / "cut", callbacks=[StopAfter(3)]).train()
+    made(tmp_path / "cut", callbacks=[StopAfter(2)], save_strategy="steps").train()
     torch.rand(7)  # a new process stands elsewhere in its random stream
 
     resumed = made(tmp_path / "cut")
@@ -163,65 +161,37 @@ def test_a_run_goes_on_bit_for_bit_from_a_checkpoint(tmp_path, method, settings)
 
     for found, expected in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
         assert torch.equal(found, expected)
+    # step 3 is logged for all three steps, of which two were before the stop
     assert lines(resumed) == lines(whole)
     assert resumed.method_state() == whole.method_state()
     assert bool(whole.method_state()) == (settings.get("loss_type") == "bco_pair")
 
 
-# Each process trains with all methods, for importing takes longer than training.
-_WORKER = """
-import json, sys
-from pathlib import Path
-import torch
-from tests.trainers.tiny import METHODS, lines, method_trainer
-folder, size = Path(sys.argv[1]), int(sys.argv[2])
-found, weights = {}, {}
-for method, kind in METHODS.items():
-    trainer = method_trainer(
-        method, folder, rows=kind.encoded(16), eval_dataset=kind.encoded(7, seed=1), max_steps=4,
-        per_device_train_batch_size=size, per_device_eval_batch_size=2, ddp_backend="gloo" if size == 4 else None,
-    )
-    trainer.train()
-    # of 5 rows in batches of two, the second of two processes has none of its own at last
-    metrics = [trainer.evaluate(), trainer.evaluate(kind.encoded(5, seed=2))]
-    kept = [{k: v for k, v in one.items() if "/" in k or k in ("eval_loss", "eval_delta", "eval_kl")} for one in metrics]
-    found[method] = [lines(trainer), kept, trainer.method_state().get("rewards", {})]
-    weights[method] = {n: w.detach() for n, w in trainer.accelerator.unwrap_model(trainer.model).named_parameters()}
-if trainer.is_world_process_zero():
-    (folder / "found.json").write_text(json.dumps(found))
-    torch.save(weights, folder / "weights.pt")
-"""
-
-
-def launch(folder, size):
+def in_two_processes(folder):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    world = 8 // size
     processes = []
-    for rank in range(world):
-        distributed = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(world), "RANK": str(rank)}
-        distributed |= {"LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(world), "ACCELERATE_USE_CPU": "true"}
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", **(distributed if world > 1 else {})}
-        command = [sys.executable, "-c", _WORKER, str(folder), str(size)]
+    for rank in ("0", "1"):
+        distributed = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        distributed |= {"RANK": rank, "LOCAL_RANK": rank, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", all_methods.__name__, str(folder)]
+        environment = {**os.environ, **distributed}
         processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL))
-    assert [process.wait(timeout=200) for process in processes] == [0] * world
-    return json.loads((folder / "found.json").read_text()), torch.load(folder / "weights.pt", weights_only=True)
+    assert [process.wait(timeout=250) for process in processes] == [0, 0]
+    return torch.load(folder / "found.pt", weights_only=True)
 
 
 @pytest.mark.slow
 def test_two_processes_are_one(tmp_path):
-    folders = [tmp_path / name for name in ("one", "two")]
-    for folder in folders:
-        folder.mkdir()
-
-    (one, one_weights), (two, two_weights) = launch(folders[0], 8), launch(folders[1], 4)
+    one = all_methods.trained(tmp_path / "one", num_processes=1)
+    two = in_two_processes(tmp_path / "two")
 
     for method in METHODS:
         ours, theirs = one[method], two[method]
-        for line, other in zip(ours[0] + ours[1], theirs[0] + theirs[1], strict=True):
+        for line, other in zip(ours["lines"], theirs["lines"], strict=True):
             assert line == pytest.approx(other, rel=1e-4, abs=1e-5), method
-        for name, values in ours[2].items():
-            assert values == pytest.approx(theirs[2][name], rel=1e-4, abs=1e-6)
-        for name, weight in one_weights[method].items():
-            torch.testing.assert_close(weight, two_weights[method][name], rtol=0, atol=1e-5)
+        for name, values in ours["rewards"].items():
+            assert values == pytest.approx(theirs["rewards"][name], rel=1e-4, abs=1e-6)
+        for name, weight in ours["weights"].items():
+            torch.testing.assert_close(weight, theirs["weights"][name], rtol=0, atol=1e-5)

@@ -1,0 +1,45 @@
+"""A training and evaluations of each method, in one process or as one of two that a test launches."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.trainers.tiny import METHODS, lines, method_trainer
+
+_WANTED = ("/", "eval_loss", "eval_delta", "eval_kl")
+
+
+def trained(folder: Path, *, num_processes: int) -> dict[str, Any]:
+    """Log, metrics, state and weights of each method, whose steps have eight rows in all."""
+    found: dict[str, Any] = {}
+    for method, kind in METHODS.items():
+        trainer = method_trainer(
+            method,
+            folder,
+            rows=kind.encoded(16),
+            eval_dataset=kind.encoded(7, seed=1),
+            per_device_train_batch_size=8 // num_processes,
+            per_device_eval_batch_size=2,
+            ddp_backend="gloo" if num_processes > 1 else None,
+        )
+        trainer.train()
+        # Of 5 rows in batches of two, the second of two processes has none of its own at last.
+        evaluations = [trainer.evaluate(), trainer.evaluate(kind.encoded(5, seed=2))]
+        kept = [{name: metrics[name] for name in metrics if any(w in name for w in _WANTED)} for metrics in evaluations]
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        found[method] = {
+            "lines": lines(trainer) + kept,
+            "rewards": trainer.method_state().get("rewards", {}),
+            "weights": {name: weight.detach().clone() for name, weight in policy.named_parameters()},
+        }
+    return found
+
+
+if __name__ == "__main__":
+    output = Path(sys.argv[1])
+    result = trained(output, num_processes=2)
+    if torch.distributed.get_rank() == 0:
+        output.mkdir(exist_ok=True)
+        torch.save(result, output / "found.pt")
