@@ -81,7 +81,8 @@ def mismatched_table(tokens: pa.Table) -> pa.Table:
     found = partners(kept["prompt_id"].to_pylist(), np.argsort(np.array(ids), kind="stable"))
     lengths = kept["prompt_length"].to_pylist()
     rows = mismatched(kept["input_ids"].to_pylist(), lengths, found)
-    names = [content_id(row, ids[partner]) for row, partner in zip(ids, found, strict=True)]
+    # How far a row was cut depends on the longest one of the table.
+    names = [content_id(name, ids[partner], len(row)) for name, partner, row in zip(ids, found, rows, strict=True)]
     columns = {"row_id": pa.array(names), "input_ids": pa.array(rows, pa.list_(pa.int32()))}
     others = {name: kept[name] for name in kept.column_names if name not in columns}
     return TOKENS.conform(pa.table({**columns, **others}))
