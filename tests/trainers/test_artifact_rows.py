@@ -90,11 +90,9 @@ def test_pairs_whose_prompts_were_cut_differently_are_left_out_and_counted(tmp_p
     assert (counts["pairs"], counts["pairs_given"], counts["pairs_with_prompts_cut_differently"]) == (1, 2, 1)
 
 
-def test_rows_without_any_pair_give_an_empty_table_and_say_so(tmp_path):
-    found, counts = paired_training_rows(*artifacts(tmp_path, [vote("p", True), vote("q", False)]))
-
-    assert len(found) == 0
-    assert (counts["pairs"], counts["rows_without_partner"]) == (0, 2)
+def test_rows_without_any_pair_are_refused_with_what_to_give(tmp_path):
+    with pytest.raises(ValueError, match=r"expected pairs .* found none; give rows with chosen and rejected, or votes"):
+        paired_training_rows(*artifacts(tmp_path, [vote("p", True), vote("q", False)]))
 
 
 ROWS = [
