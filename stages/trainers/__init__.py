@@ -6,6 +6,9 @@ from typing import Any
 _MODULES = {
     "BCOConfig": "stages.trainers.bco",
     "BCOTrainer": "stages.trainers.bco",
+    "RewardConfig": "stages.trainers.reward",
+    "RewardDataCollatorWithPadding": "stages.trainers.reward",
+    "RewardTrainer": "stages.trainers.reward",
     "set_seed": "stages.trainers.seeding",
 }
 __all__ = list(_MODULES)

@@ -15,6 +15,7 @@ def model_card(
     settings: Mapping[str, Any],
     is_adapter: bool = False,
     is_encoder_decoder: bool = False,
+    pipeline_tag: str | None = None,
 ) -> str:
     """Text of a README.md with the front matter that model hubs read.
 
@@ -26,10 +27,11 @@ def model_card(
         settings: what was chosen for training.
         is_adapter: whether the weights are an adapter of the base model.
         is_encoder_decoder: whether prompt and completion go to an encoder and a decoder.
+        pipeline_tag: what the model is for, in the words of model hubs. None: it generates text.
     """
     front: dict[str, Any] = {"base_model": base_model} if base_model else {}
     front["library_name"] = "peft" if is_adapter else "transformers"
-    front["pipeline_tag"] = "text2text-generation" if is_encoder_decoder else "text-generation"
+    front["pipeline_tag"] = pipeline_tag or ("text2text-generation" if is_encoder_decoder else "text-generation")
     front["tags"] = ["plumbline", method]
     origin = f"It started from `{base_model}`." if base_model else "Its base model has no public name."
     parts = [
