@@ -83,7 +83,7 @@ def run(
     resampling = Resampling(params.num_resamples, params.seed)
     bins = pair_calibration(scored, resampling, num_bins=params.num_bins)
     found = pair_summary(scored, bins, resampling)
-    found["counts"] |= {name: counts[name] for name in ("without_pair", "without_other")}
+    found["counts"] |= {name: counts[name] for name in counts if name not in ("pairs", "other_split")}
     by_length = accuracy_by_length(scored, resampling, num_bins=params.num_bins)
     by_slice = metrics_by_slice(scored, slices, resampling) if slices else []
 

@@ -2,8 +2,9 @@
 
     python -m stages.reward_training --params training.reward --base-model models/base --tokens artifacts/tokens ...
 
-The reward model begins as the base model with a new head in place of its vocabulary. Its pairs are the rows of
-`tokens` that share a `pair_id`. It goes on from its last checkpoint after a kill, to the same bytes.
+The reward model begins as the base model with a new head in place of its vocabulary. It learns from the pairs of the
+log, and from those that votes on several answers to one prompt make. It goes on from its last checkpoint after a
+kill, to the same bytes.
 """
 
 from pydantic import Field
@@ -20,6 +21,8 @@ class RewardTrainingParams(OptimisationParams):
     margin_column: str | None = None
     """Column of the log that says by how much a chosen completion is better, taken as margin of the loss; null asks
     for no margin."""
+    margin_values: dict[str, float] | None = None
+    """Margin that each text of that column stands for, such as {slight: 0.3, clear: 1.0}; null takes its numbers."""
 
 
 def run(
@@ -46,7 +49,7 @@ def run(
         params: how to train.
 
     Raises:
-        ContractError: an artifact is missing, or `completions` isn't of these `tokens`.
+        ContractError: an artifact is missing or damaged.
         ValueError: there are no pairs, a margin is missing, or a score isn't finite.
     """
     from datasets import Dataset
@@ -60,20 +63,20 @@ def run(
     from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
     pairs, counts = read_pairs(tokens, split="train")
-    print(
-        f"training on {counts['pairs']} pairs; {counts['without_pair']} rows belong to none, "
-        f"{counts['without_other']} have lost their other row, {counts['other_split']} are held out"
-    )
-    rows = pairs.drop_columns(["pair_id", "prompt_id", "rejected_row_id"])
-    rows = rows.rename_columns([name.replace("chosen_row_id", "row_id") for name in rows.column_names])
+    print(f"training: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
     if params.margin_column is not None:
         if completions is None:
-            raise ValueError("training.reward.margin_column: expected completions to read it from, found none; name it")
-        rows = rows.append_column("margin", pair_margins(pairs, completions, params.margin_column))
+            raise ValueError(
+                "margin_column: expected an argument completions, the artifact to read it from, found none"
+            )
+        margins = pair_margins(pairs, completions, params.margin_column, params.margin_values)
+        pairs = pairs.append_column("margin", margins)
     trainer = RewardTrainer(
         reward_model_of(base_model, dtype=params.dtype, seed=params.seed),
-        args=RewardConfig(str(scratch), **config_arguments(params, without=frozenset({"margin_column"}))),
-        train_dataset=Dataset(InMemoryTable(rows)),
+        args=RewardConfig(
+            str(scratch), **config_arguments(params, without=frozenset({"margin_column", "margin_values"}))
+        ),
+        train_dataset=Dataset(InMemoryTable(pairs.drop_columns(["prompt_id"]))),
         tokenizer=load_tokenizer(base_model),
         callbacks=tracker_callbacks(params.report_to, tracking_folder(scratch)),
         peft_config=adapter_config(params.lora, task_type="SEQ_CLS"),

@@ -8,6 +8,8 @@ from typing import NamedTuple
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from stages.losses.shapes import check_rows
+
 
 class RewardLoss(NamedTuple):
     """Per pair, in the order given; both of shape (n,)."""
@@ -45,9 +47,7 @@ def reward_loss(
     pairs = {"chosen_scores": chosen_scores, "rejected_scores": rejected_scores}
     pairs |= {} if margins is None else {"margins": margins}
     pairs |= {} if weights is None else {"weights": weights}
-    shapes = {name: tuple(tensor.shape) for name, tensor in pairs.items()}
-    if len(set(shapes.values())) > 1 or chosen_scores.dim() != 1:
-        raise ValueError(f"expected one entry per pair in each tensor, found shapes {shapes}")
+    check_rows(pairs)
 
     leads = chosen_scores - rejected_scores
     losses = -logsigmoid(leads if margins is None else leads - margins)

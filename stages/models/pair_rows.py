@@ -1,34 +1,39 @@
-"""Pairs of the artifact `tokens`, whose two rows share a `pair_id`, as one row each."""
+"""Pairs of rows of the artifact `tokens`: those that the log has, and those that votes on one prompt make."""
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle, islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.contracts.artifact import ContractError, read_table
+from stages.contracts.artifact import read_table
 from stages.contracts.completions import COMPLETIONS
+from stages.contracts.rows import content_id
 from stages.contracts.tokens import TOKENS
 
-_SHARED = ("pair_id", "prompt_id", "weight")
-_OWN = ("row_id", "input_ids", "prompt_length")
+_IDS = ("input_ids", "prompt_length")
 
 
 class Pairs(NamedTuple):
-    """Pairs of one split, and how many rows make none."""
+    """Pairs of one split, and what became of its rows."""
 
     table: pa.Table
-    """Columns `pair_id`, `prompt_id`, `weight`, and `row_id`, `input_ids` and `prompt_length` with the prefixes
-    `chosen_` and `rejected_`; in the order in which the pairs begin in `tokens`."""
+    """Columns `row_id` (the pair's id), `prompt_id`, `weight`, and `input_ids` and `prompt_length` with the prefixes
+    `chosen_` and `rejected_`; pairs of the log first, each in the order in which the pairs begin in `tokens`."""
     counts: dict[str, int]
-    """`pairs`; `without_pair` rows of the split that belong to none; `without_other` rows whose other row is missing;
-    `other_split` rows left out."""
+    """`pairs`; of those `pairs_given` by the log and `pairs_from_votes`; `pairs_with_prompts_cut_differently`, left
+    out; `rows_without_partner` and rows `without_label`; rows of an `other_split`."""
 
 
 def read_pairs(tokens: Path, *, split: str) -> Pairs:
-    """The pairs of `tokens` in a split.
+    """The pairs of a split.
+
+    Rows that came as a pair are one. Of rows with votes on a prompt, each desired completion makes a pair with an
+    undesired one: as many as there are of the more numerous kind, the other kind's taken in turn.
 
     Args:
         tokens: `tokens` artifact.
@@ -38,62 +43,106 @@ def read_pairs(tokens: Path, *, split: str) -> Pairs:
         ContractError: the artifact is missing or damaged.
         ValueError: there are no pairs in the split.
     """
-    rows = read_table(tokens, TOKENS, columns=[*_SHARED, *_OWN, "label", "split"])
-    is_split = pc.equal(rows["split"], split)
-    inside = rows.filter(is_split)
-    sides: dict[str, dict[bool, int]] = {}
-    for index, (pair_id, label) in enumerate(
-        zip(inside["pair_id"].to_pylist(), inside["label"].to_pylist(), strict=True)
-    ):
-        if pair_id is not None and label is not None:
-            sides.setdefault(pair_id, {})[label] = index
-    whole = [(side[True], side[False]) for side in sides.values() if len(side) == 2]
-    chosen, rejected = np.array(whole, dtype=np.int64).reshape(-1, 2).T
-    columns = {name: inside[name].take(chosen) for name in _SHARED}
-    for prefix, places in (("chosen", chosen), ("rejected", rejected)):
-        columns |= {f"{prefix}_{name}": inside[name].take(places) for name in _OWN}
-    num_without_other = sum(len(side) == 1 for side in sides.values())
+    rows = read_table(tokens, TOKENS)
+    inside = rows.filter(pc.equal(rows["split"], split))
+    kinds = inside.select(["row_id", "prompt_id", "pair_id", "label"]).to_pydict()
+    given, made = dict(_given_pairs(kinds)), dict(_pairs_from_votes(kinds))
+    pairs = {**given, **made}
+    table = _pair_table(inside, pairs)
+    num_labelled = pc.sum(pc.is_valid(inside["label"])).as_py() or 0
     counts = {
-        "pairs": len(whole),
-        "without_other": num_without_other,
-        "without_pair": len(inside) - 2 * len(whole) - num_without_other,
+        "pairs": len(table),
+        "pairs_given": len(given),
+        "pairs_from_votes": len(made),
+        "pairs_with_prompts_cut_differently": len(pairs) - len(table),
+        "rows_without_partner": num_labelled - len({place for pair in pairs.values() for place in pair}),
+        "without_label": len(inside) - num_labelled,
         "other_split": len(rows) - len(inside),
     }
-    if not whole:
+    if not len(table):
         raise ValueError(
-            f"{tokens}: expected pairs of chosen and rejected in the split {split}, found none among {len(inside)} "
-            "rows; give a log with prompt, chosen and rejected"
+            f"{tokens}: expected pairs in the split {split}, found none among {len(inside)} rows; give a log with "
+            "chosen and rejected, or with votes on several answers to a prompt"
         )
-    return Pairs(pa.table(columns).combine_chunks(), counts)
+    return Pairs(table, counts)
 
 
-def pair_margins(pairs: pa.Table, completions: Path, column: str) -> pa.Array:
+_Pair = tuple[str, tuple[int, int]]
+
+
+def _given_pairs(rows: Mapping[str, Sequence[Any]]) -> Iterator[_Pair]:
+    """Id of each pair that has both of its rows, and where its chosen and its rejected row stand."""
+    places: dict[str, dict[bool, int]] = {}
+    for place, (pair_id, label) in enumerate(zip(rows["pair_id"], rows["label"], strict=True)):
+        if pair_id is not None:
+            places.setdefault(pair_id, {})[label] = place
+    for pair_id, pair in places.items():
+        if len(pair) == 2:
+            yield pair_id, (pair[True], pair[False])
+
+
+def _pairs_from_votes(rows: Mapping[str, Sequence[Any]]) -> Iterator[_Pair]:
+    """The same of single rows that answer one prompt."""
+    places: dict[str, dict[bool, list[int]]] = {}
+    for place, (prompt, pair_id, label) in enumerate(
+        zip(rows["prompt_id"], rows["pair_id"], rows["label"], strict=True)
+    ):
+        if pair_id is None and label is not None:
+            places.setdefault(prompt, {True: [], False: []})[label].append(place)
+    for found in places.values():
+        number = max(map(len, found.values())) if all(found.values()) else 0
+        for pair in zip(*(islice(cycle(found[label]), number) for label in (True, False)), strict=True):
+            yield content_id(*(rows["row_id"][place] for place in pair)), pair
+
+
+def _pair_table(rows: pa.Table, pairs: Mapping[str, tuple[int, int]]) -> pa.Table:
+    """Columns of each pair but those whose prompts truncation cut differently."""
+    places = np.array(list(pairs.values()), dtype=np.int64).reshape(-1, 2)
+    chosen, rejected = (rows.take(pa.array(side)) for side in places.T)
+    prompts = [
+        [ids[:length] for ids, length in zip(*(side[name].to_pylist() for name in _IDS), strict=True)]
+        for side in (chosen, rejected)
+    ]
+    is_same = pa.array([first == second for first, second in zip(*prompts, strict=True)], pa.bool_())
+    columns = {
+        "row_id": pa.array(list(pairs), pa.string()),
+        "prompt_id": chosen["prompt_id"],
+        "weight": pc.divide(pc.add(chosen["weight"], rejected["weight"]), pa.scalar(2.0, pa.float32())),
+    }
+    for prefix, side in (("chosen_", chosen), ("rejected_", rejected)):
+        columns |= {f"{prefix}{name}": side[name] for name in _IDS}
+    return pa.table(columns).filter(is_same).combine_chunks()
+
+
+def pair_margins(
+    pairs: pa.Table, completions: Path, column: str, values: Mapping[str, float] | None = None
+) -> pa.Array:
     """By how much the chosen completion of each pair should win, as the log says.
 
     Args:
         pairs: `Pairs.table`.
         completions: `completions` artifact, which keeps the columns of the log.
         column: the log's column with the margin.
+        values: the margin that each text of that column stands for. None: the column holds numbers.
 
     Returns:
         Float32, in the order of `pairs`.
 
     Raises:
-        ContractError: `completions` hasn't the pairs of `tokens`.
-        ValueError: the log has no such column, or a pair no finite number in it.
+        ValueError: a pair has no finite number in such a column, as one that votes make has none.
     """
     rows = read_table(completions, COMPLETIONS, columns=["pair_id", "source"])
     sources = dict(zip(rows["pair_id"].to_pylist(), rows["source"].to_pylist(), strict=True))
     margins = []
-    for pair_id in pairs["pair_id"].to_pylist():
-        if pair_id not in sources:
-            raise ContractError(f"{completions}: expected the pairs of tokens, found no {pair_id}; rerun tokenization")
-        source = json.loads(sources[pair_id])
+    for pair_id in pairs["row_id"].to_pylist():
+        source = json.loads(sources.get(pair_id, "{}"))
         found = source.get(column)
-        if isinstance(found, bool) or not isinstance(found, int | float) or not np.isfinite(found):
+        margin = found if values is None else values.get(found) if isinstance(found, str) else None
+        if isinstance(margin, bool) or not isinstance(margin, int | float) or not np.isfinite(margin):
+            known = "a finite number" if values is None else f"one of {', '.join(values)}"
             raise ValueError(
-                f"margin_column: expected a finite number in the column {column!r} of every pair, found {found!r} in "
+                f"margin_column: expected {known} in the column {column!r} of every pair, found {found!r} in "
                 f"{pair_id}, which has {', '.join(sorted(source)) or 'no columns'}; name another column, or null"
             )
-        margins.append(float(found))
+        margins.append(float(margin))
     return pa.array(margins, pa.float32())

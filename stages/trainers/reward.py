@@ -11,11 +11,11 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from stages.losses.reward import RewardLoss, reward_loss
 from stages.models.scoring import check_reward_model, scores_of
+from stages.trainers.base import FeedbackTrainer
 from stages.trainers.collation import default_collator, stacked
 from stages.trainers.metrics import Share, share_of
 from stages.trainers.model_card import model_card
 from stages.trainers.policy import prepare_policy, prepared_init
-from stages.trainers.resumable import ResumableTrainer
 from stages.trainers.reward_batches import RewardDataCollatorWithPadding, agree_on_padding, with_our_names
 from stages.trainers.reward_config import RewardConfig, check_adapter, checked_length
 from stages.trainers.reward_rows import read_pair_rows
@@ -33,7 +33,7 @@ _SETTINGS = (
 )
 
 
-class RewardTrainer(ResumableTrainer):
+class RewardTrainer(FeedbackTrainer):
     """Trains a model to score the chosen completion of each pair above the rejected one.
 
     A pair may have a `margin`, by how much its chosen completion should win at least, and a `weight`, which multiplies
@@ -169,13 +169,13 @@ class RewardTrainer(ResumableTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,  # noqa: ARG002 - the base class hands it over
     ) -> Any:
-        """Mean loss of a training batch, with the scores under their documented names if `return_outputs`."""
+        """Mean loss of a training batch, with the scores and losses of its pairs if `return_outputs`."""
         batch = with_our_names(inputs)
         chosen, rejected = self._scores(model, batch)
         result = _loss(batch, chosen, rejected)
-        self.train_sums.add(_metrics(chosen, rejected, result))
+        self._train_sums.add(_metrics(chosen, rejected, result))
         loss = result.losses.mean()
-        outputs = {"rewards_chosen": chosen, "rewards_rejected": rejected}
+        outputs = {"rewards_chosen": chosen, "rewards_rejected": rejected, "losses": result.losses}
         return (loss, outputs) if return_outputs else loss
 
     def prediction_step(
@@ -192,7 +192,7 @@ class RewardTrainer(ResumableTrainer):
         result = _loss(batch, chosen, rejected)
         own = slice(num_own_rows(len(chosen), self.accelerator))
         counted = RewardLoss(*(values[own] for values in result))
-        self.eval_sums.add({**_metrics(chosen[own], rejected[own], counted), "loss": share_of(counted.losses)})
+        self._eval_sums.add({**_metrics(chosen[own], rejected[own], counted), "loss": share_of(counted.losses)})
         mean = result.losses.mean()
         if prediction_loss_only:
             return mean, None, None
@@ -200,7 +200,7 @@ class RewardTrainer(ResumableTrainer):
         return mean, probabilities, torch.zeros(len(chosen), device=chosen.device)
 
     def card(self, base_model: str | None = None) -> str:
-        """Text of the model's page; see `ResumableTrainer`."""
+        """Text of the model's page; see `FeedbackTrainer`."""
         return model_card(
             method=self.method,
             title=self.title,

@@ -62,7 +62,8 @@ class RewardDataCollatorWithPadding:
             padded = self.tokenizer.pad(
                 {"input_ids": [row[: self.max_length] for row in ids]},
                 padding=self.padding,
-                max_length=self.max_length,
+                # Beside any other padding the tokenizer would warn that it doesn't truncate, which is done above.
+                max_length=self.max_length if self.padding == "max_length" else None,
                 pad_to_multiple_of=self.pad_to_multiple_of,
                 padding_side="right",
                 return_attention_mask=True,

@@ -171,7 +171,7 @@ def encode_batch(
     renderer = ChatRenderer(tokenizer)
     empty = {"prompt": "", "weight": 1.0, **({} if as_pairs else {"label": False})}
     empty |= _sequence_columns([TruncatedRow([], 0, is_prompt_cut=False, is_completion_cut=False)] * (1 + as_pairs))
-    cells = []
+    cells: list[dict[str, Any]] = []
     for position, index in enumerate(indices):
         raw = {column: values[position] for column, values in rows.items()}
         try:

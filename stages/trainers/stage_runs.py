@@ -9,8 +9,8 @@ from peft import LoraConfig
 from stages.contracts.files import write_json, write_text
 from stages.models.devices import default_device
 from stages.models.reference import read_reference, write_lineage
+from stages.trainers.base import FeedbackTrainer
 from stages.trainers.checkpoints import last_whole_checkpoint
-from stages.trainers.resumable import ResumableTrainer
 from stages.trainers.sections import LoraParams, OptimisationParams
 
 _NOT_OF_THE_CONFIG = {"lora", "dtype", "report_to", "gradient_checkpointing", "save_steps"}
@@ -55,7 +55,7 @@ def adapter_config(lora: LoraParams | None, *, task_type: str) -> LoraConfig | N
     )
 
 
-def train_on(trainer: ResumableTrainer, scratch: Path) -> None:
+def train_on(trainer: FeedbackTrainer, scratch: Path) -> None:
     """Train from the last whole checkpoint in `scratch`, or from the start without one."""
     checkpoint = last_whole_checkpoint(scratch)
     if checkpoint is not None:
@@ -63,7 +63,7 @@ def train_on(trainer: ResumableTrainer, scratch: Path) -> None:
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
-def write_curves(trainer: ResumableTrainer, plots: Path, metrics: Path, **facts: Any) -> None:
+def write_curves(trainer: FeedbackTrainer, plots: Path, metrics: Path, **facts: Any) -> None:
     """Write the points of the log as a CSV, one row per point, and the first and last of them with `facts` as JSON.
 
     The log's line at the end, with clocks in it, is left out.
@@ -76,7 +76,7 @@ def write_curves(trainer: ResumableTrainer, plots: Path, metrics: Path, **facts:
     write_json(metrics, {"method": trainer.method, "steps": trainer.state.global_step, **facts, **ends})
 
 
-def write_model(trainer: ResumableTrainer, folder: Path, base_model: Path, **facts: Any) -> None:
+def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **facts: Any) -> None:
     """Write what was trained: weights or adapter, tokenizer, lineage with `facts`, and the model's page.
 
     Args:

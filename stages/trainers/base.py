@@ -1,9 +1,5 @@
-"""What trainers here add to the one of transformers: exact means in the log, checkpoints that go on bit for bit.
+"""What all trainers share that follow the loop of transformers: order of rows, means, safeguards, checkpoints."""
 
-A method adds its loss, and what state it keeps between steps.
-"""
-
-from abc import abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,15 +12,19 @@ from transformers.trainer_utils import EvalLoopOutput
 from stages.contracts.files import write_text
 from stages.trainers.checkpoints import last_whole_checkpoint, read_state, write_state
 from stages.trainers.metrics import MetricSums, Share
+from stages.trainers.model_card import card_of
 from stages.trainers.safeguards import GradientWatch
 from stages.trainers.seeding import InterleavedSampler
 
 
-class ResumableTrainer(Trainer):
-    """Logs means over all rows since the last line, stops before a step that spoils the weights, and resumes exactly.
+class FeedbackTrainer(Trainer):
+    """The loop of transformers, with means over all rows in its log and checkpoints that hold all of its state.
 
-    A subclass adds what its batches contribute to `train_sums` and `eval_sums`. The arguments are those of
-    `transformers.Trainer`.
+    A method computes a loss per batch, a mean over its rows, and adds what else it wants in the log to `_train_sums`
+    and `_eval_sums`.
+
+    Args:
+        arguments: those of `transformers.Trainer`.
     """
 
     method: ClassVar[str]
@@ -38,24 +38,24 @@ class ResumableTrainer(Trainer):
 
     args: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.train_sums, self.eval_sums = MetricSums(), MetricSums()
+    def __init__(self, **arguments: Any) -> None:
+        self._train_sums, self._eval_sums = MetricSums(), MetricSums()
         self._gradient_watch = GradientWatch()
         self._num_parameters: int | None = None
-        super().__init__(*args, **kwargs)
+        super().__init__(**arguments)
 
     # ---- what a method says ----
 
-    @abstractmethod
-    def card(self, base_model: str | None = None) -> str:
-        """Text of the model's page.
-
-        Args:
-            base_model: repository that the model came from; None says nothing.
-        """
-
     def end_step(self) -> None:
         """Called in each optimizer step behind its last micro-batch, before the weights move."""
+
+    def end_evaluation(self, rows: Any, name: str) -> None:
+        """Called behind each evaluation.
+
+        Args:
+            rows: the dataset that was evaluated on.
+            name: prefix of its metrics.
+        """
 
     def method_state(self) -> dict[str, Any]:
         """What the method keeps between steps, as finite JSON values."""
@@ -64,7 +64,10 @@ class ResumableTrainer(Trainer):
     def restore_method_state(self, state: dict[str, Any]) -> None:
         """Take up what `method_state` gave; an empty one starts anew."""
 
-    # ---- data ----
+    def _policy(self) -> Any:
+        return self.accelerator.unwrap_model(self.model)
+
+    # ---- rows ----
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:  # noqa: ARG002
         # The base class would keep what the model's forward takes; rows were stripped when they were prepared.
@@ -78,11 +81,8 @@ class ResumableTrainer(Trainer):
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(rows)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        return InterleavedSampler(self.row_classes(rows), num_rows=len(rows), seed=seed)
-
-    def row_classes(self, rows: Any) -> list[bool] | None:  # noqa: ARG002 - what methods override
-        """Class of each row, to be spread evenly over an epoch; None for rows of one kind."""
-        return None
+        classes = rows["label"][:] if "label" in rows.column_names else None
+        return InterleavedSampler(classes, num_rows=len(rows), seed=seed)
 
     # ---- steps ----
 
@@ -90,7 +90,7 @@ class ResumableTrainer(Trainer):
         """One micro-batch forward and backward; gives its share of the step's loss."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         steps = torch.tensor(1.0 / self.current_gradient_accumulation_steps, dtype=torch.float64)
-        self.train_sums.add({"loss": Share(loss, steps)})
+        self._train_sums.add({"loss": Share(loss, steps)})
         return loss
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
@@ -111,29 +111,26 @@ class ResumableTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
         """Evaluate on the batches of `dataloader`, with the method's metrics under `metric_key_prefix`."""
-        self.eval_sums = MetricSums()
+        self._eval_sums = MetricSums()
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        means = self.eval_sums.drain(self.accelerator)
+        means = self._eval_sums.drain(self.accelerator)
         metrics: dict[str, float] = output.metrics or {}
         metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        self.end_evaluation(dataloader.dataset, metric_key_prefix)
         return output
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log `logs`; lines of training get the means since the last one."""
         if "loss" in logs:
-            logs = {**logs, **self.train_sums.drain(self.accelerator)}
+            logs = {**logs, **self._train_sums.drain(self.accelerator)}
         super().log(logs, start_time)
-
-    def num_tokens(self, inputs: dict[str, Any]) -> int:
-        """Tokens of a batch, padding included."""
-        return sum(value.numel() for name, value in inputs.items() if "input_ids" in name and isinstance(value, Tensor))
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Operations of a pass over `inputs`, by the usual estimate."""
         if self._num_parameters is None:
-            model = self.accelerator.unwrap_model(self.model)
-            self._num_parameters = sum(weight.numel() for weight in model.parameters())
-        return 6 * self.num_tokens(inputs) * self._num_parameters
+            self._num_parameters = sum(weight.numel() for weight in self._policy().parameters())
+        num_tokens = sum(int(tensor.numel()) for name, tensor in inputs.items() if name.endswith("input_ids"))
+        return 6 * num_tokens * self._num_parameters
 
     # ---- checkpoints ----
 
@@ -156,7 +153,7 @@ class ResumableTrainer(Trainer):
             if found is None:
                 raise ValueError(f"{self.args.output_dir}: expected a whole checkpoint to go on from, found none")
             resume_from_checkpoint = str(found)
-        self.train_sums, self._gradient_watch = MetricSums(), GradientWatch()
+        self._train_sums, self._gradient_watch = MetricSums(), GradientWatch()
         if self.model_init is not None:
             self.restore_method_state({})
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
@@ -167,16 +164,24 @@ class ResumableTrainer(Trainer):
             return
         state = read_state(Path(checkpoint))
         self.restore_method_state(state["method"])
-        self.train_sums.restore(state["sums"])
+        self._train_sums.restore(state["sums"])
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
-            write_state(folder, method=self.method_state(), sums=self.train_sums.state())
+            write_state(folder, method=self.method_state(), sums=self._train_sums.state())
             write_text(folder / "README.md", self.card())
 
     def create_model_card(self, *_: Any, **__: Any) -> None:
         """Write the model's page into the output folder."""
         if self.is_world_process_zero():
             write_text(Path(self.args.output_dir) / "README.md", self.card())
+
+    def card(self, base_model: str | None = None) -> str:
+        """Text of the model's page.
+
+        Args:
+            base_model: repository that the policy came from; None says nothing.
+        """
+        return card_of(self, base_model)
