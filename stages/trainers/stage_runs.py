@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from peft import LoraConfig
 
 from stages.contracts.files import write_json, write_text
 from stages.models.devices import default_device
@@ -37,7 +36,7 @@ def config_arguments(params: OptimisationParams, *, without: frozenset[str] = fr
     }
 
 
-def adapter_config(lora: LoraParams | None, *, task_type: str) -> LoraConfig | None:
+def adapter_config(lora: LoraParams | None, *, task_type: str) -> Any:
     """The adapter that a section describes.
 
     Args:
@@ -46,6 +45,9 @@ def adapter_config(lora: LoraParams | None, *, task_type: str) -> LoraConfig | N
     """
     if lora is None:
         return None
+    # peft is slow to import, and only adapters need it.
+    from peft import LoraConfig
+
     return LoraConfig(
         r=lora.r,
         lora_alpha=lora.alpha,
