@@ -85,8 +85,10 @@ def code_problems(nodes: list[StageNode]) -> list[str]:
     for node in nodes:
         group = node.name.partition("@")[0]
         of_group = set().union(*(files for name, files in needed.items() if name.partition("@")[0] == group))
-        listed = {dep for dep in node.deps if dep.endswith(".py") and dep.startswith(("stages/", "pipelines/"))}
+        listed = {dep for dep in node.deps if dep.startswith(("stages/", "pipelines/"))}
+        missing = [path for path in needed[node.name] if not listed & {path, *map(str, Path(path).parents)}]
+        idle = [dep for dep in listed if not any(Path(path).is_relative_to(dep) for path in of_group)]
         where = f"dvc.yaml: {node.name}"
-        problems += [f"{where} runs {path}, which its deps don't list" for path in sorted(needed[node.name] - listed)]
-        problems += [f"{where} lists {path}, which it doesn't run" for path in sorted(listed - of_group)]
+        problems += [f"{where} runs {path}, which its deps don't list" for path in sorted(missing)]
+        problems += [f"{where} lists {path}, which it doesn't run" for path in sorted(idle)]
     return problems

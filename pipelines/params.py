@@ -14,6 +14,8 @@ from stages.normalization import NormalizationParams
 from stages.prompt_embedding import PromptEmbeddingParams
 from stages.reference_logprobs import ReferenceLogprobsParams
 from stages.report import ReportParams
+from stages.reward_evaluation import RewardEvaluationParams
+from stages.reward_training import RewardTrainingParams
 from stages.shift_diagnosis import ShiftDiagnosisParams
 from stages.tokenization import TokenizationParams
 from stages.training import BCOTrainingParams, DPOTrainingParams, KTOTrainingParams
@@ -38,6 +40,7 @@ class TrainingParams(Section):
     bco: BCOTrainingParams = BCOTrainingParams()
     kto: KTOTrainingParams = KTOTrainingParams()
     dpo: DPOTrainingParams = DPOTrainingParams()
+    reward: RewardTrainingParams = RewardTrainingParams()
 
 
 class GatesParams(Section):
@@ -71,6 +74,7 @@ class Params(Section):
     evaluation: EvaluationParams = EvaluationParams()
     gate: GatesParams = GatesParams()
     report: ReportParams = ReportParams()
+    reward_evaluation: RewardEvaluationParams = RewardEvaluationParams()
     run: RunParams = RunParams()
     references: list[str] = Field(default_factory=lambda: ["base"])
     """Models that log-probabilities are computed under: `base`, and each that `start_from` of a method names."""

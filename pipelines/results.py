@@ -18,5 +18,7 @@ def results_text(root: Path = Path()) -> str:
     parts = []
     for file in files:
         table = results_table(json.loads(file.read_text(encoding="utf-8")))
-        parts.append(f"{file.stem}\n{table}\nreports/{file.stem}.html shows more")
+        page = root / "reports" / f"{file.stem}.html"
+        more = f"\nreports/{page.name} shows more" if page.is_file() else ""
+        parts.append(f"{file.stem}\n{table}{more}")
     return "\n\n".join(parts)

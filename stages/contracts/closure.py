@@ -12,7 +12,8 @@ PACKAGES = ("stages", "pipelines")
 def code_files(modules: Iterable[str | Path]) -> list[Path]:
     """Files of `modules` and of all modules of this project that they import, also inside functions.
 
-    `__init__.py` files are left out: they hold a docstring or a table of lazy names, and no behaviour.
+    The `__init__.py` of `stages`, `pipelines` and their folders are left out: they hold a docstring or a table of lazy
+    names, and no behaviour. Those of a folder below, such as `stages/trainers/reward`, hand on what stands in it.
 
     Args:
         modules: dotted names, such as "stages.tokenization", or files.
@@ -55,5 +56,7 @@ def _imports(file: Path) -> frozenset[Path]:
 def _file_of(module: str) -> Path | None:
     if module.partition(".")[0] not in PACKAGES:
         return None
-    file = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    parts = module.split(".")
+    folder = ROOT.joinpath(*parts)
+    file = folder / "__init__.py" if len(parts) > 2 and folder.is_dir() else folder.with_suffix(".py")
     return file if file.is_file() else None

@@ -40,8 +40,11 @@ def results_table(metrics: Mapping[str, Any]) -> str:
         for line in lines
     ]
     counts = metrics["counts"]
-    samples = f"{counts['sampled_prompts']} prompts, {counts['samples_per_prompt']} samples of each"
-    below = f"{samples}; {counts['rows']} labelled rows"
+    if "sampled_prompts" in counts:
+        samples = f"{counts['sampled_prompts']} prompts, {counts['samples_per_prompt']} samples of each"
+        below = f"{samples}; {counts['rows']} labelled rows"
+    else:
+        below = f"{counts['pairs']} pairs"
     return "\n".join([rows[0], rule, *rows[1:], rule, below])
 
 

@@ -10,6 +10,9 @@ _MODULES = {
     "DPOTrainer": "stages.trainers.dpo",
     "KTOConfig": "stages.trainers.kto",
     "KTOTrainer": "stages.trainers.kto",
+    "RewardConfig": "stages.trainers.reward",
+    "RewardDataCollatorWithPadding": "stages.trainers.reward",
+    "RewardTrainer": "stages.trainers.reward",
     "set_seed": "stages.trainers.seeding",
 }
 __all__ = list(_MODULES)

@@ -1,11 +1,8 @@
 """Rows to train on, joined from the artifacts that hold their columns."""
 
-from collections.abc import Iterator
-from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset
@@ -14,8 +11,8 @@ from datasets.table import InMemoryTable
 from stages.contracts.artifact import ContractError, read_table
 from stages.contracts.density_ratios import DENSITY_RATIOS
 from stages.contracts.reference_logps import REFERENCE_LOGPS
-from stages.contracts.rows import content_id
 from stages.contracts.tokens import TOKENS
+from stages.models.pair_rows import pairs_of
 from stages.text.mismatch import mismatched_table
 
 _PROMPT_COLUMNS = ("desired_weight", "undesired_weight", "logit_offset")
@@ -66,9 +63,6 @@ def labelled_training_rows(
 def paired_training_rows(tokens: Path, reference_logps: Path) -> TrainingRows:
     """Pairs of the training split, with the log-probabilities of both completions under the reference as columns.
 
-    Rows that came as a pair are one. Of rows with votes on a prompt, each desired completion makes a pair with an
-    undesired one: as many as there are of the more numerous kind, the other kind's taken in turn.
-
     Args:
         tokens: `tokens` artifact.
         reference_logps: `reference_logps` artifact, in the order of `tokens`.
@@ -77,30 +71,8 @@ def paired_training_rows(tokens: Path, reference_logps: Path) -> TrainingRows:
         ContractError: an artifact is missing, or the two aren't of the same rows.
         ValueError: there is no pair.
     """
-    rows = _with_reference(tokens, reference_logps)
-    is_train = pc.equal(rows["split"], "train")
-    kept = rows.filter(is_train)
-    kinds = kept.select(["row_id", "prompt_id", "pair_id", "label"]).to_pydict()
-    given = dict(_given_pairs(kinds))
-    made = dict(_pairs_from_votes(kinds))
-    pairs = {**given, **made}
-    if not pairs:
-        raise ValueError(
-            f"{tokens}: expected pairs in the training split, found none; give rows with chosen and rejected, or votes "
-            "of both kinds on one prompt"
-        )
-    table, cut_differently = _pair_table(kept, pairs)
-    labelled = pc.sum(pc.is_valid(kept["label"])).as_py() or 0
-    counts = {
-        "pairs": table.num_rows,
-        "pairs_given": len(given),
-        "pairs_from_votes": len(made),
-        "pairs_with_prompts_cut_differently": cut_differently,
-        "rows_without_partner": labelled - len({place for pair in pairs.values() for place in pair}),
-        "without_label": kept.num_rows - labelled,
-        "held_out": rows.num_rows - kept.num_rows,
-    }
-    return TrainingRows(_dataset(table), counts)
+    pairs = pairs_of(_with_reference(tokens, reference_logps), split="train", name=tokens)
+    return TrainingRows(_dataset(pairs.table.drop_columns(["prompt_id"])), pairs.counts)
 
 
 def _with_reference(tokens: Path, reference_logps: Path) -> pa.Table:
@@ -137,52 +109,6 @@ def _with_mismatched(rows: pa.Table, tokens: Path, reference_logps: Path) -> pa.
     for name, column in columns.items():
         rows = rows.append_column(f"kl_{name}", column)
     return rows.append_column("reference_kl_logps", reference["logps"])
-
-
-_Pair = tuple[str, tuple[int, int]]
-
-
-def _given_pairs(rows: dict[str, list[Any]]) -> Iterator[_Pair]:
-    """Id of each pair that has both of its rows, and where its chosen and its rejected row stand."""
-    places: dict[str, dict[bool, int]] = {}
-    for place, (pair_id, label) in enumerate(zip(rows["pair_id"], rows["label"], strict=True)):
-        if pair_id is not None:
-            places.setdefault(pair_id, {})[label] = place
-    for pair_id, pair in places.items():
-        if len(pair) == 2:
-            yield pair_id, (pair[True], pair[False])
-
-
-def _pairs_from_votes(rows: dict[str, list[Any]]) -> Iterator[_Pair]:
-    """The same of single rows that answer one prompt."""
-    places: dict[str, dict[bool, list[int]]] = {}
-    for place, (prompt, pair_id, label) in enumerate(
-        zip(rows["prompt_id"], rows["pair_id"], rows["label"], strict=True)
-    ):
-        if pair_id is None and label is not None:
-            places.setdefault(prompt, {True: [], False: []})[label].append(place)
-    for found in places.values():
-        number = max(map(len, found.values())) if all(found.values()) else 0
-        for pair in zip(*(islice(cycle(found[label]), number) for label in (True, False)), strict=True):
-            yield content_id(*(rows["row_id"][place] for place in pair)), pair
-
-
-def _pair_table(rows: pa.Table, pairs: dict[str, tuple[int, int]]) -> tuple[pa.Table, int]:
-    """Columns of each pair; and how many were left out because truncation cut their prompts differently."""
-    places = np.array(list(pairs.values()), dtype=np.int64).reshape(-1, 2)
-    chosen, rejected = (rows.take(pa.array(side)) for side in places.T)
-    prompts = [
-        [ids[:length] for ids, length in zip(side["input_ids"].to_pylist(), side["prompt_length"].to_pylist())]  # noqa: B905
-        for side in (chosen, rejected)
-    ]
-    is_same = pa.array([first == second for first, second in zip(*prompts, strict=True)], pa.bool_())
-    weights = pc.divide(pc.add(chosen["weight"], rejected["weight"]), pa.scalar(2.0, pa.float32()))
-    columns = {"row_id": pa.array(list(pairs), pa.string()), "weight": weights}
-    for prefix, side in (("chosen_", chosen), ("rejected_", rejected)):
-        columns |= {f"{prefix}{name}": side[name] for name in ("input_ids", "prompt_length")}
-        columns[f"reference_{prefix}logps"] = side["reference_logps"]
-    table = pa.table(columns).filter(is_same)
-    return table, len(pairs) - table.num_rows
 
 
 def _dataset(table: pa.Table) -> Dataset:

@@ -33,6 +33,8 @@ class FeedbackTrainer(Trainer):
     """Full name of the method."""
     paper: ClassVar[str]
     """URL of its paper."""
+    pipeline_tag: ClassVar[str | None] = None
+    """What the model is for, in the words of model hubs; None: it generates text."""
     # A batch's loss is a mean over its rows, so that the base class has to divide it by the accumulated batches.
     loss_is_scaled_for_ga = False
 

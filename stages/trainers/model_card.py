@@ -19,6 +19,7 @@ def model_card(
     settings: Mapping[str, Any],
     is_adapter: bool = False,
     is_encoder_decoder: bool = False,
+    pipeline_tag: str | None = None,
     name: str | None = None,
     tags: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
@@ -33,13 +34,14 @@ def model_card(
         settings: what was chosen for training.
         is_adapter: whether the weights are an adapter of the base model.
         is_encoder_decoder: whether prompt and completion go to an encoder and a decoder.
+        pipeline_tag: what the model is for, in the words of model hubs. None: it generates text.
         name: what the model is called. None calls it by what it is.
         tags: further tags.
         facts: further entries of the front matter, such as its license.
     """
     front: dict[str, Any] = {"base_model": base_model} if base_model else {}
     front["library_name"] = "peft" if is_adapter else "transformers"
-    front["pipeline_tag"] = "text2text-generation" if is_encoder_decoder else "text-generation"
+    front["pipeline_tag"] = pipeline_tag or ("text2text-generation" if is_encoder_decoder else "text-generation")
     front["tags"] = list(dict.fromkeys(["plumbline", method, *tags]))
     front |= facts or {}
     origin = f"It started from `{base_model}`." if base_model else "Its base model has no public name."
@@ -98,6 +100,7 @@ def card_of(
         settings={name: getattr(trainer.args, name) for name in names if hasattr(trainer.args, name)},
         is_adapter=hasattr(trainer.model, "peft_config"),
         is_encoder_decoder=getattr(trainer, "is_encoder_decoder", False),
+        pipeline_tag=getattr(trainer, "pipeline_tag", None),
         name=model_name,
         tags=[tags] if isinstance(tags, str) else tags or (),
         facts={name: value for name, value in facts.items() if value},

@@ -10,24 +10,25 @@ from torch import Tensor
 STEPS_WITHOUT_GRADIENT = 10
 
 
-def refuse_non_finite(batch: Mapping[str, Any], *logps: Tensor, step: int) -> None:
-    """Raise if a row's log-probability isn't finite.
+def refuse_non_finite(batch: Mapping[str, Any], *values: Tensor, step: int, what: str = "log-probabilities") -> None:
+    """Raise if what a model gave a row isn't finite.
 
     Args:
         batch: for the names of the rows.
-        logps: log-probabilities under policy and reference; each of shape (sequences * n,).
+        values: such as log-probabilities under policy and reference; each of shape (sequences * n,).
         step: number of the optimizer step, for the message.
+        what: what the values are, for the message.
 
     Raises:
         ValueError: one isn't finite; up to five rows are named.
     """
-    wrong = ~torch.stack([tensor.detach().isfinite() for tensor in logps]).all(0)
+    wrong = ~torch.stack([tensor.detach().isfinite() for tensor in values]).all(0)
     if wrong.any():
         places = wrong.nonzero().flatten().tolist()[:5]
         known = batch.get("row_id") or [f"{index} of the batch" for index in range(len(wrong))]
         names = dict.fromkeys(known[place % len(known)] for place in places)
         raise ValueError(
-            f"step {step}: expected finite log-probabilities, found others in {', '.join(names)}; "
+            f"step {step}: expected finite {what}, found others in {', '.join(names)}; "
             "the weights are as before this step: look at these rows, or lower learning_rate"
         )
 

@@ -31,7 +31,7 @@ def completions(dataset):
 
 def counted(counts):
     """Rows that the counts account for, each labelled row once."""
-    return counts["without_label"] + counts["held_out"] + counts["rows_without_partner"]
+    return counts["without_label"] + counts["other_split"] + counts["rows_without_partner"]
 
 
 def test_rows_that_came_as_a_pair_are_one_whichever_stands_first(tmp_path):
@@ -75,7 +75,7 @@ def test_counts_account_for_every_row(tmp_path):
         "pairs_with_prompts_cut_differently": 0,
         "rows_without_partner": 3,
         "without_label": 1,
-        "held_out": 2,
+        "other_split": 2,
     }
     in_pairs = {place for pair_ in completions(found) for place in pair_}
     assert len(in_pairs) + counted(counts) == len(rows)
@@ -91,7 +91,7 @@ def test_pairs_whose_prompts_were_cut_differently_are_left_out_and_counted(tmp_p
 
 
 def test_rows_without_any_pair_are_refused_with_what_to_give(tmp_path):
-    with pytest.raises(ValueError, match=r"expected pairs .* found none; give rows with chosen and rejected, or votes"):
+    with pytest.raises(ValueError, match=r"expected pairs .* found none .*; give a log with chosen and rejected, or with votes"):
         paired_training_rows(*artifacts(tmp_path, [vote("p", True), vote("q", False)]))
 
 

@@ -1,0 +1,114 @@
+"""Stage `reward_evaluation`: whether a reward model agrees with people on held-out pairs.
+
+How often it prefers what people chose, how well its scores tell how sure it may be, and whether it takes length for
+quality. Each number comes with a bootstrap interval over prompts.
+"""
+
+from pydantic import Field
+
+from stages.contracts.artifact import write_table
+from stages.contracts.files import write_json
+from stages.contracts.scored_pairs import SCORED_PAIRS
+from stages.contracts.stage import Input, Output, Section, stage_main
+
+CALIBRATION_COLUMNS = ["bin_low", "bin_high", "predicted", "observed", "low", "high", "rows"]
+LENGTH_COLUMNS = ["difference_low", "difference_high", "accuracy", "low", "high", "margin", "pairs"]
+SLICE_COLUMNS = ["slice", "metric", "value", "low", "high", "pairs"]
+
+
+class RewardEvaluationParams(Section):
+    """Section `reward_evaluation` of params.yaml."""
+
+    slice_by: str | None = None
+    """Column of the log by which results are also shown, such as a topic or a language; null shows none."""
+    batch_size: int = Field(64, gt=0)
+    """Rows in the model at once."""
+    num_bins: int = Field(10, gt=1)
+    """Bins of the curves of calibration and of accuracy by length."""
+    num_resamples: int = Field(1000, gt=0)
+    """Bootstrap resamples behind each interval."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+
+
+def run(
+    *,
+    base_model: Input,  # noqa: ARG001 - where the weights below an adapter stand
+    model: Input,
+    completions: Input,
+    tokens: Input,
+    scored_pairs: Output,
+    metrics: Output,
+    plots: Output,
+    params: RewardEvaluationParams,
+) -> None:
+    """Score the held-out pairs and write what was found.
+
+    Args:
+        base_model: `base_model` artifact that the reward model began as; an adapter is laid on it.
+        model: folder of the reward model.
+        completions: `completions` artifact, for slices.
+        tokens: `tokens` artifact, for the pairs.
+        scored_pairs: `scored_pairs` artifact to write.
+        metrics: JSON to write.
+        plots: folder to write: calibration.csv, by_length.csv and by_slice.csv.
+        params: slices, bins and bootstrap.
+
+    Raises:
+        ContractError: an artifact is missing or damaged.
+        ValueError: no pair is held out, a slice is unknown, or the reward model is broken.
+    """
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+
+    from stages.models.devices import default_device, place
+    from stages.models.held_out import held_out_prompts, prompt_slices
+    from stages.models.pair_rows import read_pairs
+    from stages.models.preference_metrics import Resampling
+    from stages.models.reward_metrics import (
+        ScoredPairs,
+        accuracy_by_length,
+        metrics_by_slice,
+        pair_calibration,
+        pair_summary,
+    )
+    from stages.models.scoring import load_reward_model, score_sequences
+
+    pairs, counts = read_pairs(tokens, split="test")
+    slices = prompt_slices(held_out_prompts(completions), params.slice_by)
+    reward_model = place(load_reward_model(model), default_device())
+    sides = [pairs[f"{side}_input_ids"].to_pylist() for side in ("chosen", "rejected")]
+    scores = score_sequences(reward_model, [*sides[0], *sides[1]], batch_size=params.batch_size).astype(np.float64)
+    lengths = [
+        np.array([len(ids) for ids in side]) - pairs[f"{name}_prompt_length"].to_numpy()
+        for name, side in zip(("chosen", "rejected"), sides, strict=True)
+    ]
+    chosen, rejected = np.split(scores, 2)
+    scored = ScoredPairs(np.array(pairs["prompt_id"].to_pylist(), dtype=str), chosen, rejected, *lengths)
+
+    resampling = Resampling(params.num_resamples, params.seed)
+    bins = pair_calibration(scored, resampling, num_bins=params.num_bins)
+    found = pair_summary(scored, bins, resampling)
+    found["counts"] |= {name: counts[name] for name in counts if name not in ("pairs", "other_split")}
+    by_length = accuracy_by_length(scored, resampling, num_bins=params.num_bins)
+    by_slice = metrics_by_slice(scored, slices, resampling) if slices else []
+
+    table = pairs.select(["row_id", "prompt_id"])
+    for name, values in (("chosen_score", chosen), ("rejected_score", rejected)):
+        table = table.append_column(name, pa.array(values, pa.float32()))
+    write_table(scored_pairs, table, SCORED_PAIRS)
+    plots.mkdir()
+    pd.DataFrame(bins, columns=CALIBRATION_COLUMNS).to_csv(plots / "calibration.csv", index=False)
+    pd.DataFrame(by_length, columns=LENGTH_COLUMNS).to_csv(plots / "by_length.csv", index=False)
+    pd.DataFrame(by_slice, columns=SLICE_COLUMNS).to_csv(plots / "by_slice.csv", index=False)
+    write_json(metrics, found)
+    accuracy = found["accuracy"]
+    print(
+        f"prefers what people chose in {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}] of "
+        f"{len(scored.chosen)} held-out pairs; calibration error {found['ece']:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    stage_main(run)

@@ -1,0 +1,221 @@
+"""Reward model on preference pairs (Bradley-Terry), Ouyang et al. 2022, https://arxiv.org/abs/2203.02155."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
+
+from stages.losses.reward import RewardLoss, reward_loss
+from stages.models.scoring import check_reward_model, scores_of
+from stages.trainers.base import FeedbackTrainer
+from stages.trainers.collation import default_collator, stacked
+from stages.trainers.metrics import Share, share_of
+from stages.trainers.policy import prepare_policy, prepared_init
+from stages.trainers.reward.batches import RewardDataCollatorWithPadding, agree_on_padding, with_our_names
+from stages.trainers.reward.config import RewardConfig, check_adapter, checked_length
+from stages.trainers.reward.rows import read_pair_rows
+from stages.trainers.rows import PAIR, LeftOut, Lengths, RowReader
+from stages.trainers.safeguards import refuse_non_finite
+from stages.trainers.scored import Batch, num_own_rows
+from stages.trainers.seeding import set_seed
+
+__all__ = ["RewardConfig", "RewardDataCollatorWithPadding", "RewardTrainer"]
+
+
+class RewardTrainer(FeedbackTrainer):
+    """Trains a model to score the chosen completion of each pair above the rejected one.
+
+    A pair may have a `margin`, by how much its chosen completion should win at least, and a `weight`, which multiplies
+    its loss.
+
+    Args:
+        model: a model for sequence classification with one label, or the folder or repository to load one from. None
+            if `model_init` makes it.
+        args: configuration.
+        data_collator: makes a batch of rows; the datasets are then handed to it as they are. See
+            `RewardDataCollatorWithPadding` for what a batch must hold. None pads encoded pairs on the right.
+        train_dataset: rows of `chosen` and `rejected` texts or messages, with or without a `prompt`; or of
+            `input_ids_chosen`, `attention_mask_chosen`, `input_ids_rejected` and `attention_mask_rejected`; or with the
+            columns that the stages make.
+        eval_dataset: the same for evaluation, or several by name.
+        tokenizer: of the model.
+        model_init: makes the model anew at each call of `train`.
+        compute_metrics: called with the probabilities (n, 2) that the model gives chosen and rejected (predictions),
+            and zeros (label_ids), the place of the right answer. `accuracy` is measured without it.
+        callbacks: called besides the usual ones.
+        optimizers: optimizer and schedule to use in place of those that `args` describe.
+        preprocess_logits_for_metrics: called with those probabilities and zeros before they are kept.
+        max_length: the same as `args.max_length`.
+        peft_config: adapter to lay on the model, of task type SEQ_CLS; None trains the model itself.
+
+    Raises:
+        ValueError: arguments contradict each other, or a dataset or the model can't be used.
+    """
+
+    config_class: ClassVar[type[RewardConfig]] = RewardConfig
+    method = "reward"
+    pipeline_tag = "text-classification"
+    title = "the Bradley-Terry loss on preference pairs"
+    paper = "https://arxiv.org/abs/2203.02155"
+
+    def __init__(  # noqa: PLR0917 - the documented order
+        self,
+        model: Any = None,
+        args: Any = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        model_init: Callable[..., Any] | None = None,
+        compute_metrics: Any = None,
+        callbacks: Any = None,
+        optimizers: Any = (None, None),
+        preprocess_logits_for_metrics: Any = None,
+        max_length: int | None = None,
+        peft_config: Any = None,
+    ) -> None:
+        self.max_length = checked_length(args, max_length)
+        if (model is None) == (model_init is None):
+            raise ValueError("expected a reward model as one of model and model_init, found both or none; give one")
+        check_adapter(peft_config)
+        set_seed(args.seed)
+        self.args = args
+        self.tokenizer_of_rows = tokenizer
+        self.reads_rows = data_collator is None
+        self.left_out: dict[str, LeftOut] = {}
+        self.num_truncated: dict[str, int] = {}
+        collator = data_collator or default_collator(tokenizer, padding_value=None, is_encoder_decoder=False)
+        datasets = [
+            self._prepared(rows, name)
+            for rows, name in ((train_dataset, "train_dataset"), (eval_dataset, "eval_dataset"))
+        ]
+
+        def prepare(made: Any) -> Any:
+            check_reward_model(made, name="model")
+            agree_on_padding(made, collator)
+            return prepare_policy(made, peft_config=peft_config, args=args)
+
+        super().__init__(
+            model=None if model is None else prepare(_loaded(model)),
+            args=args,
+            data_collator=collator,
+            train_dataset=datasets[0],
+            eval_dataset=datasets[1],
+            processing_class=tokenizer,
+            model_init=None if model_init is None else prepared_init(model_init, prepare),
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+
+    # ---- data ----
+
+    def _prepared(self, dataset: Any, name: str) -> Any:
+        if dataset is None or not self.reads_rows:
+            return dataset
+        if isinstance(dataset, Mapping):
+            return {key: self._prepared(rows, f"{name} {key}") for key, rows in dataset.items()}
+        if not isinstance(dataset, Dataset):
+            raise ValueError(
+                f"{name}: expected a datasets.Dataset, found {type(dataset).__name__}; Dataset.from_list makes one"
+            )
+        reader = RowReader(self.tokenizer_of_rows, Lengths(), num_proc=self.args.dataset_num_proc)
+        found = read_pair_rows(dataset, reader, name=name, max_length=self.max_length, too_long=self.args.too_long)
+        self.left_out[name], self.num_truncated[name] = found.left_out, found.num_truncated
+        return found.rows
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Batches of `eval_dataset`: a dataset, raw or encoded, or the name of one given at construction."""
+        return super().get_eval_dataloader(self._prepared_late(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """Batches of `test_dataset`, raw or encoded, to predict on."""
+        return super().get_test_dataloader(self._prepared_late(test_dataset))
+
+    def _prepared_late(self, dataset: Any) -> Any:
+        known = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else [self.eval_dataset]
+        is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in known)
+        return dataset if is_ready else self._prepared(dataset, "eval_dataset")
+
+    # ---- steps ----
+
+    def _scores(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Scores of the chosen and of the rejected completions, from one pass; each of shape (n,)."""
+        pad_id = getattr(getattr(self.accelerator.unwrap_model(model), "config", None), "pad_token_id", None) or 0
+        scores = scores_of(
+            model,
+            input_ids=stacked(batch, PAIR, "input_ids", fill=pad_id),
+            attention_mask=stacked(batch, PAIR, "attention_mask"),
+        )
+        chosen, rejected = scores.chunk(2)
+        refuse_non_finite(batch, chosen, rejected, step=self.state.global_step, what="scores")
+        return chosen, rejected
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,  # noqa: ARG002 - the base class hands it over
+    ) -> Any:
+        """Mean loss of a training batch, with the scores and losses of its pairs if `return_outputs`."""
+        batch = with_our_names(inputs)
+        chosen, rejected = self._scores(model, batch)
+        result = _loss(batch, chosen, rejected)
+        self._train_sums.add(_metrics(chosen, rejected, result))
+        loss = result.losses.mean()
+        outputs = {"rewards_chosen": chosen, "rewards_rejected": rejected, "losses": result.losses}
+        return (loss, outputs) if return_outputs else loss
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: Any,
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,  # noqa: ARG002 - the base class hands it over
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Loss of an evaluation batch and, if wanted, the probabilities of chosen and rejected (n, 2), and zeros."""
+        batch = with_our_names(self._prepare_inputs(inputs))
+        with torch.no_grad(), self.compute_loss_context_manager():
+            chosen, rejected = self._scores(model, batch)
+        result = _loss(batch, chosen, rejected)
+        own = slice(num_own_rows(len(chosen), self.accelerator))
+        counted = RewardLoss(*(values[own] for values in result))
+        self._eval_sums.add({**_metrics(chosen[own], rejected[own], counted), "loss": share_of(counted.losses)})
+        mean = result.losses.mean()
+        if prediction_loss_only:
+            return mean, None, None
+        probabilities = torch.stack([chosen, rejected], dim=1).softmax(dim=1)
+        return mean, probabilities, torch.zeros(len(chosen), device=chosen.device)
+
+
+def _loaded(model: Any) -> Any:
+    if not isinstance(model, str):
+        return model
+    return AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, use_safetensors=True)
+
+
+def _loss(batch: Batch, chosen: Tensor, rejected: Tensor) -> RewardLoss:
+    numbers = {name: batch.get(column) for name, column in (("margins", "margin"), ("weights", "weight"))}
+    return reward_loss(
+        chosen,
+        rejected,
+        **{name: None if values is None else values.to(chosen) for name, values in numbers.items()},
+    )
+
+
+def _metrics(chosen: Tensor, rejected: Tensor, result: RewardLoss) -> dict[str, Share]:
+    return {
+        "rewards/chosen": share_of(chosen),
+        "rewards/rejected": share_of(rejected),
+        # A tie is half right: a model that knows nothing has an accuracy of 1/2.
+        "accuracy": share_of((result.leads.sign() + 1) / 2),
+    }
+
+
+TRAINER = RewardTrainer
