@@ -5,6 +5,10 @@
 What the stages before it computed is read as columns: token ids, log-probabilities under the reference, for BCO
 the weights and offsets of the prompts, for KTO the mismatched rows. So training holds one model, and changing one of
 its parameters reruns nothing before it. It goes on from its last checkpoint after a kill, to the same bytes.
+
+    PLUMBLINE_LAUNCH="pipelines/accelerate/ddp.yaml --num_processes 2" dvc repro training@bco
+
+trains in several processes, on the same rows in each step.
 """
 
 from importlib import import_module
@@ -14,6 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stages.contracts.files import write_json, write_text
+from stages.contracts.launch import launcher
 from stages.contracts.stage import Input, Output, Scratch, Section, stage_main
 
 
@@ -48,7 +53,7 @@ class TrainingParams(Section):
     max_steps: int = -1
     """Optimizer steps; -1 takes as many as the epochs have."""
     per_device_train_batch_size: int = Field(8, gt=0)
-    """Rows in the model at once."""
+    """Rows of a forward pass; several processes share them."""
     gradient_accumulation_steps: int = Field(1, gt=0)
     """Batches in one optimizer step."""
     optim: str = "adamw_torch_fused"
@@ -153,6 +158,7 @@ def run(
     from stages.models.loading import load_causal_lm, load_tokenizer
     from stages.trainers.artifact_rows import labelled_training_rows, paired_training_rows
     from stages.trainers.checkpoints import last_whole_checkpoint
+    from stages.trainers.processes import shard_on_cpu, whole_weights
     from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
     trainer_class = import_module(f"stages.trainers.{method}").TRAINER
@@ -161,9 +167,11 @@ def run(
     else:
         rows, counts = labelled_training_rows(tokens, reference_logps, density_ratios, mismatched_reference_logps)
     print(f"training: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
+    args = trainer_class.config_class(str(scratch), **_arguments(params))
+    shard_on_cpu(args)
     trainer = trainer_class(
         load_causal_lm(base_model, dtype=params.dtype),
-        args=trainer_class.config_class(str(scratch), **_arguments(params)),
+        args=args,
         train_dataset=rows,
         processing_class=load_tokenizer(base_model),
         callbacks=tracker_callbacks(params.report_to, tracking_folder(scratch)),
@@ -174,8 +182,11 @@ def run(
         print(f"going on from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
+    weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
+    if not trainer.is_world_process_zero():
+        return
     curves = _curves(trainer.state.log_history)
-    _write_model(trainer, model, base_model, params)
+    _write_model(trainer, weights, model, base_model, params)
     write_text(plots, curves.to_csv(index=False, lineterminator="\n"))
     points = {name: curves.iloc[i].dropna().drop("step").to_dict() for name, i in (("first", 0), ("last", -1))}
     write_json(metrics, {"method": method, "rows": counts, "steps": trainer.state.global_step, **points})
@@ -184,10 +195,12 @@ def run(
 def _arguments(params: TrainingParams) -> dict[str, Any]:
     """The section as arguments of the method's config."""
     from stages.models.devices import default_device
+    from stages.trainers.processes import rows_per_process
 
     own = {"start_from", "lora", "dtype", "report_to", "gradient_checkpointing", "save_steps"}
     return {
         **params.model_dump(exclude=own),
+        "per_device_train_batch_size": rows_per_process(params.per_device_train_batch_size),
         "activation_checkpointing": params.gradient_checkpointing,
         "save_strategy": "steps" if params.save_steps else "no",
         "save_steps": params.save_steps or 500,
@@ -223,7 +236,7 @@ def _curves(history: list[dict[str, Any]]) -> Any:
     return points[first + sorted(set(points.columns) - set(first))]
 
 
-def _write_model(trainer: Any, folder: Path, base_model: Path, params: TrainingParams) -> None:
+def _write_model(trainer: Any, weights: Any, folder: Path, base_model: Path, params: TrainingParams) -> None:
     from stages.models.reference import read_reference, write_lineage
 
     reference = read_reference(base_model)
@@ -235,7 +248,7 @@ def _write_model(trainer: Any, folder: Path, base_model: Path, params: TrainingP
         adapter.target_modules = sorted(adapter.target_modules)
         adapter.base_model_name_or_path = reference.repository or reference.path or base_model.name
     # The vocabulary is the base's; to find that out by itself, peft would ask the hub.
-    policy.save_pretrained(folder, **({"save_embedding_layers": False} if adapters else {}))
+    policy.save_pretrained(folder, state_dict=weights, **({"save_embedding_layers": False} if adapters else {}))
     trainer.processing_class.save_pretrained(folder)
     facts = {"beta": params.beta, "reward_shift": trainer.reward_shift(), "state": trainer.method_state()}
     write_lineage(folder, base_model, method=trainer.method, **facts)
@@ -243,4 +256,4 @@ def _write_model(trainer: Any, folder: Path, base_model: Path, params: TrainingP
 
 
 if __name__ == "__main__":
-    stage_main(run)
+    stage_main(run, launcher=launcher)
