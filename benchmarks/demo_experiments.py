@@ -97,7 +97,7 @@ class Experiment:
 
     def __init__(self, work: Path, params: Params, *, world: str, seed: int) -> None:
         given = [f"demo_feedback.world={world}", f"demo_feedback.seed={seed}", f"base_model.seed={seed}"]
-        self.params = changed(params, given)
+        self.given = self.params = changed(params, given)
         sections = ("demo_feedback", "base_model", "normalization", "tokenization", "prompt_embedding")
         key = content_id({name: self.params.get(name) for name in sections})[:12]
         self.folder = work / f"{world}-{seed}-{key}"
@@ -170,10 +170,15 @@ class Experiment:
         )
         done.touch()
 
-    def result(self, correction: str) -> dict[str, Any]:
-        """Train and evaluate under a correction; the metrics of its stages."""
-        given = [f"density_ratio.correction={correction}", f"training.bco.seed={self.seed}"]
-        self.params = changed(self.params, [*given, f"evaluation.seed={self.seed}"])
+    def result(self, correction: str, settings: Sequence[str] = ()) -> dict[str, Any]:
+        """Train and evaluate under a correction; the metrics of its stages.
+
+        Args:
+            correction: what is done about the shift of the prompts.
+            settings: further parameters of this run alone, as "dotted.name=value".
+        """
+        given = [f"density_ratio.correction={correction}", f"training.bco.seed={self.seed}", *settings]
+        self.params = changed(self.given, [*given, f"evaluation.seed={self.seed}"])
         sections = ("density_ratio", "training", "evaluation", "shift_diagnosis")
         settings = {name: self.params.get(name) for name in sections}
         folder = self.folder / f"{correction}-{content_id(settings, tree_digest(self.path('base_model')))[:12]}"

@@ -58,7 +58,7 @@ def sample_completions(
     """Completions of each prompt as plain text, without special tokens.
 
     Args:
-        model: causal language model; it is left in the mode it is found in.
+        model: causal language model or encoder-decoder; it is left in the mode it is found in.
         tokenizer: tokenizer of the model.
         prompts: texts after templating; no further special tokens are added. Equal prompts get equal completions.
         num_samples: completions per prompt.
@@ -72,7 +72,7 @@ def sample_completions(
         `num_samples` texts for each prompt, in the order of `prompts`.
 
     Raises:
-        ValueError: an argument is out of range, a prompt has no tokens, or the model is no causal one.
+        ValueError: an argument is out of range, or a prompt has no tokens.
     """
     prompt_ids = [tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
     sampling = Sampling(num_samples, max_new_tokens, temperature, top_p, seed, batch_size)
@@ -94,7 +94,7 @@ def sample_ids(
     (the batch size is the shape that it is computed in), and not on the other prompts.
 
     Args:
-        model: causal language model; it is left in the mode it is found in.
+        model: causal language model or encoder-decoder; it is left in the mode it is found in.
         tokenizer: names the end-of-sequence and padding tokens.
         prompt_ids: ids of each prompt, of any length from 1.
         sampling: how completions are drawn.
@@ -104,9 +104,9 @@ def sample_ids(
         `num_samples` lists of ids for each prompt, in the order of `prompt_ids`.
 
     Raises:
-        ValueError: an argument is out of range, a prompt has no tokens, or the model is no causal one.
+        ValueError: an argument is out of range, or a prompt has no tokens.
     """
-    _check(model, prompt_ids, sampling)
+    _check(prompt_ids, sampling)
     end_ids = _end_ids(model, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids, default=0)
     rows = [(prompt, sample) for prompt in range(len(prompt_ids)) for sample in range(sampling.num_samples)]
@@ -123,7 +123,7 @@ def sample_ids(
                 filled += [filled[-1]] * (sampling.batch_size - len(filled))
                 ids = [prompt_ids[prompt] for prompt, _ in filled]
                 numbers = np.stack([_uniforms(prompt_ids[prompt], sample, sampling) for prompt, sample in filled])
-                prompts = _left_padded(ids, width=width, pad_id=pad_id)
+                prompts = _padded(ids, width=width, pad_id=pad_id, on_left=not model.config.is_encoder_decoder)
                 new_ids = _generate(model, prompts, numbers, sampling=sampling, pad_id=pad_id, end_ids=end_ids)
                 for (prompt, sample), row in zip(filled[: len(indices)], new_ids, strict=False):
                     samples[prompt][sample] = _until_end(row, end_ids)
@@ -133,9 +133,7 @@ def sample_ids(
     return samples
 
 
-def _check(model: PreTrainedModel, prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> None:
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise ValueError("expected a causal language model to sample from, found an encoder-decoder")
+def _check(prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> None:
     for name in ("num_samples", "max_new_tokens", "batch_size"):
         if getattr(sampling, name) < 1:
             raise ValueError(f"expected {name} from 1, found {getattr(sampling, name)}")
@@ -163,13 +161,17 @@ def _uniforms(ids: Sequence[int], sample: int, sampling: Sampling) -> np.ndarray
     return np.random.Generator(np.random.Philox(key=key)).random(sampling.max_new_tokens)
 
 
-def _left_padded(ids: Sequence[Sequence[int]], *, width: int, pad_id: int) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask of prompts that all end at the right edge; both of shape (n, width)."""
+def _padded(ids: Sequence[Sequence[int]], *, width: int, pad_id: int, on_left: bool) -> tuple[Tensor, Tensor]:
+    """Ids and attention mask of prompts; both of shape (n, width).
+
+    A decoder goes on from the right edge, so its prompts all end there. An encoder reads from the left.
+    """
     input_ids = torch.full((len(ids), width), pad_id)
     attention_mask = torch.zeros((len(ids), width), dtype=torch.long)
     for row, prompt in enumerate(ids):
-        input_ids[row, width - len(prompt) :] = torch.as_tensor(prompt)
-        attention_mask[row, width - len(prompt) :] = 1
+        place = slice(width - len(prompt), None) if on_left else slice(len(prompt))
+        input_ids[row, place] = torch.as_tensor(prompt)
+        attention_mask[row, place] = 1
     return input_ids, attention_mask
 
 
@@ -184,7 +186,8 @@ def _generate(
 ) -> list[list[int]]:
     """New ids of each row of a batch, with whatever follows their end."""
     input_ids, attention_mask = (tensor.to(model.device) for tensor in prompts)
-    width = input_ids.shape[1]
+    # A decoder of its own starts from a single token, which says nothing.
+    width = 1 if model.config.is_encoder_decoder else input_ids.shape[1]
     processors = LogitsProcessorList()
     if sampling.temperature > 0:
         processors.append(_OwnNumbers(torch.from_numpy(numbers).to(model.device), width, sampling))

@@ -142,6 +142,10 @@ class DocumentedArguments(_FormerFields, TrainingArguments):  # type: ignore[mis
             self.bf16 = not self.fp16 and not self.use_cpu and _accelerator_has_bf16()
         super().__post_init__()  # type: ignore[no-untyped-call] # transformers
 
+    def __getstate__(self) -> dict[str, Any]:
+        # Transformers pickles the arguments into folders that it pushes to the hub, where a token is no one's to read.
+        return {name: None if name.endswith("_token") else value for name, value in vars(self).items()}
+
     def _carry_over(self, name: str, former: Former) -> None:
         value = getattr(self, name)
         if former.successor is None:

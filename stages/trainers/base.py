@@ -173,15 +173,21 @@ class FeedbackTrainer(Trainer):
             write_state(folder, method=self.method_state(), sums=self._train_sums.state())
             write_text(folder / "README.md", self.card())
 
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write the model's page into the output folder."""
-        if self.is_world_process_zero():
-            write_text(Path(self.args.output_dir) / "README.md", self.card())
+    def create_model_card(self, **facts: Any) -> None:  # type: ignore[override] # by name, as it is called
+        """Write the model's page into the output folder.
 
-    def card(self, base_model: str | None = None) -> str:
+        Args:
+            facts: what `card` takes; `push_to_hub` hands its further arguments on to here.
+        """
+        if self.is_world_process_zero():
+            write_text(Path(self.args.output_dir) / "README.md", self.card(**facts))
+
+    def card(self, base_model: str | None = None, **facts: Any) -> str:
         """Text of the model's page.
 
         Args:
-            base_model: repository that the policy came from; None says nothing.
+            base_model: repository that the policy came from; None takes the name that the model was loaded by.
+            facts: what else `stages.trainers.model_card.card_of` takes: model_name, tags, language, license and
+                dataset_name.
         """
-        return card_of(self, base_model)
+        return card_of(self, base_model, **facts)

@@ -9,16 +9,20 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from stages.contracts.files import write_json
 
 STATE_FILE = "preference_state.json"
+ARGUMENTS_FILE = "training_args.bin"
 
 
 def write_state(folder: Path, *, method: dict[str, Any], sums: dict[str, list[float]]) -> None:
-    """Write beside a model what its trainer needs to go on.
+    """Write beside a model what its trainer needs to go on, and take away the pickle of arguments.
+
+    Transformers leaves its arguments there as a pickle, the hub's token in it; nothing reads them back.
 
     Args:
         folder: folder of a checkpoint or of a finished model.
         method: state of the method, as finite JSON values.
         sums: metrics gathered since the last line of the log.
     """
+    (folder / ARGUMENTS_FILE).unlink(missing_ok=True)
     write_json(folder / STATE_FILE, {"method": method, "sums": sums})
 
 

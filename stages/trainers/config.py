@@ -56,4 +56,9 @@ class PreferenceConfig(DocumentedArguments):
             )
         if not self.beta > 0:
             raise ValueError(f"expected beta above 0, found {self.beta}")
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"expected label_smoothing_factor 0, found {self.label_smoothing_factor}; it smooths what tokens are "
+                "predicted, and a method that smooths labels has an argument of its own"
+            )
         super().__post_init__()

@@ -75,8 +75,8 @@ def _config_of(args: Any, config_class: Any) -> Any:
         raise ValueError(
             f"expected args as a {config_class.__name__} or TrainingArguments, found {type(args).__name__}"
         )
-    kind: Any = type(args)
-    defaults = kind(args.output_dir)
+    # Compared with the configuration's own defaults: what plain arguments leave at theirs is meant as well.
+    defaults = config_class(args.output_dir)
     known = {field.name for field in dataclasses.fields(config_class)}
     values = {field.name: getattr(args, field.name) for field in dataclasses.fields(args) if field.init}
     return config_class(
@@ -160,8 +160,9 @@ def concatenated_inputs(
     """The chosen and then the rejected rows of a batch, padded to one width.
 
     Args:
-        batch: tensors (n, t) named `chosen_` and `rejected_` with `input_ids`, `attention_mask` and either `labels` or
-            `completion_mask`; of an encoder-decoder `labels`, and `prompt_input_ids` and `prompt_attention_mask`.
+        batch: what `PreferenceCollator` makes of pairs; or tensors (n, t) named `chosen_` and `rejected_` with
+            `input_ids`, `attention_mask` and `labels`, of an encoder-decoder `labels` of the two and
+            `prompt_input_ids` and `prompt_attention_mask`.
         is_encoder_decoder: whether prompts go to an encoder.
         label_pad_token_id: label of what isn't learned.
         padding_value: id that fills short rows.
@@ -170,26 +171,31 @@ def concatenated_inputs(
     Returns:
         concatenated_input_ids, concatenated_attention_mask and concatenated_labels; each of shape (2 n, t).
     """
+    sources = _documented_tensors(batch, is_encoder_decoder, label_pad_token_id)
     fills = {"input_ids": padding_value, "attention_mask": 0, "labels": label_pad_token_id}
     found = {}
     for name, fill in fills.items():
-        if is_encoder_decoder and name != "labels":
-            found[f"concatenated_{name}"] = batch[f"prompt_{name}"].repeat(2, 1).to(device)
-            continue
-        sides = [_documented_tensor(batch, prefix, name, label_pad_token_id) for prefix in PAIR]
+        sides = [sources[f"{prefix}{name}"] for prefix in PAIR]
         width = max(side.shape[1] for side in sides)
         padded = [pad(side, (0, width - side.shape[1]), value=fill) for side in sides]
         found[f"concatenated_{name}"] = torch.cat(padded).to(device)
     return found
 
 
-def _documented_tensor(batch: Batch, prefix: str, name: str, label_pad_token_id: int) -> Tensor:
-    if name == "labels" and f"{prefix}labels" not in batch:
-        mask = batch[f"{prefix}completion_mask"].bool()
-        labels: Tensor = batch[f"{prefix}input_ids"].masked_fill(~mask, label_pad_token_id)
-        return labels
-    tensor: Tensor = batch[f"{prefix}{name}"]
-    return tensor
+def _documented_tensors(batch: Batch, is_encoder_decoder: bool, label_pad_token_id: int) -> dict[str, Tensor]:
+    """Ids, masks and labels of both sides, whichever of the two kinds of batch they stand in."""
+    found: dict[str, Tensor] = {}
+    for prefix in PAIR:
+        has_prompts = is_encoder_decoder and "prompt_input_ids" in batch
+        for name in ("input_ids", "attention_mask"):
+            found[f"{prefix}{name}"] = batch[f"{'prompt_' if has_prompts else prefix}{name}"]
+        if f"{prefix}labels" in batch:
+            found[f"{prefix}labels"] = batch[f"{prefix}labels"]
+        else:
+            ids = batch[f"{prefix}{'decoder_' if is_encoder_decoder else ''}input_ids"]
+            is_prompt_or_pad = ~batch[f"{prefix}completion_mask"].bool()
+            found[f"{prefix}labels"] = ids.masked_fill(is_prompt_or_pad, label_pad_token_id)
+    return found
 
 
 def get_batch_logps(

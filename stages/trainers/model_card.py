@@ -1,9 +1,13 @@
 """The page that goes with a trained model; the same settings give the same page."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
 def model_card(
@@ -15,6 +19,9 @@ def model_card(
     settings: Mapping[str, Any],
     is_adapter: bool = False,
     is_encoder_decoder: bool = False,
+    name: str | None = None,
+    tags: Sequence[str] = (),
+    facts: Mapping[str, Any] | None = None,
 ) -> str:
     """Text of a README.md with the front matter that model hubs read.
 
@@ -26,20 +33,25 @@ def model_card(
         settings: what was chosen for training.
         is_adapter: whether the weights are an adapter of the base model.
         is_encoder_decoder: whether prompt and completion go to an encoder and a decoder.
+        name: what the model is called. None calls it by what it is.
+        tags: further tags.
+        facts: further entries of the front matter, such as its license.
     """
     front: dict[str, Any] = {"base_model": base_model} if base_model else {}
     front["library_name"] = "peft" if is_adapter else "transformers"
     front["pipeline_tag"] = "text2text-generation" if is_encoder_decoder else "text-generation"
-    front["tags"] = ["plumbline", method]
+    front["tags"] = list(dict.fromkeys(["plumbline", method, *tags]))
+    front |= facts or {}
     origin = f"It started from `{base_model}`." if base_model else "Its base model has no public name."
+    kind = "Adapter" if is_adapter else "Model"
     parts = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
         "---",
         "",
-        f"# {'Adapter' if is_adapter else 'Model'} trained by {title}",
+        f"# {name or f'{kind} trained by {title}'}",
         "",
-        f"{origin} The method is described in {paper}.",
+        f"{origin} {f'{kind} trained by {title}. ' if name else ''}The method is described in {paper}.",
         "",
         "## Settings",
         "",
@@ -54,20 +66,45 @@ def model_card(
 _SETTINGS = ("beta", "learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size", "seed")
 
 
-def card_of(trainer: Any, base_model: str | None) -> str:
+def card_of(
+    trainer: Any,
+    base_model: str | None,
+    *,
+    model_name: str | None = None,
+    tags: str | Sequence[str] | None = None,
+    language: str | Sequence[str] | None = None,
+    license: str | None = None,  # noqa: A002 - the documented name
+    dataset_name: str | Sequence[str] | None = None,
+) -> str:
     """Text of the page of a trainer's model.
 
     Args:
-        trainer: a `FeedbackTrainer`.
-        base_model: repository of the model that training started from; None if it has no public name.
+        trainer: one of this package, or any with the same attributes.
+        base_model: repository of the model that training started from; None takes the name that the model was loaded
+            by, if that is no folder.
+        model_name: what the model is called. None calls it by what it is.
+        tags: one or more tags besides those of the project and the method.
+        language: one or more codes of languages.
+        license: identifier of a license.
+        dataset_name: one or more repositories of what it was trained on.
     """
     names = (*_SETTINGS, *getattr(trainer.args, "method_fields", ()))
+    facts = {"language": language, "license": license, "datasets": dataset_name}
     return model_card(
         method=trainer.method,
         title=trainer.title,
         paper=trainer.paper,
-        base_model=base_model,
+        base_model=base_model or public_name(trainer.model),
         settings={name: getattr(trainer.args, name) for name in names if hasattr(trainer.args, name)},
         is_adapter=hasattr(trainer.model, "peft_config"),
         is_encoder_decoder=getattr(trainer, "is_encoder_decoder", False),
+        name=model_name,
+        tags=[tags] if isinstance(tags, str) else tags or (),
+        facts={name: value for name, value in facts.items() if value},
     )
+
+
+def public_name(model: Any) -> str | None:
+    """Repository that a model was loaded from; None if it was a folder, or made here."""
+    name: str = getattr(getattr(model, "config", None), "name_or_path", "") or ""
+    return name if _REPOSITORY.fullmatch(name) and not Path(name).exists() else None

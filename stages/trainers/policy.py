@@ -63,38 +63,64 @@ def prepare_policy(model: Any, *, peft_config: Any, args: Any) -> Any:
         model: the model as loaded.
         peft_config: configuration of the adapter; None trains what is trainable in `model`.
         args: for dropout, precision and checkpointing of activations.
+
+    Raises:
+        ValueError: the weights have 4 or 8 bits, so that they can't be trained, and there is no adapter.
     """
     if args.disable_dropout:
         disable_dropout(model)
     config = getattr(model, "config", None)
     if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0.0) == 0.0:
         logger.warning("router_aux_loss_coef is 0, so output_router_logits has no effect on the loss; raise it")
-    is_quantised = getattr(model, "is_loaded_in_8bit", False) or getattr(model, "is_loaded_in_4bit", False)
+    if _is_quantised(model):
+        if peft_config is None and not is_peft_model(model):
+            raise ValueError(
+                "expected peft_config with a model of 4 or 8 bits, whose weights can't be trained, found none; "
+                "give one, or load the model in full"
+            )
+        _keep_differentiable(model)
     if peft_config is not None:
-        # peft is slow to import, and only adapters need it.
-        from peft import get_peft_model, prepare_model_for_kbit_training
-
-        if is_peft_model(model):
-            # What the old adapter learned becomes part of the base, and so of the reference.
-            model = model.merge_and_unload()
-        if is_quantised:
-            model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call] # peft
-                model,
-                use_gradient_checkpointing=args.activation_checkpointing,
-                gradient_checkpointing_kwargs=args.activation_checkpointing_kwargs or {},
-            )
-        with warnings.catch_warnings():
-            # peft 0.21 asks transformers 5 under a name that has changed.
-            warnings.filterwarnings(
-                "ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning
-            )
-            model = get_peft_model(model, peft_config)
-        if args.bf16 and getattr(model, "is_loaded_in_4bit", False):
-            _recast_adapters(model)
+        model = _with_adapter(model, peft_config, args)
     uses_reentrant = (args.activation_checkpointing_kwargs or {}).get("use_reentrant", False)
     if args.activation_checkpointing and uses_reentrant and hasattr(model, "enable_input_require_grads"):
         # Reentrant checkpointing gives no gradients to a block none of whose inputs asks for one.
         model.enable_input_require_grads()
+    return model
+
+
+def _is_quantised(model: Any) -> bool:
+    return getattr(model, "is_loaded_in_8bit", False) or getattr(model, "is_loaded_in_4bit", False)
+
+
+def _keep_differentiable(model: Any) -> None:
+    """Keep layers of 4 bits on a CPU in the layout that gradients can pass through.
+
+    Where the CPU has instructions for bfloat16, bitsandbytes repacks such a layer in its first pass in evaluation
+    mode, which may be that of the reference, and computes without gradients from then on, also in training.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _with_adapter(model: Any, peft_config: Any, args: Any) -> Any:
+    # peft is slow to import, and only adapters need it.
+    from peft import get_peft_model, prepare_model_for_kbit_training
+
+    if is_peft_model(model):
+        # What the old adapter learned becomes part of the base, and so of the reference.
+        model = model.merge_and_unload()
+    if _is_quantised(model):
+        # The trainer switches checkpointing of activations on, by the name that it has in transformers 5.
+        model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call] # peft
+            model, use_gradient_checkpointing=False
+        )
+    with warnings.catch_warnings():
+        # peft 0.21 asks transformers 5 under a name that has changed.
+        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
+        model = get_peft_model(model, peft_config)
+    if args.bf16 and getattr(model, "is_loaded_in_4bit", False):
+        _recast_adapters(model)
     return model
 
 

@@ -26,7 +26,7 @@ from stages.trainers.reference import (
     has_reference_logps,
     read_reference_logps,
 )
-from stages.trainers.rows import PAIR, LeftOut, Lengths, RowReader, is_encoded, reference_column
+from stages.trainers.rows import PAIR, LeftOut, Lengths, RowReader, reference_column
 from stages.trainers.safeguards import refuse_non_finite
 from stages.trainers.samples import write_samples
 from stages.trainers.scored import Batch, PreferenceLoss, Scored, loss_share, num_own_rows
@@ -102,6 +102,10 @@ class PreferenceTrainer(FeedbackTrainer):
             raise ValueError(
                 "expected a policy as one of model and model_init, and as ref_model another model or None; "
                 "None takes the policy as it is at the start"
+            )
+        if args.generate_during_eval and processing_class is None:
+            raise ValueError(
+                "expected processing_class, a tokenizer, to sample with for generate_during_eval, found none"
             )
         set_seed(args.seed)
         self.args = args
@@ -216,7 +220,7 @@ class PreferenceTrainer(FeedbackTrainer):
         return super().get_test_dataloader(self._prepared_late(test_dataset))
 
     def _prepared_late(self, dataset: Any) -> Any:
-        is_ready = not isinstance(dataset, Dataset) or (is_encoded(dataset) and "row_id" in dataset.column_names)
+        is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in self._all_rows())
         return dataset if is_ready else self._prepared(dataset, "eval_dataset")
 
     def end_evaluation(self, rows: Any, name: str) -> None:

@@ -2,9 +2,18 @@
 
 import json
 import logging
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from transformers.integrations.integration_utils import (
+    CometCallback,
+    DVCLiveCallback,
+    MLflowCallback,
+    TensorBoardCallback,
+    WandbCallback,
+)
 
 from stages.contracts.files import write_text
 from stages.models.generation import Sampling, sample_ids
@@ -16,8 +25,8 @@ COLUMNS = ("prompt", "policy", "reference")
 def write_samples(trainer: Any, rows: Any, name: str) -> None:
     """Sample answers to prompts of undesired rows, or of pairs, and log them or write them down.
 
-    A table goes to Weights & Biases or Comet if the trainer reports there; else to
-    `samples/<name>-<step>.jsonl` in its output folder.
+    A table goes to each tracker that the trainer reports to and that can show one (TensorBoard, DVCLive, Weights &
+    Biases, Comet, MLflow); without such a tracker, to `samples/<name>-<step>.jsonl` in the output folder.
 
     Args:
         trainer: a `PreferenceTrainer` that has just evaluated.
@@ -48,25 +57,91 @@ def write_samples(trainer: Any, rows: Any, name: str) -> None:
 
 def _answers(trainer: Any, model: Any, prompts: list[list[int]]) -> list[str]:
     tokenizer = trainer.processing_class
-    longest = max(len(prompt) for prompt in prompts)
-    room = (trainer.args.max_length or longest + 256) - longest
-    sampling = Sampling(num_samples=1, max_new_tokens=max(room, 16), seed=trainer.args.seed, batch_size=len(prompts))
-    found = sample_ids(model, tokenizer, prompts, sampling=sampling)
+    longest = 0 if trainer.is_encoder_decoder else max(len(prompt) for prompt in prompts)
+    room = max((trainer.args.max_length or longest + 256) - longest, 16)
+    room = min(room, trainer.args.max_completion_length or room)
+    sampling = Sampling(num_samples=1, max_new_tokens=room, seed=trainer.args.seed, batch_size=len(prompts))
+    # In the types of training: with weights of 4 bits and bf16 those of neighbouring layers differ.
+    with trainer.accelerator.autocast():
+        found = sample_ids(model, tokenizer, prompts, sampling=sampling)
     texts: list[str] = tokenizer.batch_decode([samples[0] for samples in found], skip_special_tokens=True)
     return texts
 
 
 def _publish(trainer: Any, table: list[dict[str, str | None]], name: str) -> None:
-    trackers = {type(callback).__name__ for callback in trainer.callback_handler.callbacks}
-    rows = [[row[column] for column in COLUMNS] for row in table]
-    if "WandbCallback" in trackers:
-        import wandb  # type: ignore[import-not-found] # only there if the tracker is
+    """Show the table in every tracker that can take one, or write it into the output folder if none did."""
+    step = trainer.state.global_step
+    is_shown = [
+        show(callback, table, name, step)
+        for callback in trainer.callback_handler.callbacks
+        for kind, show in _TRACKERS.items()
+        if isinstance(callback, kind)
+    ]
+    if not any(is_shown):
+        _write(Path(trainer.args.output_dir), table, name, step)
 
-        wandb.log({f"{name}_samples": wandb.Table(columns=list(COLUMNS), data=rows)})
-    elif "CometCallback" in trackers:
-        import comet_ml  # type: ignore[import-not-found] # only there if the tracker is
 
-        comet_ml.get_running_experiment().log_table(f"{name}_samples.csv", rows, headers=list(COLUMNS))
-    else:
-        file = Path(trainer.args.output_dir) / "samples" / f"{name}-{trainer.state.global_step}.jsonl"
-        write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in table))
+def _write(folder: Path, table: list[dict[str, str | None]], name: str, step: int) -> None:
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in table)
+    write_text(folder / "samples" / f"{name}-{step}.jsonl", "".join(lines))
+
+
+# Each gives whether it could show the table: a tracker begins its run with the training, or with the first log.
+
+
+def _to_tensorboard(callback: Any, table: list[dict[str, str | None]], name: str, step: int) -> bool:
+    if callback.tb_writer is None:
+        return False
+    cells = [[(row[column] or "").replace("|", "\\|").replace("\n", "<br>") for column in COLUMNS] for row in table]
+    lines = [" | ".join(row) for row in (COLUMNS, ["---"] * len(COLUMNS), *cells)]
+    callback.tb_writer.add_text(f"{name}_samples", "\n".join(f"| {line} |" for line in lines), step)
+    return True
+
+
+def _to_dvclive(callback: Any, table: list[dict[str, str | None]], name: str, step: int) -> bool:
+    if callback.live is None:
+        return False
+    _write(Path(callback.live.dir), table, name, step)
+    return True
+
+
+def _to_wandb(_: Any, table: list[dict[str, str | None]], name: str, step: int) -> bool:  # noqa: ARG001 - it counts steps
+    import wandb  # type: ignore[import-not-found] # only there if the tracker is
+
+    if wandb.run is None:
+        return False
+    wandb.log({f"{name}_samples": wandb.Table(columns=list(COLUMNS), data=_cells(table))})
+    return True
+
+
+def _to_comet(_: Any, table: list[dict[str, str | None]], name: str, step: int) -> bool:
+    import comet_ml  # type: ignore[import-not-found] # only there if the tracker is
+
+    experiment = comet_ml.get_running_experiment()
+    if experiment is None:
+        return False
+    experiment.log_table(f"{name}_samples-{step}.csv", _cells(table), headers=list(COLUMNS))
+    return True
+
+
+def _to_mlflow(_: Any, table: list[dict[str, str | None]], name: str, step: int) -> bool:
+    import mlflow  # type: ignore[import-not-found] # only there if the tracker is
+
+    if mlflow.active_run() is None:
+        return False
+    columns = {column: [row[column] for row in table] for column in COLUMNS}
+    mlflow.log_table({**columns, "step": [step] * len(table)}, f"{name}_samples.json")
+    return True
+
+
+def _cells(table: list[dict[str, str | None]]) -> list[list[str | None]]:
+    return [[row[column] for column in COLUMNS] for row in table]
+
+
+_TRACKERS: dict[type, Callable[[Any, list[dict[str, str | None]], str, int], bool]] = {
+    TensorBoardCallback: _to_tensorboard,
+    DVCLiveCallback: _to_dvclive,
+    WandbCallback: _to_wandb,
+    CometCallback: _to_comet,
+    MLflowCallback: _to_mlflow,
+}

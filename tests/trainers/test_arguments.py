@@ -7,13 +7,25 @@ import json
 import pytest
 from transformers import HfArgumentParser
 
-from stages.trainers import BCOConfig, BCOTrainer, set_seed
+from stages.trainers import BCOConfig, BCOTrainer, DPOTrainer, KTOConfig, KTOTrainer, set_seed
 from stages.trainers.arguments import FORMER_ARGUMENTS
+from stages.trainers.preference import PreferenceTrainer
 from tests.material import SHARED, needs_shared
+
+DPO_METHODS = (
+    *("build_tokenized_answer", "compute_reference_log_probs", "concatenated_forward", "concatenated_inputs"),
+    *("dpo_loss", "evaluation_loop", "get_batch_logps", "get_batch_loss_metrics", "get_batch_samples"),
+    *("get_eval_dataloader", "get_train_dataloader", "log", "null_ref_context", "tokenize_row"),
+)
+KTO_ARGUMENTS = (
+    *("model", "ref_model", "args", "train_dataset", "eval_dataset", "processing_class", "data_collator", "model_init"),
+    *("callbacks", "optimizers", "preprocess_logits_for_metrics", "peft_config", "compute_metrics"),
+    *("model_adapter_name", "ref_adapter_name"),
+)
 
 
 @needs_shared
-@pytest.mark.parametrize("documented", [BCOConfig, BCOTrainer, set_seed])
+@pytest.mark.parametrize("documented", [BCOConfig, BCOTrainer, DPOTrainer, set_seed])
 def test_arguments_have_the_documented_names_order_and_defaults(documented):
     ledger = json.loads((SHARED / "seeds" / "signatures.json").read_text())[documented.__name__]
 
@@ -26,14 +38,53 @@ def test_arguments_have_the_documented_names_order_and_defaults(documented):
 
 
 @needs_shared
-@pytest.mark.parametrize("method", ["train", "save_model", "push_to_hub"])
-def test_methods_take_the_documented_arguments(method):
-    ledger = json.loads((SHARED / "seeds" / "signatures.json").read_text())[f"BCOTrainer.{method}"]
+@pytest.mark.parametrize(
+    ("trainer", "method"),
+    [(BCOTrainer, name) for name in ("train", "save_model", "push_to_hub")] + [(DPOTrainer, n) for n in DPO_METHODS],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_methods_take_the_documented_arguments(trainer, method):
+    ledger = json.loads((SHARED / "seeds" / "signatures.json").read_text())[f"{trainer.__name__}.{method}"]
+    is_static = isinstance(inspect.getattr_static(trainer, method), staticmethod)
 
-    found = inspect.signature(getattr(BCOTrainer, method)).parameters
+    found = list(inspect.signature(getattr(trainer, method)).parameters.values())[0 if is_static else 1 :]
 
-    for (name, default), argument in zip(ledger, list(found.values())[1:], strict=False):
-        assert (argument.name, repr(argument.default)) == (name, str(default))
+    assert len(found) >= len(ledger)
+    for (name, default), argument in zip(ledger, found, strict=False):
+        assert argument.name == name
+        if default is not None:
+            assert repr(argument.default) == str(default)
+    # what comes behind is optional, so that a call as documented works
+    assert all(
+        argument.default is not inspect.Parameter.empty for argument in found[len(ledger) :] if _is_named(argument)
+    )
+
+
+def _is_named(argument):
+    return argument.kind not in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@needs_shared
+def test_all_documented_methods_of_dpo_are_looked_at():
+    ledger = json.loads((SHARED / "seeds" / "signatures.json").read_text())
+
+    assert {f"DPOTrainer.{name}" for name in DPO_METHODS} == {name for name in ledger if name.startswith("DPOTrainer.")}
+
+
+def test_kto_takes_todays_arguments():
+    assert tuple(inspect.signature(KTOTrainer).parameters) == KTO_ARGUMENTS
+    assert inspect.signature(KTOTrainer) == inspect.signature(PreferenceTrainer)
+
+
+def test_arguments_of_kto_stand_behind_those_of_training_in_the_documented_order(tmp_path):
+    names = [
+        name for name in inspect.signature(KTOConfig).parameters if name not in inspect.signature(BCOConfig).parameters
+    ]
+    config = KTOConfig(str(tmp_path), use_cpu=True)
+
+    assert names == ["loss_type", "desirable_weight", "undesirable_weight"]
+    assert (config.learning_rate, config.beta, config.loss_type) == (1e-6, 0.1, "kto")
+    assert (config.max_length, config.max_prompt_length) == (1024, 512)
 
 
 def test_positional_arguments_follow_the_documented_order(tmp_path):

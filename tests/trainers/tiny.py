@@ -1,8 +1,10 @@
 """Models, tokenizers and rows small enough that a test trains on them in a moment."""
 
 import inspect
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset
@@ -10,6 +12,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stages.trainers.bco import BCOConfig, BCOTrainer
+from stages.trainers.config import PreferenceConfig
+from stages.trainers.dpo import DPOConfig, DPOTrainer
+from stages.trainers.kto import KTOConfig, KTOTrainer
+from stages.trainers.preference import PreferenceTrainer
 
 _TEXT = "what is the sky a sea blue green red fine bad good word of and or not yes no it"
 WORDS = _TEXT.split()
@@ -86,7 +92,51 @@ def encoded_rows(number: int = 12, *, seed: int = 0) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def bco_config(folder: Path, **arguments: Any) -> BCOConfig:
+def raw_pairs(number: int = 12) -> list[dict[str, Any]]:
+    """Pairs of various lengths, whose completions differ."""
+    return [
+        {
+            "prompt": row["prompt"],
+            "chosen": row["completion"],
+            "rejected": " " + " ".join(WORDS[(index + 2 * j) % len(WORDS)] for j in range(2 + index % 3)),
+        }
+        for index, row in enumerate(raw_rows(number))
+    ]
+
+
+def encoded_pairs(number: int = 12, *, seed: int = 0) -> Dataset:
+    """Pairs as the stages make them, with log-probabilities of some reference."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = []
+    for index in range(number):
+        length = 2 + index % 3
+        prompt = torch.randint(3, 32, (length,), generator=generator).tolist()
+        row: dict[str, Any] = {"row_id": f"id{index}", "weight": 1.0}
+        for side, tokens in (("chosen", 2 + index % 4), ("rejected", 1 + index % 3)):
+            completion = torch.randint(3, 32, (tokens,), generator=generator).tolist()
+            row |= {f"{side}_input_ids": prompt + completion, f"{side}_prompt_length": length}
+            row[f"reference_{side}_logps"] = float(-3 * tokens - index % 4)
+        rows.append(row)
+    return Dataset.from_list(rows)
+
+
+class Method(NamedTuple):
+    """A trainer, its configuration, and rows for it."""
+
+    trainer: type[PreferenceTrainer]
+    config: type[PreferenceConfig]
+    raw: Callable[[int], list[dict[str, Any]]]
+    encoded: Callable[..., Dataset]
+
+
+METHODS = {
+    "bco": Method(BCOTrainer, BCOConfig, raw_rows, encoded_rows),
+    "kto": Method(KTOTrainer, KTOConfig, raw_rows, encoded_rows),
+    "dpo": Method(DPOTrainer, DPOConfig, raw_pairs, encoded_pairs),
+}
+
+
+def method_config(method: str, folder: Path, **arguments: Any) -> Any:
     """A short, silent run on the CPU."""
     defaults: dict[str, Any] = {
         "learning_rate": 1e-2,
@@ -97,16 +147,29 @@ def bco_config(folder: Path, **arguments: Any) -> BCOConfig:
         "use_cpu": True,
         "disable_tqdm": True,
     }
-    return BCOConfig(str(folder), **{**defaults, **arguments})
+    return METHODS[method].config(str(folder), **{**defaults, **arguments})
 
 
-def bco_trainer(folder: Path, *, model: Any = None, rows: Any = None, **arguments: Any) -> BCOTrainer:
+def method_trainer(method: str, folder: Path, *, model: Any = None, rows: Any = None, **arguments: Any) -> Any:
     """A trainer of `tiny_llama`; arguments of the trainer itself are told apart from those of its config."""
-    own = {name: arguments.pop(name) for name in inspect.signature(BCOTrainer).parameters if name in arguments}
-    return BCOTrainer(
+    kind = METHODS[method]
+    shared = inspect.signature(BCOTrainer).parameters
+    own = {name: arguments.pop(name) for name in shared if name in arguments}
+    return kind.trainer(
         None if "model_init" in own else (model if model is not None else tiny_llama()),
-        args=bco_config(folder, **arguments),
-        train_dataset=encoded_rows() if rows is None else rows,
-        processing_class=tiny_tokenizer(),
+        args=method_config(method, folder, **arguments),
+        train_dataset=kind.encoded() if rows is None else rows,
+        processing_class=own.pop("processing_class", None) or tiny_tokenizer(),
         **own,
     )
+
+
+def lines(trainer: Any, name: str = "loss") -> list[dict[str, Any]]:
+    """Lines of the log that have `name`."""
+    return [line for line in trainer.state.log_history if name in line]
+
+
+bco_config = partial(method_config, "bco")
+bco_trainer = partial(method_trainer, "bco")
+kto_trainer = partial(method_trainer, "kto")
+dpo_trainer = partial(method_trainer, "dpo")
