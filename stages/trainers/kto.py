@@ -17,7 +17,7 @@ from stages.trainers.mismatched import with_mismatched_rows
 from stages.trainers.preference import PreferenceTrainer
 from stages.trainers.rows import MISMATCHED
 from stages.trainers.safeguards import refuse_non_finite
-from stages.trainers.scored import Batch, PreferenceLoss, labelled_metrics
+from stages.trainers.scored import OWN_SHARE, Batch, PreferenceLoss, labelled_metrics
 
 logger = logging.getLogger(__name__)
 _ORDER = """
@@ -90,7 +90,7 @@ class KTOTrainer(PreferenceTrainer):
         if not self.extra_sequences or all("kl" in batch for batch in batches):
             return
         ratios = [self._mismatched_ratios(model, batch) for batch in batches]
-        seen = torch.cat(ratios)
+        seen = torch.cat([own[: len(batch.get(OWN_SHARE, own))] for batch, own in zip(batches, ratios, strict=True)])
         sums = torch.stack([seen.sum(), seen.new_tensor(float(len(seen)))])
         if is_training:
             sums = self.accelerator.reduce(sums, reduction="sum")
@@ -120,7 +120,7 @@ class KTOTrainer(PreferenceTrainer):
     ) -> PreferenceLoss:
         """Loss and metrics of a batch."""
         labels, args = batch["label"], self.args
-        kl = batch["kl"][0] if "kl" in batch else torch.zeros((), device=labels.device)
+        kl = batch["kl"][:1].sum() if "kl" in batch else torch.zeros((), device=labels.device)
         losses = self.loss_kind.function(
             policy.logps,
             reference_logps,

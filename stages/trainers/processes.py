@@ -4,7 +4,7 @@ import os
 
 import torch
 from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin  # type: ignore[import-untyped] # the package ships no types
-from accelerate.state import AcceleratorState  # type: ignore[import-untyped] # likewise
+from accelerate.state import AcceleratorState, PartialState  # type: ignore[import-untyped] # likewise
 from torch import nn
 from transformers import TrainingArguments
 
@@ -58,6 +58,8 @@ def shard_on_cpu(args: TrainingArguments) -> None:
         return
     plugin = FullyShardedDataParallelPlugin()
     Accelerator(cpu=True, mixed_precision=args.mixed_precision, fsdp_plugin=plugin)
+    # Each look at the second takes over what the first says.
+    PartialState._shared_state["distributed_type"] = DistributedType.FSDP
     AcceleratorState._shared_state.update(distributed_type=DistributedType.FSDP, fsdp_plugin=plugin)
 
 

@@ -10,6 +10,8 @@ from stages.models.logprobs import CompletionLogps
 from stages.trainers.metrics import Share, by_class, share_of
 
 Batch = dict[str, Any]
+OWN_SHARE = "own_share"
+"""Entry of a batch that isn't full: for each row that counts, their share, relative to an equal share of all."""
 
 
 class Scored(NamedTuple):
@@ -91,3 +93,33 @@ def num_own_rows(number: int, accelerator: Accelerator) -> int:
         return number
     before_mine: int = accelerator.process_index * number
     return min(max(int(state.remainder) - before_mine, 0), number)
+
+
+def mark_own_rows(batch: Batch, number: int, accelerator: Accelerator) -> None:
+    """Say in a batch of training which of its rows count, if not all do.
+
+    Several processes fill the last batches of an epoch up with rows that they had before; learning from those as well
+    would make a step depend on the number of processes.
+
+    Args:
+        batch: the last one that a process was given.
+        number: n, its rows.
+        accelerator: knows the other processes.
+    """
+    own = num_own_rows(number, accelerator)
+    total = int(accelerator.gradient_state.remainder)
+    if accelerator.num_processes > 1 and accelerator.gradient_state.end_of_dataloader and total > 0:
+        batch[OWN_SHARE] = [own * accelerator.num_processes / total] * own
+
+
+def own_rows(scored: Scored, *, of: int) -> tuple[Scored, float]:
+    """The rows that count, and what their mean loss is multiplied by so that the mean over processes is that over rows.
+
+    Args:
+        scored: a batch of training, as `mark_own_rows` left it.
+        of: n, how many rows it has.
+    """
+    shares = scored.batch.get(OWN_SHARE)
+    if shares is None:
+        return scored, 1.0
+    return scored.first(len(shares), of=of), shares[0] if shares else 0.0
