@@ -100,6 +100,8 @@ def launcher() -> Launcher | None:
         raise ValueError(f"{VARIABLE}: expected a profile at {first}, found none; give its path from here") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{first}: expected YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(profile, dict):
+        raise ValueError(f"{first}: expected the settings of accelerate by name, found {type(profile).__name__}")
     rank = _number(rest, "machine_rank", int(profile.get("machine_rank", 0)))
     return Launcher(("-m", "accelerate.commands.launch", "--config_file", first, *rest), rank)
 
@@ -109,5 +111,8 @@ def _number(words: Sequence[str], name: str, default: int) -> int:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         flag, _, value = word.partition("=")
         if flag.removeprefix("--").replace("-", "_") == name:
-            return int(value or following)
+            text = value or following
+            if not text.isdecimal():
+                raise ValueError(f"{VARIABLE}: expected --{name} as a number, found {text!r}")
+            return int(text)
     return default
