@@ -71,4 +71,6 @@ def whole_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, torch
     if accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         return None
     weights: dict[str, torch.Tensor] = accelerator.get_state_dict(model)
-    return weights
+    # Gathered, the two names of one weight are two tensors; a whole model is saved with one of them.
+    tied = getattr(accelerator.unwrap_model(model), "all_tied_weights_keys", {})
+    return {name: weight for name, weight in weights.items() if name not in tied}

@@ -91,11 +91,16 @@ def num_own_rows(number: int, accelerator: Accelerator) -> int:
     state = accelerator.gradient_state
     if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
         return number
+    return _own_part(number, int(state.remainder), accelerator)
+
+
+def _own_part(number: int, left: int, accelerator: Accelerator) -> int:
+    """How many of `left` rows, dealt out to the processes `number` by `number`, are this process's."""
     before_mine: int = accelerator.process_index * number
-    return min(max(int(state.remainder) - before_mine, 0), number)
+    return min(max(left - before_mine, 0), number)
 
 
-def mark_own_rows(batch: Batch, number: int, accelerator: Accelerator) -> None:
+def mark_own_rows(batch: Batch, number: int, accelerator: Accelerator, *, num_rows: int) -> None:
     """Say in a batch of training which of its rows count, if not all do.
 
     Several processes fill the last batches of an epoch up with rows that they had before; learning from those as well
@@ -105,11 +110,13 @@ def mark_own_rows(batch: Batch, number: int, accelerator: Accelerator) -> None:
         batch: the last one that a process was given.
         number: n, its rows.
         accelerator: knows the other processes.
+        num_rows: rows of an epoch. The accelerator's own count of what is left is wrong in an epoch that is resumed.
     """
-    own = num_own_rows(number, accelerator)
-    total = int(accelerator.gradient_state.remainder)
-    if accelerator.num_processes > 1 and accelerator.gradient_state.end_of_dataloader and total > 0:
-        batch[OWN_SHARE] = [own * accelerator.num_processes / total] * own
+    processes = accelerator.num_processes
+    left = num_rows % (processes * number)
+    if processes > 1 and left and accelerator.gradient_state.end_of_dataloader:
+        own = _own_part(number, left, accelerator)
+        batch[OWN_SHARE] = [own * processes / left] * own
 
 
 def own_rows(scored: Scored, *, of: int) -> tuple[Scored, float]:
