@@ -7,7 +7,7 @@ hidden states over the prompt's tokens; it needs no download. Any other encoder 
 texts of the user's and the assistant's turns, without control tokens and system prompt.
 """
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,6 @@ from stages.contracts.prompt_embeddings import PROMPT_EMBEDDINGS
 from stages.contracts.row_cache import cached_rows, code_fingerprint
 from stages.contracts.rows import content_id
 from stages.contracts.stage import Input, Memo, Output, Section, stage_main
-
-if TYPE_CHECKING:
-    from stages.udm.embedding import Encoder
 
 
 class PromptEmbeddingParams(Section):
@@ -62,7 +59,7 @@ def run(
     """
     from stages.models.devices import default_device
     from stages.models.reference import fingerprint, tokenizer_fingerprint
-    from stages.udm.embedding import conversation_text, encoder_fingerprint, encoder_folder
+    from stages.udm.embedding import TextEmbedder, conversation_text, encoder_fingerprint, encoder_folder
 
     rows = read_table(completions, COMPLETIONS, columns=["prompt_id", "prompt", "messages"])
     _, first = np.unique(rows["prompt_id"].to_numpy(zero_copy_only=False).astype(str), return_index=True)
@@ -72,42 +69,27 @@ def run(
     texts = prompts["prompt"].to_pylist() if is_base else map(conversation_text, prompts["messages"].to_pylist())
     table = pa.table({"text": pa.array([params.prefix + text for text in texts], pa.string())})
     model_id = [fingerprint(folder), tokenizer_fingerprint(folder)] if is_base else [encoder_fingerprint(folder)]
-    device = default_device()
-    encoders: list[Encoder] = []
-
-    def compute(part: pa.Table) -> pa.Table:
-        if not encoders:  # loaded only if there is something to compute
-            encoders.append(_load(folder, is_base=is_base, params=params))
-        vectors = encoders[0].embed(part["text"].to_pylist(), batch_size=params.batch_size)
-        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-        return pa.table({"embedding": column})
-
+    embedder = TextEmbedder(
+        folder,
+        is_base=is_base,
+        kind=params.kind,
+        max_length=params.max_length,
+        batch_size=params.batch_size,
+        trust_remote_code=params.trust_remote_code,
+    )
     results = cached_rows(
         table,
-        compute,
+        embedder,
         memo=memo,
-        fingerprint=content_id(code_fingerprint("stages.udm.embedding"), model_id, params.model_dump(), device.type),
+        fingerprint=content_id(
+            code_fingerprint("stages.udm.embedding"), model_id, params.model_dump(), default_device().type
+        ),
         key_columns=["text"],
         costs=[len(text) for text in table["text"].to_pylist()],
         flush_rows=16 * params.batch_size,
         progress="prompt_embedding",
     )
     write_table(prompt_embeddings, results.add_column(0, "prompt_id", prompts["prompt_id"]), PROMPT_EMBEDDINGS)
-
-
-def _load(folder: Input, *, is_base: bool, params: PromptEmbeddingParams) -> "Encoder":
-    from stages.models.devices import default_device
-    from stages.udm.embedding import base_encoder, load_encoder
-
-    if is_base:
-        return base_encoder(folder, max_length=params.max_length, device=default_device())
-    return load_encoder(
-        folder,
-        kind=params.kind,
-        max_length=params.max_length,
-        device=default_device(),
-        trust_remote_code=params.trust_remote_code,
-    )
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ update only new rows are computed, and a killed run goes on where it was.
 
 from typing import Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
@@ -52,42 +51,20 @@ def run(
     import torch
     import transformers
 
-    from stages.models.devices import default_device, place
-    from stages.models.loading import load_causal_lm
+    from stages.models.devices import default_device
     from stages.models.reference import fingerprint
-    from stages.models.row_logps import row_logps
+    from stages.models.row_logps import RowScorer
 
     rows = read_table(tokens, TOKENS, columns=["row_id", "input_ids", "prompt_length"])
     lengths = pc.list_value_length(rows["input_ids"]).to_numpy()
     device = default_device()
     print(f"reference_logprobs: {len(rows):,} rows, {lengths.sum():,} tokens, on {device.type}", flush=True)
-    models: list[torch.nn.Module] = []
-
-    def compute(part: pa.Table) -> pa.Table:
-        if not models:  # loaded only if there is something to compute
-            models.append(place(load_causal_lm(base_model, dtype=params.dtype), device))
-        results = row_logps(
-            models[0],
-            part["input_ids"].to_pylist(),
-            part["prompt_length"].to_pylist(),
-            batch_size=params.batch_size,
-            chunk_size=params.chunk_size,
-        )
-        token_logps = results.token_logps if params.token_level else [None] * len(part)
-        return pa.table(
-            {
-                "logps": pa.array(results.logps, pa.float32()),
-                "num_tokens": pa.array(results.num_tokens, pa.int32()),
-                "token_logps": pa.array(token_logps, pa.list_(pa.float32())),
-            }
-        )
-
     results = cached_rows(
         rows,
-        compute,
+        RowScorer(base_model, **params.model_dump()),
         memo=memo,
         fingerprint=content_id(
-            code_fingerprint("stages.models.row_logps", "stages.models.loading"),
+            code_fingerprint("stages.models.row_logps"),
             fingerprint(base_model),
             params.model_dump(),
             [torch.__version__, transformers.__version__, device.type],

@@ -20,7 +20,7 @@ from stages.contracts.rows import canonical_json, content_id
 from stages.contracts.stage import EXIT_REJECTED, Input, Memo, Output, Section, StageFailure, stage_main
 from stages.contracts.tokens import TOKENS
 from stages.text.reasons import RejectedRowError
-from stages.text.row_encoding import ROWS_WORTH_PROCESSES, TEXT_COLUMNS, RowEncoder, cut_rows
+from stages.text.row_encoding import PIECE_ROWS, ROWS_WORTH_PROCESSES, TEXT_COLUMNS, RowEncoder, cut_rows
 from stages.text.row_writer import RejectWriter, RowWriter
 from stages.text.truncation import TruncatedRow, TruncationMode
 
@@ -68,20 +68,20 @@ def run(
 
     table = read_table(completions, COMPLETIONS)
     rows = table.drop_columns(["messages", "source"]).filter(table["completion"].is_valid())
-    with RowEncoder(load_tokenizer, base_model) as encoder:
-        encoded = cached_rows(
-            rows.select(TEXT_COLUMNS),
-            encoder.encode,
-            memo=memo,
-            fingerprint=content_id(
-                tokenizer_fingerprint(base_model),
-                code_fingerprint("stages.text.encoding"),
-                [version(package) for package in ("tokenizers", "transformers")],
-            ),
-            key_columns=TEXT_COLUMNS,
-            progress="tokenization",
-            flush_rows=ROWS_WORTH_PROCESSES,
-        )
+    encoded = cached_rows(
+        rows.select(TEXT_COLUMNS),
+        RowEncoder(load_tokenizer, base_model),
+        memo=memo,
+        fingerprint=content_id(
+            tokenizer_fingerprint(base_model),
+            code_fingerprint("stages.text.encoding"),
+            [version(package) for package in ("tokenizers", "transformers")],
+        ),
+        key_columns=TEXT_COLUMNS,
+        progress="tokenization",
+        flush_rows=PIECE_ROWS,
+        rows_worth_processes=ROWS_WORTH_PROCESSES,
+    )
     counts: Counter[str] = Counter()
     with RowWriter(tokens, TOKENS) as kept, RejectWriter(rejects) as refused:
         # Where a row stands in `completions`, from 1.

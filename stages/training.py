@@ -5,6 +5,10 @@
 What the stages before it computed is read as columns: token ids, log-probabilities under the reference, for BCO
 the weights and offsets of the prompts, for KTO the mismatched rows. So training holds one model, and changing one of
 its parameters reruns nothing before it. It goes on from its last checkpoint after a kill, to the same bytes.
+
+    PLUMBLINE_LAUNCH="pipelines/accelerate/ddp.yaml --num_processes 2" dvc repro training@bco
+
+trains in several processes, on the same rows in each step.
 """
 
 from importlib import import_module
@@ -12,6 +16,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from stages.contracts.launch import launcher
 from stages.contracts.stage import Input, Output, Scratch, stage_main
 from stages.trainers.sections import OptimisationParams
 
@@ -98,6 +103,7 @@ def run(
     """
     from stages.models.loading import load_causal_lm, load_tokenizer
     from stages.trainers.artifact_rows import labelled_training_rows, paired_training_rows
+    from stages.trainers.processes import shard_on_cpu
     from stages.trainers.stage_runs import adapter_config, config_arguments, train_on, write_curves, write_model
     from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
@@ -107,9 +113,11 @@ def run(
     else:
         rows, counts = labelled_training_rows(tokens, reference_logps, density_ratios, mismatched_reference_logps)
     print(f"training: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
+    args = trainer_class.config_class(str(scratch), **config_arguments(params), max_prompt_length=None)
+    shard_on_cpu(args)
     trainer = trainer_class(
         load_causal_lm(base_model, dtype=params.dtype),
-        args=trainer_class.config_class(str(scratch), **config_arguments(params), max_prompt_length=None),
+        args=args,
         train_dataset=rows,
         processing_class=load_tokenizer(base_model),
         callbacks=tracker_callbacks(params.report_to, tracking_folder(scratch)),
@@ -121,4 +129,4 @@ def run(
 
 
 if __name__ == "__main__":
-    stage_main(run)
+    stage_main(run, launcher=launcher)

@@ -7,7 +7,8 @@ processes may add at once. Nothing else is trusted: deleting the memo costs time
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import xxhash
 from tqdm import tqdm
 
 from stages.contracts.closure import ROOT, code_files
+from stages.contracts.engines import RowFunction, chosen_engine, run_missing
 from stages.contracts.files import file_digest, written_beside
 from stages.contracts.rows import canonical_json
 
@@ -26,7 +28,7 @@ _KEY_ROWS = 4096
 
 def cached_rows(
     table: pa.Table,
-    compute: Callable[[pa.Table], pa.Table],
+    compute: RowFunction,
     *,
     memo: Path | None,
     fingerprint: str,
@@ -34,6 +36,7 @@ def cached_rows(
     progress: str,
     flush_rows: int = 2048,
     costs: Sequence[int] | None = None,
+    rows_worth_processes: int | None = None,
 ) -> pa.Table:
     """Results of all rows of `table`, of which only those not in the memo are computed, equal rows once.
 
@@ -41,6 +44,7 @@ def cached_rows(
         table: rows to give results for.
         compute: gives one result row per row of the table that it is handed, in order. A row's result must follow
             from its key columns alone, bit for bit, whatever rows stand beside it, and all results have one schema.
+            The engine that PLUMBLINE_ENGINE names calls it, perhaps in other processes.
         memo: folder of the memo; None computes everything and keeps nothing.
         fingerprint: hash of all else that results follow from: code, parameters, model, versions. It becomes the
             name of a folder, so results of another fingerprint are never read.
@@ -49,12 +53,14 @@ def cached_rows(
         flush_rows: rows handed to `compute` at once and then kept; what a kill can lose.
         costs: of each row, such as its length; the costliest rows are computed first, like beside like. None
             keeps the order.
+        rows_worth_processes: rows to compute from which on processes are started even unasked; None never does.
 
     Returns:
         One result row per row of `table`, in its order; the same whether computed or remembered.
 
     Raises:
-        ValueError: `compute` gave another number of rows, or a column named `row_key`.
+        ValueError: `compute` gave another number of rows, or a column named `row_key`; PLUMBLINE_ENGINE or
+            PLUMBLINE_PROCESSES is none.
     """
     keys = row_keys(table, key_columns)
     shards = None if memo is None else memo / fingerprint
@@ -64,16 +70,20 @@ def cached_rows(
         missing = missing[np.argsort(-np.asarray(costs)[missing], kind="stable")]
     print(f"{progress}: {len(table) - len(missing):,} rows cached or repeated, {len(missing):,} to compute", flush=True)
 
+    engine = chosen_engine(len(missing), rows_worth_processes=rows_worth_processes)
+    pieces = (table.take(missing[start : start + flush_rows]) for start in range(0, len(missing), flush_rows))
+    num_done = 0
     with tqdm(total=len(missing), desc=progress, unit="row", mininterval=1.0, disable=not len(missing)) as bar:
-        for start in range(0, len(missing), flush_rows):
-            chosen = pa.array(missing[start : start + flush_rows])
-            part = _computed(compute, table.take(chosen), keys.take(chosen), progress)
+        for results in run_missing(pieces, _Checked(compute, progress), engine=engine):
+            chosen = missing[num_done : num_done + len(results)]
+            part = _keyed(results, keys.take(pa.array(chosen)))
             if shards is not None:
                 _append(shards, part)
             parts.append(part)
-            bar.update(len(chosen))
+            num_done += len(results)
+            bar.update(len(results))
     if not parts:
-        return _computed(compute, table, keys, progress).drop_columns([KEY])
+        return _Checked(compute, progress)(table)
     known = pa.concat_tables(parts)
     return known.take(_positions(keys, known)).drop_columns([KEY]).combine_chunks()
 
@@ -121,13 +131,24 @@ def _positions(keys: pa.Array, known: pa.Table) -> pa.Array:
     return pc.index_in(keys, value_set=known[KEY].combine_chunks())
 
 
-def _computed(compute: Callable[[pa.Table], pa.Table], rows: pa.Table, keys: pa.Array, progress: str) -> pa.Table:
-    results = compute(rows)
-    if results.num_rows != rows.num_rows or KEY in results.column_names:
-        raise ValueError(
-            f"{progress}: expected {rows.num_rows} results without a column {KEY}, "
-            f"found {results.num_rows} with columns {results.column_names}"
-        )
+@dataclass(frozen=True)
+class _Checked:
+    """Computes results and sees that there is one for each row."""
+
+    compute: RowFunction
+    progress: str
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        results = self.compute(rows)
+        if results.num_rows != rows.num_rows or KEY in results.column_names:
+            raise ValueError(
+                f"{self.progress}: expected {rows.num_rows} results without a column {KEY}, "
+                f"found {results.num_rows} with columns {results.column_names}"
+            )
+        return results
+
+
+def _keyed(results: pa.Table, keys: pa.Array) -> pa.Table:
     return results.append_column(pa.field(KEY, pa.binary(16), nullable=False), keys)
 
 

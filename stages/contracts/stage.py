@@ -16,10 +16,11 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, get_args, get_origin
+from typing import Annotated, Any, NoReturn, Protocol, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -33,6 +34,8 @@ EXIT_GATE = 10
 EXIT_REJECTED = 30
 EXIT_INPUTS_MOVED = 75
 PARAMS_FILE = Path("params.yaml")
+RUN_KEY = "PLUMBLINE_RUN_KEY"
+"""Variable by which a stage tells the processes that it started which run they belong to."""
 
 Input = Annotated[Path, "input"]
 """A file or folder that a stage reads; DVC lists it in `deps`."""
@@ -59,6 +62,17 @@ class StageFailure(Exception):
     def __init__(self, message: str, *, status: int = EXIT_FAILED) -> None:
         super().__init__(message)
         self.status = status
+
+
+class Processes(Protocol):
+    """Starts a stage in several processes; `stages.contracts.launch` has it."""
+
+    @property
+    def is_first_machine(self) -> bool:
+        """Whether outputs are published from this machine."""
+
+    def run(self, words: Sequence[str], key: str) -> None:
+        """Run the command line `words` in all processes, which find in the environment the `key` of the run."""
 
 
 def parse_section(section: type[SectionT], values: Any, *, where: str) -> SectionT:
@@ -99,11 +113,16 @@ def _keys_at(section: type[BaseModel], path: list[str]) -> list[str]:
     return list(section.model_fields)
 
 
-def stage_main(run: Callable[..., None]) -> None:
+def stage_main(run: Callable[..., None], *, launcher: Callable[[], Processes | None] = lambda: None) -> None:
     """Run a stage from its command line, under the stage runtime, and exit with its status.
 
     Each argument of `run` is a flag (`--reference-logps PATH`); `--params` names the section of params.yaml, by
     default the stage's own name. Errors that a user can cause are printed as one sentence.
+
+    Args:
+        run: the stage.
+        launcher: says in which processes to run it; None from it, as by default, means in this one. Of several
+            processes the first alone writes outputs.
     """
     stage = Path(inspect.getfile(run)).stem
     # A stage is killed with the dvc that started it, or it would go on writing what nobody waits for.
@@ -112,7 +131,11 @@ def stage_main(run: Callable[..., None]) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         arguments = _parse_arguments(run, stage)
-        _Invocation(run, stage, arguments).execute()
+        invocation = _Invocation(run, stage, arguments)
+        if RUN_KEY in os.environ:
+            invocation.take_part(os.environ[RUN_KEY])
+        else:
+            invocation.execute(launcher())
     except StageFailure as failure:
         _leave(stage, str(failure), failure.status)
     except KeyboardInterrupt:
@@ -224,21 +247,28 @@ class _Invocation:
         self.annotations = {name: argument.annotation for name, argument in signature.parameters.items()}
         self.roles = {name: _role(annotation) for name, annotation in self.annotations.items()}
         # `dvc` names the stage as dvc.yaml has it ("training@bco"); by hand the section does.
-        self.label = os.environ.get("DVC_STAGE", self.section_name).replace("@", "-").replace("/", "-")
+        self.label = os.environ.get("DVC_STAGE", self.section_name).translate(str.maketrans("@/.", "---"))
         self._digests: dict[Path, tuple[Any, str]] = {}
 
     def paths(self, role: str) -> dict[str, Path]:
         return {name: self.given[name] for name, found in self.roles.items() if found == role and name in self.given}
 
-    def execute(self) -> None:
+    def execute(self, processes: Processes | None = None) -> None:
         values = self._read_section()
         before = self._snapshot(values)
+        key = before.key()
+        if processes is not None and not processes.is_first_machine:
+            processes.run(_own_command_line(), key)
+            return
         outputs = self.paths("output")
-        beside = {name: path.with_name(f"{path.name}.tmp-{before.key()}") for name, path in outputs.items()}
-        scratch = Path("checkpoints") / self.label / before.key()
+        beside = self._beside(key)
         self._sweep(outputs.values())
         try:
-            self.run(**self._call_arguments(values, beside, scratch))
+            call = self._call_arguments(values, key)
+            if processes is None:
+                self.run(**call)
+            else:
+                processes.run(_own_command_line(), key)
             self._check_written(beside)
             moved = self._snapshot(self._read_section()).moved_since(before)
             if moved:
@@ -250,13 +280,28 @@ class _Invocation:
                 _publish(beside[name], path)
         finally:
             self._sweep(outputs.values())
-        shutil.rmtree(scratch, ignore_errors=True)
+        shutil.rmtree(self._scratch(key), ignore_errors=True)
+
+    def take_part(self, key: str) -> None:
+        """Be one of the processes of the run `key`, whose first process alone is heard and written for."""
+        call = self._call_arguments(self._read_section(), key)
+        is_heard = os.environ.get("RANK", "0") == "0"
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stdout if is_heard else nowhere):
+            self.run(**call)
+
+    def _beside(self, key: str) -> dict[str, Path]:
+        """Where each output is written until it is published."""
+        return {name: path.with_name(f"{path.name}.tmp-{key}") for name, path in self.paths("output").items()}
+
+    def _scratch(self, key: str) -> Path:
+        return Path("checkpoints", str(self.label), key)
 
     def _read_section(self) -> Any:
         """Values of the stage's section of params.yaml; None for a stage that has none."""
         return read_params(self.section_name) if "params" in self.roles.values() else None
 
-    def _call_arguments(self, values: Any, beside: Mapping[str, Path], scratch: Path) -> dict[str, Any]:
+    def _call_arguments(self, values: Any, key: str) -> dict[str, Any]:
+        beside, scratch = self._beside(key), self._scratch(key)
         call: dict[str, Any] = {}
         for name, role in self.roles.items():
             if role == "params":
@@ -310,6 +355,12 @@ class _Invocation:
         for path in outputs:
             for left in path.parent.glob(f"{path.name}.tmp-*"):
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _own_command_line() -> list[str]:
+    """This process's command line, without the interpreter."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return ["-m", spec.name, *sys.argv[1:]] if spec is not None else list(sys.argv)
 
 
 def _section_type(annotation: Any, given: Mapping[str, Any]) -> type[Section]:

@@ -1,14 +1,20 @@
 """Log-probabilities of rows under a frozen model, each row's bits a function of that row and the model alone."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from stages.models.batching import fixed_batches, pad_rows
+from stages.models.devices import default_device, place
+from stages.models.loading import load_causal_lm
 from stages.models.logprobs import completion_logps
 
 
@@ -70,6 +76,45 @@ def row_logps(
         values = result.token_logps.float().cpu().numpy()
         logps[rows] = result.logps.float().cpu().numpy()[: len(rows)]
         num_tokens[rows] = result.num_tokens.cpu().numpy()[: len(rows)]
-        for place, row in enumerate(rows):
-            token_logps[row] = values[place, max(prompt_lengths[row], 1) - 1 : len(sequences[row]) - 1].copy()
+        for position, row in enumerate(rows):
+            token_logps[row] = values[position, max(prompt_lengths[row], 1) - 1 : len(sequences[row]) - 1].copy()
     return RowLogps(logps, num_tokens, token_logps)
+
+
+@dataclass(frozen=True)
+class RowScorer:
+    """Gives log-probabilities of rows of input_ids and prompt_length, as columns of `reference_logps`."""
+
+    base_model: Path
+    """The model."""
+    dtype: str
+    """Type of its weights."""
+    batch_size: int
+    """Rows of a forward pass."""
+    chunk_size: int
+    """Positions projected at once."""
+    token_level: bool
+    """Whether to give the values of single tokens too."""
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model on the device to compute on, loaded once a process and only if there is something to compute."""
+        return place(load_causal_lm(self.base_model, dtype=self.dtype), default_device())
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Results in the order of `rows`."""
+        results = row_logps(
+            self.model,
+            rows["input_ids"].to_pylist(),
+            rows["prompt_length"].to_pylist(),
+            batch_size=self.batch_size,
+            chunk_size=self.chunk_size,
+        )
+        token_logps = results.token_logps if self.token_level else [None] * len(rows)
+        return pa.table(
+            {
+                "logps": pa.array(results.logps, pa.float32()),
+                "num_tokens": pa.array(results.num_tokens, pa.int32()),
+                "token_logps": pa.array(token_logps, pa.list_(pa.float32())),
+            }
+        )

@@ -1,16 +1,14 @@
-"""Tables of rows encoded and cut: in many processes where there are enough rows, with the same result."""
+"""Tables of rows encoded and cut."""
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from stages.contracts.stage import die_with_parent
 from stages.text.encoding import EncodedRow, encode_rows
 from stages.text.reasons import RejectedRowError
 from stages.text.truncation import TruncatedRow, truncate_together
@@ -33,81 +31,31 @@ _CHUNK_ROWS = 1024
 # The tokenizer itself uses all processors while it encodes; processes share out the rest of the work, which pays off
 # only beside the seconds that they take to start.
 ROWS_WORTH_PROCESSES = 65_536
+PIECE_ROWS = 8192
+"""Rows that are encoded and then kept; what a kill can lose of each process."""
 
 
 TokenizerLoader = Callable[[Path], "PreTrainedTokenizerBase"]
 
 
-def num_processes() -> int:
-    """Processes to share work among on this machine: PLUMBLINE_PROCESSES, by default one per processor.
-
-    Raises:
-        ValueError: the variable holds something else than a positive number.
-    """
-    text = os.environ.get("PLUMBLINE_PROCESSES", str(os.cpu_count() or 1))
-    if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"expected PLUMBLINE_PROCESSES as a positive number, found {text!r}")
-    return int(text)
-
-
+@dataclass(frozen=True)
 class RowEncoder:
-    """Encodes rows, in many processes where there are enough of them. Used as a context manager.
+    """Gives the ids of rows of prompt, completion and is_complete, in their order."""
 
-    How many processes is a matter of the machine: PLUMBLINE_PROCESSES, by default one per processor.
+    load: TokenizerLoader
+    """Gives the tokenizer that lies in a folder; a function of a module, so that other processes can call it."""
+    folder: Path
+    """Where the tokenizer lies."""
 
-    Args:
-        load: gives the tokenizer that lies at `folder`; a function of a module, so that other processes can call it.
-        folder: where the tokenizer lies.
-        rows_worth_processes: fewer rows than these are encoded in this process.
+    @cached_property
+    def tokenizer(self) -> "PreTrainedTokenizerBase":
+        """The tokenizer, loaded once a process."""
+        return self.load(self.folder)
 
-    Raises:
-        ValueError: PLUMBLINE_PROCESSES is no positive number.
-    """
-
-    def __init__(
-        self, load: TokenizerLoader, folder: Path, *, rows_worth_processes: int = ROWS_WORTH_PROCESSES
-    ) -> None:
-        self.load = load
-        self.folder = folder
-        self.tokenizer = load(folder)
-        self.num_processes = num_processes()
-        self.rows_worth_processes = rows_worth_processes
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-
-    def encode(self, rows: pa.Table) -> pa.Table:
-        """Ids of each row of prompt, completion and is_complete, in their order."""
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Ids of each row; `ENCODED` has the columns."""
         chunks = [rows.slice(start, _CHUNK_ROWS) for start in range(0, rows.num_rows, _CHUNK_ROWS)]
-        if self.num_processes < 2 or rows.num_rows < self.rows_worth_processes:
-            return pa.concat_tables([ENCODED.empty_table(), *(_encode(self.tokenizer, chunk) for chunk in chunks)])
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(
-                self.num_processes,
-                mp_context=get_context("spawn"),  # threads of the tokenizer don't survive a fork
-                initializer=_start_worker,
-                initargs=(self.load, self.folder),
-            )
-        return pa.concat_tables(self._pool.map(_encode_in_worker, chunks))
-
-
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(load: TokenizerLoader, folder: Path) -> None:
-    die_with_parent()
-    # One thread each: the processes already share out the processors.
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker["tokenizer"] = load(folder)
-
-
-def _encode_in_worker(rows: pa.Table) -> pa.Table:
-    return _encode(_worker["tokenizer"], rows)
+        return pa.concat_tables([ENCODED.empty_table(), *(_encode(self.tokenizer, chunk) for chunk in chunks)])
 
 
 def _encode(tokenizer: "PreTrainedTokenizerBase", rows: pa.Table) -> pa.Table:

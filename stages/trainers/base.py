@@ -166,13 +166,28 @@ class FeedbackTrainer(Trainer):
             return
         state = read_state(Path(checkpoint))
         self.restore_method_state(state["method"])
-        self._train_sums.restore(state["sums"])
+        self._train_sums.restore(state["sums"], self.accelerator)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
+        self._write_state(output_dir)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.is_fsdp_enabled:
+            # Sharded weights were saved here, and not by `_save`.
+            self._write_state(output_dir)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # The file that says that a checkpoint is whole is written next, by the first process alone.
+        self.accelerator.wait_for_everyone()
+
+    def _write_state(self, output_dir: str | None) -> None:
+        sums = self._train_sums.state(self.accelerator)
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
-            write_state(folder, method=self.method_state(), sums=self._train_sums.state())
+            write_state(folder, method=self.method_state(), sums=sums)
             write_text(folder / "README.md", self.card())
 
     def create_model_card(self, **facts: Any) -> None:  # type: ignore[override] # by name, as it is called

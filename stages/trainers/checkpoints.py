@@ -12,7 +12,7 @@ STATE_FILE = "preference_state.json"
 ARGUMENTS_FILE = "training_args.bin"
 
 
-def write_state(folder: Path, *, method: dict[str, Any], sums: dict[str, list[float]]) -> None:
+def write_state(folder: Path, *, method: dict[str, Any], sums: dict[str, list[list[float]]]) -> None:
     """Write beside a model what its trainer needs to go on, and take away the pickle of arguments.
 
     Transformers leaves its arguments there as a pickle, the hub's token in it; nothing reads them back.
@@ -20,7 +20,7 @@ def write_state(folder: Path, *, method: dict[str, Any], sums: dict[str, list[fl
     Args:
         folder: folder of a checkpoint or of a finished model.
         method: state of the method, as finite JSON values.
-        sums: metrics gathered since the last line of the log.
+        sums: metrics gathered since the last line of the log, of each process.
     """
     (folder / ARGUMENTS_FILE).unlink(missing_ok=True)
     write_json(folder / STATE_FILE, {"method": method, "sums": sums})

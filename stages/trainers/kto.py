@@ -17,7 +17,7 @@ from stages.trainers.mismatched import with_mismatched_rows
 from stages.trainers.preference import PreferenceTrainer
 from stages.trainers.rows import MISMATCHED
 from stages.trainers.safeguards import refuse_non_finite
-from stages.trainers.scored import Batch, PreferenceLoss, labelled_metrics, num_own_rows
+from stages.trainers.scored import OWN_SHARE, Batch, PreferenceLoss, labelled_metrics, num_own_rows
 
 logger = logging.getLogger(__name__)
 _ORDER = """
@@ -90,9 +90,9 @@ class KTOTrainer(PreferenceTrainer):
         if not self.extra_sequences or all("kl" in batch for batch in batches):
             return
         ratios = [self._mismatched_ratios(model, batch) for batch in batches]
-        seen = torch.cat(ratios)
+        # Rows that only fill the batch of a process are no part of the estimate.
+        seen = torch.cat([own[: len(batch.get(OWN_SHARE, own))] for batch, own in zip(batches, ratios, strict=True)])
         if not is_training:
-            # Rows that only fill the batch of a process are no part of the estimate.
             seen = seen[: max(num_own_rows(len(seen), self.accelerator), 1)]
         sums = torch.stack([seen.sum(), seen.new_tensor(float(len(seen)))])
         if is_training:
@@ -123,7 +123,7 @@ class KTOTrainer(PreferenceTrainer):
     ) -> PreferenceLoss:
         """Loss and metrics of a batch."""
         labels, args = batch["label"], self.args
-        kl = batch["kl"][0] if "kl" in batch else torch.zeros((), device=labels.device)
+        kl = batch["kl"][:1].sum() if "kl" in batch else torch.zeros((), device=labels.device)
         losses = self.loss_kind.function(
             policy.logps,
             reference_logps,

@@ -52,13 +52,20 @@ class MetricSums:
             known = self._sums.get(name)
             self._sums[name] = pair if known is None else known.to(pair.device) + pair
 
-    def state(self) -> dict[str, list[float]]:
-        """The sums as plain numbers, for a checkpoint."""
-        return {name: pair.tolist() for name, pair in self._sums.items()}
+    def state(self, accelerator: Accelerator) -> dict[str, list[list[float]]]:
+        """Sum and count in each process as plain numbers, for a checkpoint. All processes call it together."""
+        if not self._sums:
+            return {}
+        names = sorted(self._sums)
+        tables = accelerator.gather(self._table(names, accelerator)[None])  # (processes, names, 2)
+        return {name: tables[:, place].tolist() for place, name in enumerate(names)}
 
-    def restore(self, state: Mapping[str, list[float]]) -> None:
-        """Take up what `state` gave."""
-        self._sums = {name: torch.tensor(pair, dtype=torch.float64) for name, pair in state.items()}
+    def restore(self, state: Mapping[str, list[list[float]]], accelerator: Accelerator) -> None:
+        """Take up what `state` gave; fewer processes than then share out all of it, more have less than all."""
+        mine = slice(accelerator.process_index, None, accelerator.num_processes)
+        self._sums = {
+            name: torch.tensor(pairs[mine] or [[0.0, 0.0]], dtype=torch.float64).sum(0) for name, pairs in state.items()
+        }
 
     def drain(self, accelerator: Accelerator) -> dict[str, float]:
         """The mean of each name over what was added since the last call, by all processes; empty ones are left out.
@@ -68,7 +75,7 @@ class MetricSums:
         if not self._sums:
             return {}
         names = sorted(self._sums)
-        table = torch.stack([self._sums[name].to(accelerator.device) for name in names])
+        table = self._table(names, accelerator)
         self._sums = {}
         rows = accelerator.reduce(table, reduction="sum").tolist()
         means = {name: total / count for name, (total, count) in zip(names, rows, strict=True) if count}
@@ -76,3 +83,6 @@ class MetricSums:
         if chosen in means and rejected in means:
             means[margins] = means[chosen] - means[rejected]
         return means
+
+    def _table(self, names: list[str], accelerator: Accelerator) -> Tensor:
+        return torch.stack([self._sums[name].to(accelerator.device) for name in names])

@@ -30,7 +30,15 @@ from stages.trainers.reference import (
 from stages.trainers.rows import PAIR, LeftOut, Lengths, RowReader, reference_column
 from stages.trainers.safeguards import refuse_non_finite
 from stages.trainers.samples import write_samples
-from stages.trainers.scored import Batch, PreferenceLoss, Scored, loss_share, num_own_rows
+from stages.trainers.scored import (
+    Batch,
+    PreferenceLoss,
+    Scored,
+    loss_share,
+    mark_own_rows,
+    num_own_rows,
+    own_rows,
+)
 from stages.trainers.seeding import set_seed
 
 Datasets: TypeAlias = Dataset | Mapping[str, Dataset] | None
@@ -308,6 +316,9 @@ class PreferenceTrainer(FeedbackTrainer):
         """The micro-batches of an optimizer step, which the method has looked at."""
         batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
         ready = [self._prepare_inputs(batch) for batch in batches]
+        if ready and not self.args.dataloader_drop_last:
+            rows: Any = self.train_dataset
+            mark_own_rows(ready[-1], self.args.train_batch_size, self.accelerator, num_rows=len(rows))
         self.look_ahead(self.model_wrapped, ready, is_training=True)
         return ready, number
 
@@ -342,10 +353,12 @@ class PreferenceTrainer(FeedbackTrainer):
         # In training this has been done with all of the step's batches.
         self.look_ahead(model, [inputs], is_training=True)
         scored = self.scored(model, inputs)
+        scored, share = own_rows(scored, of=len(scored.reference_logps) // len(self.sequences))
         result = self.preference_loss(*scored, is_training=True)
         self._train_sums.add(result.metrics)
         balance = self._balance_loss(scored.policy)
-        loss = result.losses.mean() if balance is None else result.losses.mean() + balance
+        loss = result.losses.mean() * share if share else result.losses.sum()
+        loss = loss if balance is None else loss + balance
         return (loss, result) if return_outputs else loss
 
     def prediction_step(

@@ -10,6 +10,8 @@ from stages.models.logprobs import CompletionLogps
 from stages.trainers.metrics import Share, by_class, share_of
 
 Batch = dict[str, Any]
+OWN_SHARE = "own_share"
+"""Entry of a batch that isn't full: for each row that counts, their share, relative to an equal share of all."""
 
 
 class Scored(NamedTuple):
@@ -89,5 +91,42 @@ def num_own_rows(number: int, accelerator: Accelerator) -> int:
     state = accelerator.gradient_state
     if accelerator.num_processes == 1 or not state.end_of_dataloader or state.remainder <= 0:
         return number
+    return _own_part(number, int(state.remainder), accelerator)
+
+
+def _own_part(number: int, left: int, accelerator: Accelerator) -> int:
+    """How many of `left` rows, dealt out to the processes `number` by `number`, are this process's."""
     before_mine: int = accelerator.process_index * number
-    return min(max(int(state.remainder) - before_mine, 0), number)
+    return min(max(left - before_mine, 0), number)
+
+
+def mark_own_rows(batch: Batch, number: int, accelerator: Accelerator, *, num_rows: int) -> None:
+    """Say in a batch of training which of its rows count, if not all do.
+
+    Several processes fill the last batches of an epoch up with rows that they had before; learning from those as well
+    would make a step depend on the number of processes.
+
+    Args:
+        batch: the last one that a process was given.
+        number: n, its rows.
+        accelerator: knows the other processes.
+        num_rows: rows of an epoch. The accelerator's own count of what is left is wrong in an epoch that is resumed.
+    """
+    processes = accelerator.num_processes
+    left = num_rows % (processes * number)
+    if processes > 1 and left and accelerator.gradient_state.end_of_dataloader:
+        own = _own_part(number, left, accelerator)
+        batch[OWN_SHARE] = [own * processes / left] * own
+
+
+def own_rows(scored: Scored, *, of: int) -> tuple[Scored, float]:
+    """The rows that count, and what their mean loss is multiplied by so that the mean over processes is that over rows.
+
+    Args:
+        scored: a batch of training, as `mark_own_rows` left it.
+        of: n, how many rows it has.
+    """
+    shares = scored.batch.get(OWN_SHARE)
+    if shares is None:
+        return scored, 1.0
+    return scored.first(len(shares), of=of), shares[0] if shares else 0.0

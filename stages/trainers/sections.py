@@ -36,7 +36,7 @@ class OptimisationParams(Section):
     max_steps: int = -1
     """Optimizer steps; -1 takes as many as the epochs have."""
     per_device_train_batch_size: int = Field(8, gt=0)
-    """Rows in the model at once; of pairs, twice as many sequences."""
+    """Rows of a forward pass, of pairs twice as many sequences; several processes share them."""
     gradient_accumulation_steps: int = Field(1, gt=0)
     """Batches in one optimizer step."""
     optim: str = "adamw_torch_fused"

@@ -11,6 +11,7 @@ from stages.models.devices import default_device
 from stages.models.reference import read_reference, write_lineage
 from stages.trainers.base import FeedbackTrainer
 from stages.trainers.checkpoints import last_whole_checkpoint
+from stages.trainers.processes import rows_per_process, whole_weights
 from stages.trainers.sections import LoraParams, OptimisationParams
 
 _NOT_OF_THE_CONFIG = {"start_from", "lora", "dtype", "report_to", "gradient_checkpointing", "save_steps"}
@@ -25,6 +26,7 @@ def config_arguments(params: OptimisationParams, *, without: Collection[str] = (
     """
     return {
         **params.model_dump(exclude=_NOT_OF_THE_CONFIG.union(without)),
+        "per_device_train_batch_size": rows_per_process(params.per_device_train_batch_size),
         "activation_checkpointing": params.gradient_checkpointing,
         "gradient_checkpointing": params.gradient_checkpointing,
         "save_strategy": "steps" if params.save_steps else "no",
@@ -71,6 +73,8 @@ def write_curves(trainer: FeedbackTrainer, plots: Path, metrics: Path, **facts: 
 
     The log's line at the end, with clocks in it, is left out.
     """
+    if not trainer.is_world_process_zero():
+        return
     points = pd.DataFrame([line for line in trainer.state.log_history if "loss" in line])
     first = ["step", "epoch", "loss"]
     curves = points[first + sorted(set(points.columns) - set(first))]
@@ -82,12 +86,17 @@ def write_curves(trainer: FeedbackTrainer, plots: Path, metrics: Path, **facts: 
 def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **facts: Any) -> None:
     """Write what was trained: weights or adapter, tokenizer, lineage with `facts`, and the model's page.
 
+    All processes of a training call it together, as `write_curves`; the first one writes.
+
     Args:
         trainer: after training.
         folder: folder to write.
         base_model: `base_model` artifact that training started from.
         facts: finite JSON values for the lineage.
     """
+    weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
+    if not trainer.is_world_process_zero():
+        return
     reference = read_reference(base_model)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     adapters = getattr(model, "peft_config", {})
@@ -99,7 +108,7 @@ def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **fact
         if adapter.modules_to_save:
             adapter.modules_to_save = sorted(adapter.modules_to_save)
     # The vocabulary is the base's; to find that out by itself, peft would ask the hub.
-    model.save_pretrained(folder, **({"save_embedding_layers": False} if adapters else {}))
+    model.save_pretrained(folder, state_dict=weights, **({"save_embedding_layers": False} if adapters else {}))
     tokenizer: Any = trainer.processing_class
     tokenizer.save_pretrained(folder)
     write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), **facts)

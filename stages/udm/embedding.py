@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -15,7 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 from stages.contracts.files import file_digest, files_below
 from stages.contracts.rows import content_id
 from stages.models.batching import fixed_batches, pad_rows
-from stages.models.devices import place
+from stages.models.devices import default_device, place
 from stages.models.loading import load_causal_lm, load_tokenizer
 from stages.models.reference import one_line
 
@@ -253,3 +255,40 @@ def _content_text(content: str | Sequence[Mapping[str, Any]] | None) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     return "\n".join(part["text"] for part in content if isinstance(part.get("text"), str))
+
+
+@dataclass(frozen=True)
+class TextEmbedder:
+    """Gives the embeddings of rows of text, as column `embedding`."""
+
+    folder: Path
+    """The encoder."""
+    is_base: bool
+    """Whether it is the base model."""
+    kind: EncoderKind
+    """How to run an encoder; see `load_encoder`."""
+    max_length: int | None
+    """Tokens read at most; None reads what the encoder can."""
+    batch_size: int
+    """Texts of a forward pass."""
+    trust_remote_code: bool
+    """Whether code that the encoder brings may run."""
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded once a process and only if there is something to compute."""
+        if self.is_base:
+            return base_encoder(self.folder, max_length=self.max_length, device=default_device())
+        return load_encoder(
+            self.folder,
+            kind=self.kind,
+            max_length=self.max_length,
+            device=default_device(),
+            trust_remote_code=self.trust_remote_code,
+        )
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        """Embeddings in the order of `rows`."""
+        vectors = self.encoder.embed(rows["text"].to_pylist(), batch_size=self.batch_size)
+        column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+        return pa.table({"embedding": column})

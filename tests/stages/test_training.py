@@ -23,7 +23,8 @@ from stages.contracts.reference_logps import REFERENCE_LOGPS
 from stages.contracts.tokens import TOKENS
 from stages.models.loading import load_causal_lm, load_tokenizer
 from stages.models.reference import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
-from stages.training import BCOTrainingParams, LoraParams, run
+from stages.trainers.sections import LoraParams
+from stages.training import BCOTrainingParams, run
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer
 
 PARAMS = {

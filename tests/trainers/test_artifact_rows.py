@@ -91,7 +91,8 @@ def test_pairs_whose_prompts_were_cut_differently_are_left_out_and_counted(tmp_p
 
 
 def test_rows_without_any_pair_are_refused_with_what_to_give(tmp_path):
-    with pytest.raises(ValueError, match=r"expected pairs .* found none .*; give a log with chosen and rejected, or with votes"):
+    message = r"expected pairs .* found none .*; give a log with chosen and rejected, or with votes"
+    with pytest.raises(ValueError, match=message):
         paired_training_rows(*artifacts(tmp_path, [vote("p", True), vote("q", False)]))
 
 

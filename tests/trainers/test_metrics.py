@@ -45,7 +45,7 @@ def test_sums_go_on_from_their_state_to_the_last_bit(accelerator):
         whole.add({"x": Share(value, torch.tensor(1.0))})
     first.add({"x": Share(values[0], torch.tensor(1.0))})
 
-    second.restore(first.state())
+    second.restore(first.state(accelerator), accelerator)
     for value in values[1:]:
         second.add({"x": Share(value, torch.tensor(1.0))})
 
