@@ -4,8 +4,13 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
+    "AutoModelForCausalLMWithValueHead": "stages.models.value_head",
+    "AutoModelForSeq2SeqLMWithValueHead": "stages.models.value_head",
     "BCOConfig": "stages.trainers.bco",
     "BCOTrainer": "stages.trainers.bco",
+    "PPOConfig": "stages.trainers.ppo_config",
+    "PPOTrainer": "stages.trainers.ppo",
+    "create_reference_model": "stages.models.shared_layers",
     "set_seed": "stages.trainers.seeding",
 }
 __all__ = list(_MODULES)
