@@ -211,6 +211,11 @@ class PreTrainedModelWithValueHead(nn.Module):
         return model.get_base_model() if self.is_peft_model else model
 
     @property
+    def peft_config(self) -> Any:
+        """Configuration of each adapter by its name; a model without adapters has no such attribute."""
+        return self.pretrained_model.peft_config
+
+    @property
     def device(self) -> torch.device:
         """Where the model stands."""
         device: torch.device = next(self.pretrained_model.parameters()).device

@@ -58,16 +58,16 @@ def card_of(trainer: Any, base_model: str | None) -> str:
     """Text of the page of a trainer's model.
 
     Args:
-        trainer: a `PreferenceTrainer`.
+        trainer: a `FeedbackTrainer`.
         base_model: repository of the model that training started from; None if it has no public name.
     """
-    names = (*_SETTINGS, *trainer.args.method_fields)
+    names = (*_SETTINGS, *getattr(trainer.args, "method_fields", ()))
     return model_card(
         method=trainer.method,
         title=trainer.title,
         paper=trainer.paper,
         base_model=base_model,
-        settings={name: getattr(trainer.args, name) for name in names},
+        settings={name: getattr(trainer.args, name) for name in names if hasattr(trainer.args, name)},
         is_adapter=hasattr(trainer.model, "peft_config"),
-        is_encoder_decoder=trainer.is_encoder_decoder,
+        is_encoder_decoder=getattr(trainer, "is_encoder_decoder", False),
     )

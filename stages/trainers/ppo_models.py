@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, ClassVar, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -49,6 +49,9 @@ class PPOModels:
     Raises:
         ValueError: an argument is of another kind, or two contradict each other.
     """
+
+    method: ClassVar[str] = "ppo"
+    """Short name of the method."""
 
     def __init__(  # noqa: PLR0917 - the documented order
         self,
@@ -221,17 +224,26 @@ class PPOModels:
             path: folder to write README.md into.
             model_name: what the page calls the model.
         """
-        names = ("learning_rate", "batch_size", "ppo_epochs", "kl_penalty", "init_kl_coef", "cliprange", "seed")
-        card = model_card(
-            method="ppo",
+        write_text(Path(path) / "README.md", self.card(base_model=self.config.model_name, name=model_name))
+
+    def card(self, base_model: str | None = None, *, name: str | None = None) -> str:
+        """Text of the model's page.
+
+        Args:
+            base_model: repository that the policy came from; None says nothing.
+            name: what the page calls the model; None says nothing.
+        """
+        shown = ("learning_rate", "batch_size", "ppo_epochs", "kl_penalty", "init_kl_coef", "cliprange", "seed")
+        settings = {} if name is None else {"name": name}
+        return model_card(
+            method=self.method,
             title="Proximal Policy Optimization",
             paper="https://arxiv.org/abs/1909.08593",
-            base_model=self.config.model_name,
-            settings={"name": model_name, **{name: getattr(self.config, name) for name in names}},
+            base_model=base_model,
+            settings={**settings, **{name: getattr(self.config, name) for name in shown}},
             is_adapter=bool(self.config.is_peft_model),
             is_encoder_decoder=bool(self.config.is_encoder_decoder),
         )
-        write_text(Path(path) / "README.md", card)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write model, value head, tokenizer and page; all processes call it together.
@@ -258,23 +270,33 @@ class PPOModels:
                 upload(Path(folder), repo_id, **kwargs)
         self.accelerator.wait_for_everyone()
 
-    def save_state(self, folder: Path) -> None:
+    def save_state(self, folder: Path, *, extra: Mapping[str, Any] | None = None) -> None:
         """Write all that a trainer made alike needs to go on to the same bits; all processes call it together.
 
         Args:
             folder: folder to write; it is there whole or not at all.
+            extra: finite JSON values to keep with it.
         """
-        save_trainer_state(self, folder)
+        save_trainer_state(self, folder, extra or {})
 
-    def load_state(self, folder: Path) -> None:
-        """Go on from what `save_state` wrote.
+    def load_state(self, folder: Path) -> dict[str, Any]:
+        """Go on from what `save_state` wrote; gives what was kept with it.
 
         Raises:
             ValueError: there is no whole state in the folder.
         """
-        load_trainer_state(self, folder)
+        return load_trainer_state(self, folder)
+
+    def method_state(self) -> dict[str, Any]:
+        """What steers PPO, as plain numbers."""
+        return {"kl_coef": self.kl_ctl.value, "scores": self.running.state()}
 
     # ---- models ----
+
+    @property
+    def processing_class(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, under the name that other trainers have for it."""
+        return self.tokenizer
 
     def _policy(self) -> Policy:
         policy: Policy = self.accelerator.unwrap_model(self.model)

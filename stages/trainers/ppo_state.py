@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from stages.contracts.files import files_below, sync, write_json
 STATE_FILE = "ppo_state.json"
 
 
-def save_trainer_state(trainer: Any, folder: Path) -> None:
+def save_trainer_state(trainer: Any, folder: Path, extra: Mapping[str, Any]) -> None:
     """Write weights, optimizer, schedule, generators and what steers PPO.
 
     Args:
         trainer: a `PPOTrainer`; all processes call this together.
         folder: folder to write. What stands there is replaced.
+        extra: finite JSON values to keep with it.
     """
     beside = folder.with_name(f"{folder.name}.tmp")
     accelerator = trainer.accelerator
@@ -27,7 +29,7 @@ def save_trainer_state(trainer: Any, folder: Path) -> None:
     accelerator.wait_for_everyone()
     accelerator.save_state(str(beside))
     if accelerator.is_main_process:
-        write_json(beside / STATE_FILE, _plain_state(trainer))
+        write_json(beside / STATE_FILE, {**_plain_state(trainer), "extra": extra})
         for file in files_below(beside):
             sync(file)
         if folder.exists():
@@ -37,8 +39,8 @@ def save_trainer_state(trainer: Any, folder: Path) -> None:
     accelerator.wait_for_everyone()
 
 
-def load_trainer_state(trainer: Any, folder: Path) -> None:
-    """Put a trainer that was made alike into the state that was written.
+def load_trainer_state(trainer: Any, folder: Path) -> dict[str, Any]:
+    """Put a trainer that was made alike into the state that was written; gives what was kept with it.
 
     Raises:
         ValueError: the folder holds no state.
@@ -58,6 +60,8 @@ def load_trainer_state(trainer: Any, folder: Path) -> None:
     trainer.best_score.highest = _number(state["best_score"]["highest"])
     name, keys, *rest = state["random"]
     trainer.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    extra: dict[str, Any] = state["extra"]
+    return extra
 
 
 def _plain_state(trainer: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def refuse_non_finite(batch: Mapping[str, Any], *logps: Tensor, step: int) -> No
 
     Args:
         batch: for the names of the rows.
-        logps: log-probabilities under policy and reference; each of shape (n,).
+        logps: log-probabilities under policy and reference; each of shape (sequences * n,).
         step: number of the optimizer step, for the message.
 
     Raises:
@@ -24,9 +24,10 @@ def refuse_non_finite(batch: Mapping[str, Any], *logps: Tensor, step: int) -> No
     wrong = ~torch.stack([tensor.detach().isfinite() for tensor in logps]).all(0)
     if wrong.any():
         places = wrong.nonzero().flatten().tolist()[:5]
-        names = batch.get("row_id") or [f"{index} of the batch" for index in range(len(wrong))]
+        known = batch.get("row_id") or [f"{index} of the batch" for index in range(len(wrong))]
+        names = dict.fromkeys(known[place % len(known)] for place in places)
         raise ValueError(
-            f"step {step}: expected finite log-probabilities, found others in {', '.join(names[i] for i in places)}; "
+            f"step {step}: expected finite log-probabilities, found others in {', '.join(names)}; "
             "the weights are as before this step: look at these rows, or lower learning_rate"
         )
 

@@ -1,0 +1,187 @@
+"""What all trainers share that follow the loop of transformers: order of rows, means, safeguards, checkpoints."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from stages.contracts.files import write_text
+from stages.trainers.checkpoints import last_whole_checkpoint, read_state, write_state
+from stages.trainers.metrics import MetricSums, Share
+from stages.trainers.model_card import card_of
+from stages.trainers.safeguards import GradientWatch
+from stages.trainers.seeding import InterleavedSampler
+
+
+class FeedbackTrainer(Trainer):
+    """The loop of transformers, with means over all rows in its log and checkpoints that hold all of its state.
+
+    A method computes a loss per batch, a mean over its rows, and adds what else it wants in the log to `_train_sums`
+    and `_eval_sums`.
+
+    Args:
+        arguments: those of `transformers.Trainer`.
+    """
+
+    method: ClassVar[str]
+    """Short name of the method."""
+    title: ClassVar[str]
+    """Full name of the method."""
+    paper: ClassVar[str]
+    """URL of its paper."""
+    # A batch's loss is a mean over its rows, so that the base class has to divide it by the accumulated batches.
+    loss_is_scaled_for_ga = False
+
+    args: Any
+
+    def __init__(self, **arguments: Any) -> None:
+        self._train_sums, self._eval_sums = MetricSums(), MetricSums()
+        self._gradient_watch = GradientWatch()
+        self._num_parameters: int | None = None
+        super().__init__(**arguments)
+
+    # ---- what a method says ----
+
+    def end_step(self) -> None:
+        """Called in each optimizer step behind its last micro-batch, before the weights move."""
+
+    def end_evaluation(self, rows: Any, name: str) -> None:
+        """Called behind each evaluation.
+
+        Args:
+            rows: the dataset that was evaluated on.
+            name: prefix of its metrics.
+        """
+
+    def method_state(self) -> dict[str, Any]:
+        """What the method keeps between steps, as finite JSON values."""
+        return {}
+
+    def restore_method_state(self, state: dict[str, Any]) -> None:
+        """Take up what `method_state` gave; an empty one starts anew."""
+
+    def _policy(self) -> Any:
+        return self.accelerator.unwrap_model(self.model)
+
+    # ---- rows ----
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:  # noqa: ARG002
+        # The base class would keep what the model's forward takes; rows were stripped when they were prepared.
+        return dataset
+
+    def _get_collator_with_removed_columns(self, data_collator: Any, description: str | None = None) -> Any:  # noqa: ARG002
+        return data_collator
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        if self.args.train_sampling_strategy != "random":
+            return super()._get_train_sampler(rows)
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        classes = rows["label"][:] if "label" in rows.column_names else None
+        return InterleavedSampler(classes, num_rows=len(rows), seed=seed)
+
+    # ---- steps ----
+
+    def training_step(self, model: nn.Module, inputs: Any, num_items_in_batch: Any = None) -> Tensor:
+        """One micro-batch forward and backward; gives its share of the step's loss."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        steps = torch.tensor(1.0 / self.current_gradient_accumulation_steps, dtype=torch.float64)
+        self._train_sums.add({"loss": Share(loss, steps)})
+        return loss
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # Asked for once in each optimizer step, behind its last micro-batch.
+        self.end_step()
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[no-untyped-call] # transformers
+        # The scaler of fp16 meets infinities as a matter of course and leaves out those steps.
+        if norm is not None and not self.args.fp16:
+            self._gradient_watch.look(float(norm), step=self.state.global_step)
+        return norm
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate on the batches of `dataloader`, with the method's metrics under `metric_key_prefix`."""
+        self._eval_sums = MetricSums()
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        means = self._eval_sums.drain(self.accelerator)
+        metrics: dict[str, float] = output.metrics or {}
+        metrics.update({f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+        self.end_evaluation(dataloader.dataset, metric_key_prefix)
+        return output
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log `logs`; lines of training get the means since the last one."""
+        if "loss" in logs:
+            logs = {**logs, **self._train_sums.drain(self.accelerator)}
+        super().log(logs, start_time)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Operations of a pass over `inputs`, by the usual estimate."""
+        if self._num_parameters is None:
+            self._num_parameters = sum(weight.numel() for weight in self._policy().parameters())
+        num_tokens = sum(int(tensor.numel()) for name, tensor in inputs.items() if name.endswith("input_ids"))
+        return 6 * num_tokens * self._num_parameters
+
+    # ---- checkpoints ----
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> Any:
+        """Train, from the start or from a checkpoint.
+
+        Args:
+            resume_from_checkpoint: folder of a checkpoint, or True for the last whole one in `args.output_dir`; what a
+                kill left of one is passed over.
+            trial: of a hyperparameter search.
+            ignore_keys_for_eval: handed on to the evaluation.
+        """
+        if resume_from_checkpoint is True:
+            found = last_whole_checkpoint(Path(self.args.output_dir))
+            if found is None:
+                raise ValueError(f"{self.args.output_dir}: expected a whole checkpoint to go on from, found none")
+            resume_from_checkpoint = str(found)
+        self._train_sums, self._gradient_watch = MetricSums(), GradientWatch()
+        if self.model_init is not None:
+            self.restore_method_state({})
+        return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        state = read_state(Path(checkpoint))
+        self.restore_method_state(state["method"])
+        self._train_sums.restore(state["sums"])
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            write_state(folder, method=self.method_state(), sums=self._train_sums.state())
+            write_text(folder / "README.md", self.card())
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write the model's page into the output folder."""
+        if self.is_world_process_zero():
+            write_text(Path(self.args.output_dir) / "README.md", self.card())
+
+    def card(self, base_model: str | None = None) -> str:
+        """Text of the model's page.
+
+        Args:
+            base_model: repository that the policy came from; None says nothing.
+        """
+        return card_of(self, base_model)

@@ -1,0 +1,63 @@
+"""Parameters that the trainings of all methods share; light to import, for stages read params.yaml with them."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from stages.contracts.stage import Section
+
+
+class LoraParams(Section):
+    """An adapter of low rank that is trained in place of the model."""
+
+    r: int = Field(16, gt=0)
+    """Rank."""
+    alpha: int = Field(32, gt=0)
+    """Scale; the adapter's output is multiplied by alpha / r."""
+    target_modules: list[str] | Literal["all-linear"] = "all-linear"
+    """Names of the layers that get an adapter, or all but the output head."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapter."""
+
+
+class OptimisationParams(Section):
+    """How weights are moved, whatever the loss."""
+
+    learning_rate: float = Field(1e-6, gt=0)
+    """Learning rate after warm-up."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """How the learning rate falls."""
+    warmup_steps: float = Field(0, ge=0)
+    """Optimizer steps of warm-up; below 1, their share of all steps."""
+    num_train_epochs: float = Field(1.0, gt=0)
+    """Passes over the rows."""
+    max_steps: int = -1
+    """Optimizer steps; -1 takes as many as the epochs have."""
+    per_device_train_batch_size: int = Field(8, gt=0)
+    """Rows in the model at once; of pairs, twice as many sequences."""
+    gradient_accumulation_steps: int = Field(1, gt=0)
+    """Batches in one optimizer step."""
+    optim: str = "adamw_torch_fused"
+    """Optimizer, by its name in transformers."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decay of weights other than biases and norms."""
+    max_grad_norm: float = Field(1.0, ge=0)
+    """Norm that gradients are clipped to; 0 clips none."""
+    seed: int = 42
+    """Seed of the order of the rows, of dropout and of new weights."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that the weights are held in."""
+    bf16: bool = False
+    """Whether to compute in bfloat16."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass, which saves memory and costs time."""
+    disable_dropout: bool = True
+    """Whether the model's dropout is off."""
+    lora: LoraParams | None = None
+    """The adapter to train; null trains the whole model."""
+    logging_steps: int = Field(10, gt=0)
+    """Optimizer steps between two points of the curves."""
+    save_steps: int = Field(200, ge=0)
+    """Optimizer steps between two checkpoints, from which a killed run goes on; 0 writes none."""
+    report_to: list[Literal["tensorboard", "dvclive"]] = Field(default_factory=list)
+    """Trackers that follow the run, below .cache/tracking; they change no output."""
