@@ -5,12 +5,14 @@ the score of the whole response on top (Ziegler et al. 2019, https://arxiv.org/a
 (n, t): position j of a row belongs to one token, and the mask says which positions hold kept tokens of the response.
 """
 
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
 KLPenalty = Literal["kl", "abs", "mse", "full"]
+AddUp: TypeAlias = Callable[[Tensor], Tensor]
 
 _EPSILON = 1e-8
 """Keeps a variance of 0 from dividing by 0 when values are whitened."""
@@ -86,17 +88,25 @@ def masked_var(values: Tensor, mask: Tensor, *, unbiased: bool = True) -> Tensor
     return squares / (number - 1 if unbiased else number).clamp(min=1)
 
 
-def masked_whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True) -> Tensor:
+def masked_whiten(values: Tensor, mask: Tensor, *, shift_mean: bool = True, add_up: AddUp | None = None) -> Tensor:
     """Values scaled to variance 1 over what the mask keeps, and moved to mean 0 unless told otherwise.
 
     Args:
         values: any shape; those that aren't kept are moved and scaled alike.
         mask: 1 for what is kept, of the same shape.
         shift_mean: whether the mean becomes 0; else it stays.
+        add_up: gives the sum of a tensor over all processes, whose values are whitened together. None has one process.
     """
-    mean = masked_mean(values, mask)
-    whitened = (values - mean) * torch.rsqrt(masked_var(values, mask) + _EPSILON)
+    over_all = add_up or _alone
+    total, number = over_all(torch.stack([(values * mask).sum(), mask.sum().to(values)]))
+    mean = total / number
+    variance = over_all(((values - mean).square() * mask).sum()) / (number - 1).clamp(min=1)
+    whitened: Tensor = (values - mean) * torch.rsqrt(variance + _EPSILON)
     return whitened if shift_mean else whitened + mean
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def entropy_from_logits(logits: Tensor) -> Tensor:
@@ -167,7 +177,14 @@ def token_rewards(scores: Tensor, kls: Tensor, mask: Tensor, *, kl_coef: float) 
 
 
 def compute_advantages(
-    values: Tensor, rewards: Tensor, mask: Tensor, *, gamma: float, lam: float, whiten_rewards: bool = False
+    values: Tensor,
+    rewards: Tensor,
+    mask: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+    whiten_rewards: bool = False,
+    add_up: AddUp | None = None,
 ) -> Advantages:
     """Generalized advantage estimation over the kept tokens of each row, Schulman et al. 2015, arXiv:1506.02438.
 
@@ -181,20 +198,21 @@ def compute_advantages(
         gamma: what a reward counts one token earlier.
         lam: weight of far-sighted estimates; 1 takes whole returns, 0 looks one token ahead.
         whiten_rewards: whether rewards are scaled to variance 1 first; their mean stays.
+        add_up: gives the sum of a tensor over all processes, whose tokens are whitened together. None has one process.
 
     Raises:
         ValueError: fewer than two tokens are kept, so that advantages have no spread to be scaled by.
     """
-    if mask.sum() < 2:
+    number = int((add_up or _alone)(mask.sum()))
+    if number < 2:
         raise ValueError(
-            f"expected at least two response tokens in a batch, found {int(mask.sum())}; take longer responses or a "
-            "larger batch"
+            f"expected at least two response tokens in a batch, found {number}; take longer responses or a larger batch"
         )
     keep = mask.bool()
     values = values.masked_fill(~keep, 0.0)
     rewards = rewards.masked_fill(~keep, 0.0)
     if whiten_rewards:
-        rewards = masked_whiten(rewards, mask, shift_mean=False).masked_fill(~keep, 0.0)
+        rewards = masked_whiten(rewards, mask, shift_mean=False, add_up=add_up).masked_fill(~keep, 0.0)
 
     advantage = values.new_zeros(len(values))
     next_value = values.new_zeros(len(values))
@@ -205,7 +223,7 @@ def compute_advantages(
         next_value = torch.where(keep[:, j], values[:, j], next_value)
         columns.append(advantage.masked_fill(~keep[:, j], 0.0))
     advantages = torch.stack(columns[::-1], dim=1)
-    whitened = masked_whiten(advantages, mask).masked_fill(~keep, 0.0)
+    whitened = masked_whiten(advantages, mask, add_up=add_up).masked_fill(~keep, 0.0)
     return Advantages(values, whitened.detach(), (advantages + values).detach())
 
 

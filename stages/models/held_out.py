@@ -52,7 +52,7 @@ def split_prompts(completions: Path, split: Split) -> pa.Table:
     table = read_table(completions, COMPLETIONS, columns=["prompt_id", "split", "prompt", "messages", "source"])
     rows = table.filter(pc.equal(table["split"], split))
     first = {prompt_id: index for index, prompt_id in reversed(list(enumerate(rows["prompt_id"].to_pylist())))}
-    return rows.take(sorted(first.values()))
+    return rows.take(pa.array(sorted(first.values()), pa.int64()))
 
 
 def prompt_slices(prompts: pa.Table, slice_by: str | None) -> dict[str, str | None]:

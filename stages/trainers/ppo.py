@@ -6,6 +6,7 @@ a time; `stages.trainers.ppo_run` is the loop around it.
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -242,16 +243,21 @@ class PPOTrainer(PPOModels):
         return token_rewards(scores, kls, masks, kl_coef=self.kl_ctl.value)
 
     def compute_advantages(self, values: Tensor, rewards: Tensor, mask: Tensor) -> Advantages:
-        """Values, whitened advantages and returns of the tokens that count.
+        """Values, advantages whitened over all processes, and returns of the tokens that count.
 
         Args:
             values: shape (n, t).
             rewards: shape (n, t).
             mask: 1 for tokens that count. Shape (n, t).
         """
-        config = self.config
         return compute_advantages(
-            values, rewards, mask, gamma=config.gamma, lam=config.lam, whiten_rewards=config.whiten_rewards
+            values,
+            rewards,
+            mask,
+            gamma=self.config.gamma,
+            lam=self.config.lam,
+            whiten_rewards=self.config.whiten_rewards,
+            add_up=partial(self.accelerator.reduce, reduction="sum"),
         )
 
     def loss(  # noqa: PLR0917 - the documented order

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from stages.contracts.files import files_below, sync, write_json
 
@@ -27,7 +28,11 @@ def save_trainer_state(trainer: Any, folder: Path, extra: Mapping[str, Any]) -> 
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
     accelerator.wait_for_everyone()
-    accelerator.save_state(str(beside))
+    handle = accelerator.register_save_state_pre_hook(_without_twins)
+    try:
+        accelerator.save_state(str(beside))
+    finally:
+        handle.remove()
     if accelerator.is_main_process:
         write_json(beside / STATE_FILE, {**_plain_state(trainer), "extra": extra})
         for file in files_below(beside):
@@ -37,6 +42,17 @@ def save_trainer_state(trainer: Any, folder: Path, extra: Mapping[str, Any]) -> 
         beside.rename(folder)
         sync(folder.parent)
     accelerator.wait_for_everyone()
+
+
+def _without_twins(_models: list[Any], weights: list[dict[str, Tensor]], _folder: str) -> None:
+    """Leave out tied weights but for the first name of each, which safetensors would warn of and leave out, too."""
+    for state in weights:
+        seen: set[tuple[int, int]] = set()
+        for name in list(state):
+            place = (state[name].data_ptr(), state[name].numel())
+            if state[name].numel() and place in seen:
+                del state[name]
+            seen.add(place)
 
 
 def load_trainer_state(trainer: Any, folder: Path) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def test_returns_of_whitened_rewards_where_no_padding_follows():
 
     # The peer whitens padding as well, which puts a reward behind the end of the first two rows.
     close(found.returns[2], tensors["out/2/returns"][2], mask[2])
-    assert not torch.allclose(found.returns[0] * mask[0], tensors["out/2/returns"][0] * mask[0], atol=1e-3)
+    assert not torch.allclose(found.returns[0] * mask[0], tensors["out/2/returns"][0] * mask[0], atol=1e-4)
 
 
 def test_p13_a_hole_in_the_mask_is_stepped_over_where_the_peer_counts_it():
@@ -118,7 +118,6 @@ def test_losses_gradients_and_statistics(index, tmp_path):
             close(stats[name.rpartition("/")[2].replace(".", "/")], expected)
 
 
-@pytest.mark.slow
 def test_two_steps_give_the_peers_statistics_and_weights():
     case, tensors = read("step_default")
     given = case["params"]["config"]
@@ -146,7 +145,9 @@ def test_two_steps_give_the_peers_statistics_and_weights():
             if value is not None:
                 assert stats[name] == pytest.approx(value, rel=2e-5, abs=2e-6), name
         mask = torch.from_numpy(stats["objective/logprobs"]) != 0
-        close(torch.from_numpy(stats["objective/kl_dist"]), tensors[f"out/step{k}/objective.kl_dist"])
+        # Sums of up to 17 differences of numbers near 5, each right to seven digits.
+        found = torch.from_numpy(stats["objective/kl_dist"])
+        torch.testing.assert_close(found, tensors[f"out/step{k}/objective.kl_dist"], rtol=0, atol=3e-5)
         for name in ("logprobs", "ref_logprobs"):
             close(torch.from_numpy(stats[f"objective/{name}"]), tensors[f"out/step{k}/objective.{name}"], mask)
 
