@@ -225,7 +225,7 @@ def _trainer(base_model: Path, tokenizer: Any, config: Any, params: PPOTrainingP
         policy, peft_config=adapter_config(params.lora, task_type="CAUSAL_LM")
     )
     if params.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.gradient_checkpointing_enable()
     optimizer = torch.optim.Adam(model.parameters(), lr=params.learning_rate)
     schedule = get_scheduler(
         params.lr_scheduler_type,

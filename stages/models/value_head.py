@@ -226,13 +226,19 @@ class PreTrainedModelWithValueHead(nn.Module):
         """How the model samples if nothing else is said."""
         return self.pretrained_model.generation_config
 
-    def gradient_checkpointing_enable(self, *args: Any, **kwargs: Any) -> None:
-        """Compute activations again in the backward pass instead of keeping them."""
-        self.pretrained_model.gradient_checkpointing_enable(*args, **kwargs)
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """Compute activations again in the backward pass instead of keeping them.
+
+        Args:
+            gradient_checkpointing_kwargs: arguments of `torch.utils.checkpoint`.
+        """
+        self.pretrained_model.activation_checkpointing_enable(
+            activation_checkpointing_kwargs=gradient_checkpointing_kwargs
+        )
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations for the backward pass."""
-        self.pretrained_model.gradient_checkpointing_disable()
+        self.pretrained_model.activation_checkpointing_disable()
 
     # ---- files ----
 

@@ -191,16 +191,21 @@ class PPOModels:
 
     # ---- data, files ----
 
-    def prepare_dataloader(self, dataset: Any, data_collator: Callable[[Any], Any] | None = None) -> DataLoader[Any]:
+    def prepare_dataloader(
+        self, dataset: Any = None, data_collator: Callable[[Any], Any] | None = None
+    ) -> DataLoader[Any]:
         """Batches of `config.batch_size` rows in an order that the seed decides; the last, smaller one is left out.
 
         Args:
-            dataset: rows; of one of `datasets`, columns that nothing reads are left out.
+            dataset: rows; of one of `datasets`, columns that nothing reads are left out. None takes the trainer's.
             data_collator: makes a batch of rows; None stacks their tensors.
 
         Raises:
             ValueError: there are too few rows for one batch.
         """
+        dataset = self.dataset if dataset is None else dataset
+        if dataset is None:
+            raise ValueError("expected a dataset, found none here and none at construction; give one")
         if self.config.remove_unused_columns:
             dataset = used_columns(dataset, self._policy())
         if len(dataset) < self.config.batch_size:
