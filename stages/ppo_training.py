@@ -133,7 +133,7 @@ def run(
     """
     from stages.models.generation import Sampling
     from stages.models.loading import load_tokenizer
-    from stages.trainers.ppo_prompts import read_prompts
+    from stages.trainers.ppo_prompts import prompt_room, read_prompts
     from stages.trainers.ppo_run import RunSettings, curves_of, run_ppo
     from stages.trainers.rewards import load_reward
     from stages.trainers.stage_runs import write_model
@@ -146,7 +146,9 @@ def run(
         )
     reward = load_reward(str(reward_model) if params.reward == "model" else params.reward, truth=truth)
     tokenizer = load_tokenizer(base_model)
-    prompts, counts = read_prompts(completions, tokenizer, room=_room(base_model, params))
+    prompts, counts = read_prompts(
+        completions, tokenizer, room=prompt_room(base_model, max_new_tokens=params.max_new_tokens)
+    )
     print(f"training on {counts['prompts']:,} prompts; {counts['prompts_too_long']:,} are too long")
 
     trainer = _trainer(base_model, tokenizer, arguments, params)
@@ -189,24 +191,6 @@ def _config(params: PPOTrainingParams, folder: Path) -> Any:
             "mixed_precision": "bf16" if params.bf16 else "no",
         },
     )
-
-
-def _room(base_model: Path, params: PPOTrainingParams) -> int | None:
-    """Tokens that a prompt may have so that an answer fits behind it."""
-    from transformers import AutoConfig
-
-    from stages.models.reference import trusts_code, weights_folder
-
-    config = AutoConfig.from_pretrained(
-        str(weights_folder(base_model)), trust_remote_code=trusts_code(base_model), local_files_only=True
-    )
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions <= params.max_new_tokens:
-        raise ValueError(
-            f"training.ppo.max_new_tokens: expected fewer than the {positions} positions of the model, found "
-            f"{params.max_new_tokens}"
-        )
-    return None if positions is None else positions - params.max_new_tokens
 
 
 def _trainer(base_model: Path, tokenizer: Any, config: Any, params: PPOTrainingParams) -> Any:

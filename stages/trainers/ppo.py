@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stages.losses.ppo import (
     Advantages,
+    TokenRewards,
     compute_advantages,
     entropy_from_logits,
     kl_penalties,
@@ -22,7 +23,6 @@ from stages.losses.ppo import (
     ppo_loss,
     token_rewards,
 )
-from stages.losses.ppo import TokenRewards as Rewards
 from stages.models.value_head import PreTrainedModelWithValueHead
 from stages.trainers.ppo_models import PPOModels
 from stages.trainers.ppo_passes import TokenPass, joined, logits_pass, token_pass
@@ -226,7 +226,7 @@ class PPOTrainer(PPOModels):
         found = joined([self._pass(model, inputs.rows(part), with_logits=return_logits) for part in parts])
         return found.logps, found.logits, found.values, inputs.token_mask
 
-    def compute_rewards(self, scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, masks: Tensor) -> Rewards:
+    def compute_rewards(self, scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, masks: Tensor) -> TokenRewards:
         """Rewards of the tokens: the penalty, and at the last token that counts the score.
 
         Args:

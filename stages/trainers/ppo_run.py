@@ -191,4 +191,5 @@ def curves_of(points: Sequence[Point]) -> Any:
     # The table is for files alone, and what trains has no use for it.
     import pandas as pd
 
-    return pd.DataFrame(points).astype({"step": int})
+    columns = ["step", "reward", "reward_std", *_CURVES]
+    return pd.DataFrame(points)[columns].astype({"step": int})

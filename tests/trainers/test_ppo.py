@@ -235,7 +235,7 @@ def test_p3_activations_are_checkpointed_while_training():
     plain = tiny_trainer(ppo_epochs=1, mini_batch_size=4)
     calls = []
     for layer in trainer.model.pretrained_model.model.layers:
-        layer.mlp.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+        layer.mlp.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
 
     trainer.step(**rollouts())
     plain.step(**rollouts())
