@@ -192,8 +192,17 @@ class PPOTrainer(PPOModels):
             queries: ids. Shape (q,) each.
             responses: ids. Shape (r,) each.
         """
-        rollouts = Rollouts(queries, responses, torch.zeros(len(queries)), None)
+        rollouts = self._rollouts(queries, responses)
         return padded_inputs(rollouts, self.data_collator, decoder_start=self._decoder_start())
+
+    def _rollouts(
+        self, queries: list[Tensor], responses: list[Tensor], response_masks: list[Tensor] | None = None
+    ) -> Rollouts:
+        """Rows without scores, where the models are."""
+        device = self.accelerator.device
+        masks = None if response_masks is None else [mask.to(device) for mask in response_masks]
+        queries, responses = ([ids.to(device) for ids in part] for part in (queries, responses))
+        return Rollouts(queries, responses, torch.zeros(len(queries)), masks)
 
     def batched_forward_pass(  # noqa: PLR0917 - the documented order
         self,
@@ -219,7 +228,7 @@ class PPOTrainer(PPOModels):
             token that position j predicts; shape (n, t - 1), and (n, t - 1, v) of the logits, for padded ids of t
             columns. What doesn't count is 0 but for the logits.
         """
-        rollouts = Rollouts(queries, responses, torch.zeros(len(queries)), response_masks)
+        rollouts = self._rollouts(queries, responses, response_masks)
         inputs = as_inputs(rollouts, model_inputs, decoder_start=self._decoder_start())
         size = self.config.mini_batch_size
         parts = [slice(start, start + size) for start in range(0, len(queries), size)]

@@ -5,6 +5,7 @@ import inspect
 import json
 
 import pytest
+from transformers import HfArgumentParser
 
 from stages.trainers import PPOConfig, PPOTrainer
 from tests.material import SHARED, needs_shared
@@ -57,6 +58,24 @@ def test_p10_former_names_are_carried_over_and_stay_so_in_a_copy():
 
     assert (config.mini_batch_size, config.optimize_device_cache) == (4, True)
     assert dataclasses.replace(config) == config
+
+
+def test_a_command_line_sets_it():
+    arguments = [
+        "--batch_size",
+        "8",
+        "--kl_penalty",
+        "full",
+        "--use_score_scaling",
+        "--target",
+        "3",
+        "--log_with",
+        "wandb",
+    ]
+
+    (config,) = HfArgumentParser(PPOConfig).parse_args_into_dataclasses(arguments)
+
+    assert config == PPOConfig(batch_size=8, kl_penalty="full", use_score_scaling=True, target=3.0, log_with="wandb")
 
 
 def test_stands_on_one_level_for_trackers():
