@@ -11,6 +11,7 @@ from stages.density_ratio import DensityRatioParams
 from stages.evaluation import EvaluationParams
 from stages.gate import GateParams
 from stages.normalization import NormalizationParams
+from stages.ppo_training import PPOTrainingParams
 from stages.prompt_embedding import PromptEmbeddingParams
 from stages.reference_logprobs import ReferenceLogprobsParams
 from stages.report import ReportParams
@@ -41,6 +42,7 @@ class TrainingParams(Section):
     kto: KTOTrainingParams = KTOTrainingParams()
     dpo: DPOTrainingParams = DPOTrainingParams()
     reward: RewardTrainingParams = RewardTrainingParams()
+    ppo: PPOTrainingParams = PPOTrainingParams()
 
 
 class GatesParams(Section):
@@ -49,6 +51,7 @@ class GatesParams(Section):
     bco: GateParams = GateParams()
     kto: GateParams = GateParams()
     dpo: GateParams = GateParams()
+    ppo: GateParams = GateParams()
 
 
 class RunParams(Section):

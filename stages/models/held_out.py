@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from stages.contracts.artifact import ContractError, read_table
 from stages.contracts.completions import COMPLETIONS
 from stages.contracts.reference_logps import REFERENCE_LOGPS
-from stages.contracts.rows import content_id
+from stages.contracts.rows import Split, content_id
 from stages.contracts.tokens import TOKENS
 from stages.models.reference import LINEAGE_FILE
 
@@ -37,14 +37,22 @@ def held_out_prompts(completions: Path) -> pa.Table:
         ContractError: `completions` is missing or damaged.
         ValueError: no prompt is held out.
     """
-    table = read_table(completions, COMPLETIONS, columns=["prompt_id", "split", "prompt", "messages", "source"])
-    held_out = table.filter(pc.equal(table["split"], "test"))
+    held_out = split_prompts(completions, "test")
     if not len(held_out):
-        raise ValueError(
-            f"expected held-out prompts, found none among {len(table)} rows; raise normalization.test_share"
-        )
-    first = {prompt_id: index for index, prompt_id in reversed(list(enumerate(held_out["prompt_id"].to_pylist())))}
-    return held_out.take(sorted(first.values()))
+        raise ValueError(f"{completions}: expected held-out prompts, found none; raise normalization.test_share")
+    return held_out
+
+
+def split_prompts(completions: Path, split: Split) -> pa.Table:
+    """One row of each prompt of a split, the first.
+
+    Raises:
+        ContractError: `completions` is missing or damaged.
+    """
+    table = read_table(completions, COMPLETIONS, columns=["prompt_id", "split", "prompt", "messages", "source"])
+    rows = table.filter(pc.equal(table["split"], split))
+    first = {prompt_id: index for index, prompt_id in reversed(list(enumerate(rows["prompt_id"].to_pylist())))}
+    return rows.take(pa.array(sorted(first.values()), pa.int64()))
 
 
 def prompt_slices(prompts: pa.Table, slice_by: str | None) -> dict[str, str | None]:

@@ -37,6 +37,9 @@ class CompletionLogps(NamedTuple):
     """Mean over completion tokens of the mean logit over the vocabulary; detached. Shape (n,)."""
     aux_loss: Tensor | None = None
     """What a mixture of experts adds for balanced routing if its config has `output_router_logits`. Shape ()."""
+    entropies: Tensor | None = None
+    """Entropy of the distribution that each token was drawn from, in nats, where it was asked for; 0 outside the
+    completion; detached. Shape (n, t - 1)."""
 
 
 class LogitMap(NamedTuple):
@@ -73,6 +76,7 @@ def completion_logps(
     completion_mask: Tensor,
     chunk_size: int = 1024,
     fixed_shape: bool = False,
+    with_entropies: bool = False,
 ) -> CompletionLogps:
     """Log-probability of each row's completion given what stands before it, differentiable in the model's weights.
 
@@ -86,6 +90,7 @@ def completion_logps(
             rounding.
         fixed_shape: whether the last chunk is filled up to `chunk_size`, so that a row's value has the same bits
             whatever the other rows' completions are. Costs time where completions are few.
+        with_entropies: whether entropies are computed as well, for one more projection onto the vocabulary.
 
     Returns:
         Sums, counts and token values; float32, or float64 for a model in float64.
@@ -106,13 +111,12 @@ def completion_logps(
     logit_map = _logit_map(unwrapped, outputs.logits)
 
     # A prompt of learned vectors stands before the tokens and has hidden states of its own.
-    hidden = captured.hidden[:, -input_ids.shape[1] :]
     predicted = completion_mask[:, 1:].bool()
-    targets = input_ids[:, 1:][predicted]
+    hidden = captured.hidden[:, -input_ids.shape[1] :][:, :-1][predicted].to(captured.dtype)
     flat, means = _project(
         head,
-        hidden[:, :-1][predicted].to(captured.dtype),
-        targets,
+        hidden,
+        input_ids[:, 1:][predicted],
         logit_map=logit_map,
         chunk_size=chunk_size,
         fixed_shape=fixed_shape,
@@ -120,7 +124,13 @@ def completion_logps(
     token_logps = flat.new_zeros(predicted.shape).masked_scatter(predicted, flat)
     num_tokens = predicted.sum(-1)
     mean_logits = means.new_zeros(predicted.shape).masked_scatter(predicted, means).sum(-1) / num_tokens.clamp(min=1)
-    return CompletionLogps(token_logps.sum(-1), num_tokens, token_logps, mean_logits, outputs.get("aux_loss"))
+    entropies = None
+    if with_entropies:
+        found = _entropies(head, hidden.detach(), logit_map=logit_map, chunk_size=chunk_size)
+        entropies = found.new_zeros(predicted.shape).masked_scatter(predicted, found)
+    return CompletionLogps(
+        token_logps.sum(-1), num_tokens, token_logps, mean_logits, outputs.get("aux_loss"), entropies
+    )
 
 
 def _unwrap(model: nn.Module) -> Any:
@@ -236,6 +246,16 @@ def _logps_through(
         logps.append(chunk[0])
         means.append(chunk[1])
     return torch.cat(logps), torch.cat(means)
+
+
+@torch.no_grad()
+def _entropies(head: nn.Module, hidden: Tensor, *, logit_map: LogitMap, chunk_size: int) -> Tensor:
+    """Entropy of the distribution over the vocabulary at each position; shape (m,)."""
+    found = [hidden.new_empty(0, dtype=_upcast(hidden[:0]).dtype)]
+    for start in range(0, len(hidden), chunk_size):
+        logits = logit_map.apply(_upcast(head.forward(hidden[start : start + chunk_size])))
+        found.append(torch.special.entr(logits.softmax(-1)).sum(-1))
+    return torch.cat(found)
 
 
 def _upcast(tensor: Tensor) -> Tensor:

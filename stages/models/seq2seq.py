@@ -15,6 +15,7 @@ def seq2seq_logps(
     attention_mask: Tensor,
     decoder_input_ids: Tensor,
     completion_mask: Tensor,
+    with_entropies: bool = False,
 ) -> CompletionLogps:
     """Log-probability of each row's completion given its prompt, differentiable in the model's weights.
 
@@ -24,6 +25,7 @@ def seq2seq_logps(
         attention_mask: 1 for tokens of a prompt, 0 for padding. Shape (n, t).
         decoder_input_ids: ids of the completions, as they are to be answered. Shape (n, u).
         completion_mask: 1 for tokens of a completion, 0 for padding. Shape (n, u).
+        with_entropies: whether the entropy at each token is computed as well.
 
     Returns:
         Sums and counts of shape (n,) and token values of shape (n, u); every token counts, as each is predicted.
@@ -42,4 +44,9 @@ def seq2seq_logps(
     num_tokens = mask.sum(-1)
     with torch.no_grad():
         mean_logits = logits.mean(-1).masked_fill(~mask, 0.0).sum(-1) / num_tokens.clamp(min=1)
-    return CompletionLogps(token_logps.sum(-1), num_tokens, token_logps, mean_logits, outputs.get("aux_loss"))
+        entropies = None
+        if with_entropies:
+            entropies = torch.special.entr(logits.softmax(-1)).sum(-1).masked_fill(~mask, 0.0)
+    return CompletionLogps(
+        token_logps.sum(-1), num_tokens, token_logps, mean_logits, outputs.get("aux_loss"), entropies
+    )

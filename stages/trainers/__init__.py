@@ -4,6 +4,8 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
+    "AutoModelForCausalLMWithValueHead": "stages.models.value_head",
+    "AutoModelForSeq2SeqLMWithValueHead": "stages.models.value_head",
     "BCOConfig": "stages.trainers.bco",
     "BCOTrainer": "stages.trainers.bco",
     "DPOConfig": "stages.trainers.dpo",
@@ -13,6 +15,9 @@ _MODULES = {
     "RewardConfig": "stages.trainers.reward",
     "RewardDataCollatorWithPadding": "stages.trainers.reward",
     "RewardTrainer": "stages.trainers.reward",
+    "PPOConfig": "stages.trainers.ppo",
+    "PPOTrainer": "stages.trainers.ppo",
+    "create_reference_model": "stages.models.shared_layers",
     "set_seed": "stages.trainers.seeding",
 }
 __all__ = list(_MODULES)

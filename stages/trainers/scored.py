@@ -35,8 +35,8 @@ class Scored(NamedTuple):
         def kept(tensor: Tensor) -> Tensor:
             return torch.cat([part[:number] for part in torch.split(tensor, of)])
 
-        logps, num_tokens, token_logps, mean_logits, aux_loss = self.policy
-        policy = CompletionLogps(kept(logps), kept(num_tokens), kept(token_logps), kept(mean_logits), aux_loss)
+        per_row = ("logps", "num_tokens", "token_logps", "mean_logits")
+        policy = self.policy._replace(**{name: kept(getattr(self.policy, name)) for name in per_row})
         batch = {name: column[:number] for name, column in self.batch.items()}
         return self._replace(batch=batch, policy=policy, reference_logps=kept(self.reference_logps))
 

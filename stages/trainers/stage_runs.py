@@ -73,7 +73,7 @@ def write_curves(trainer: FeedbackTrainer, plots: Path, metrics: Path, **facts: 
 
     The log's line at the end, with clocks in it, is left out.
     """
-    if not trainer.is_world_process_zero():
+    if not trainer.accelerator.is_main_process:
         return
     points = pd.DataFrame([line for line in trainer.state.log_history if "loss" in line])
     first = ["step", "epoch", "loss"]
@@ -94,8 +94,9 @@ def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **fact
         base_model: `base_model` artifact that training started from.
         facts: finite JSON values for the lineage.
     """
-    weights = whole_weights(trainer.accelerator, trainer.model_wrapped)
-    if not trainer.is_world_process_zero():
+    spread: Any = getattr(trainer, "model_wrapped", trainer.model)
+    weights = whole_weights(trainer.accelerator, spread)
+    if not trainer.accelerator.is_main_process:
         return
     reference = read_reference(base_model)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)

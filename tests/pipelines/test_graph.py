@@ -55,10 +55,11 @@ def test_stages_come_after_what_they_read(nodes):
     assert all(names.index(other) < names.index(node.name) for node in nodes for other in node.upstream)
 
 
-def test_the_truth_is_read_by_evaluation_alone(nodes):
+def test_the_truth_is_read_by_evaluations_and_by_methods_whose_reward_it_is(nodes):
     readers = {node.name for node in nodes if "data/demo/truth.json" in node.deps}
+    evaluations = {node.name for node in nodes if node.name.startswith("evaluation@")}
 
-    assert readers == {node.name for node in nodes if node.name.startswith("evaluation@")}
+    assert readers == evaluations | {"training@ppo"}
 
 
 def test_nothing_switches_off_the_run_cache():

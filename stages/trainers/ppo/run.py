@@ -1,0 +1,195 @@
+"""The loop of PPO: sample responses to the next prompts, score them, take a step, again and again.
+
+What is sampled in a step follows from the weights, the seed and the number of the step alone. So a run that goes on
+from a checkpoint ends with the same weights, to the last bit, as one that was never stopped.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from stages.models.generation import Sampling, sample_ids
+from stages.trainers.ppo.prompts import Prompt, prompt_rows
+from stages.trainers.ppo.state import STATE_FILE
+from stages.trainers.ppo.trainer import PPOTrainer
+from stages.trainers.rewards import Reward
+from stages.trainers.seeding import row_order
+
+logger = logging.getLogger(__name__)
+
+Point = dict[str, float]
+
+_CURVES = {
+    "kl": "objective/kl",
+    "kl_coef": "objective/kl_coef",
+    "entropy": "ppo/policy/entropy",
+    "approx_kl": "ppo/policy/approxkl",
+    "policy_clip_share": "ppo/policy/clipfrac",
+    "policy_loss": "ppo/loss/policy",
+    "value_loss": "ppo/loss/value",
+    "value_explained": "ppo/val/var_explained",
+    "response_length": "tokens/responses_len_mean",
+    "learning_rate": "ppo/learning_rate",
+}
+"""Columns of the curves and the statistics that they hold."""
+
+
+class RunSettings(NamedTuple):
+    """How long a run is, and how it samples."""
+
+    num_steps: int
+    """Steps of PPO."""
+    sampling: Sampling
+    """How responses are drawn; one of each prompt, whatever `num_samples` says."""
+    save_steps: int = 0
+    """Steps between two checkpoints; 0 writes none."""
+
+
+def run_ppo(
+    trainer: PPOTrainer, prompts: Sequence[Prompt], reward: Reward, settings: RunSettings, *, folder: Path | None = None
+) -> list[Point]:
+    """Train for so many steps, going on from the last checkpoint in `folder`.
+
+    Args:
+        trainer: of a causal language model, as new.
+        prompts: what is answered, in an order that the seed of the sampling and the number of the pass decide.
+        reward: scores the responses.
+        settings: steps, sampling and checkpoints.
+        folder: where checkpoints stand; None writes none.
+
+    Returns:
+        One point per step: mean reward of the responses and its standard deviation, their distance from the
+        reference (`kl`, in nats per response), and what else shows how the step went.
+
+    Raises:
+        ValueError: the model is an encoder-decoder, or a reward isn't finite.
+    """
+    if trainer.config.is_encoder_decoder:
+        raise ValueError("expected a causal language model, found an encoder-decoder; call generate and step yourself")
+    points: list[Point] = []
+    checkpoint = None if folder is None else last_checkpoint(folder)
+    if checkpoint is not None:
+        points = trainer.load_state(checkpoint)["points"]
+        logger.info("going on from %s", checkpoint.name)
+    with tqdm(
+        total=settings.num_steps, initial=len(points), desc="ppo", unit="step", disable=not _is_main(trainer)
+    ) as bar:
+        while len(points) < settings.num_steps:
+            points.append(_one_step(trainer, prompts, reward, settings.sampling))
+            bar.set_postfix(reward=f"{points[-1]['reward']:.3f}", kl=f"{points[-1]['kl']:.2f}", refresh=False)
+            bar.update()
+            if folder is not None and settings.save_steps and len(points) % settings.save_steps == 0:
+                _save(trainer, folder, points)
+    trainer.accelerator.end_training()
+    return points
+
+
+def _is_main(trainer: PPOTrainer) -> bool:
+    return bool(trainer.accelerator.is_local_main_process)
+
+
+def _one_step(trainer: PPOTrainer, prompts: Sequence[Prompt], reward: Reward, sampling: Sampling) -> Point:
+    number = trainer.current_step
+    accelerator = trainer.accelerator
+    width = trainer.config.batch_size * accelerator.num_processes
+    places = _places(len(prompts), start=number * width, number=width, seed=sampling.seed)
+    own = places[accelerator.process_index :: accelerator.num_processes]
+    batch = [prompts[place] for place in own]
+    responses = sample_responses(trainer, batch, sampling, step=number)
+    texts = trainer.tokenizer.batch_decode(responses, skip_special_tokens=True)
+    questions, rows = prompt_rows(batch, templated=reward.prompts_as == "templated")
+    rewards = reward(questions, texts, rows)
+    stats = trainer.step(
+        [torch.tensor(prompt.input_ids) for prompt in batch],
+        [torch.tensor(ids) for ids in responses],
+        [torch.tensor(value) for value in rewards],
+    )
+    trainer.log_stats(stats, {"query": questions, "response": texts}, rewards)
+    found = accelerator.gather(torch.tensor(rewards, device=accelerator.device, dtype=torch.float32))
+    return {
+        "step": float(number + 1),
+        "reward": found.mean().item(),
+        "reward_std": found.std().item() if len(found) > 1 else 0.0,
+        **{name: float(stats[statistic]) for name, statistic in _CURVES.items()},
+    }
+
+
+def _places(num_prompts: int, *, start: int, number: int, seed: int) -> list[int]:
+    """Places `start` and following of the prompts' orders, pass behind pass."""
+    found: list[int] = []
+    classes = np.zeros(num_prompts, dtype=bool)
+    epoch, first = divmod(start, num_prompts)
+    while len(found) < number:
+        order = row_order(classes, seed=seed, epoch=epoch)
+        found += order[first : first + number - len(found)]
+        epoch, first = epoch + 1, 0
+    return found
+
+
+def sample_responses(
+    trainer: PPOTrainer, prompts: Sequence[Prompt], sampling: Sampling, *, step: int
+) -> list[list[int]]:
+    """Ids of a response to each prompt; a prompt that stands there twice gets two.
+
+    Args:
+        trainer: whose policy answers.
+        prompts: what is answered.
+        sampling: how responses are drawn.
+        step: another one gives other responses.
+    """
+    responses: list[list[int]] = [[]] * len(prompts)
+    policy = cast(PreTrainedModel, trainer.accelerator.unwrap_model(trainer.model))
+    for turn, places in enumerate(_turns(prompts)):
+        seed = int(np.random.SeedSequence([sampling.seed, step, turn]).generate_state(1)[0])
+        found = sample_ids(
+            policy,
+            trainer.tokenizer,
+            [prompts[place].input_ids for place in places],
+            sampling=sampling._replace(num_samples=1, seed=seed),
+        )
+        for place, (ids,) in zip(places, found, strict=True):
+            responses[place] = ids
+    return responses
+
+
+def _turns(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+    """Places of the prompts such that none stands in one list twice."""
+    seen: dict[tuple[int, ...], int] = {}
+    turns: dict[int, list[int]] = {}
+    for place, prompt in enumerate(prompts):
+        key = tuple(prompt.input_ids)
+        turn = seen[key] = seen.get(key, -1) + 1
+        turns.setdefault(turn, []).append(place)
+    yield from turns.values()
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in `folder`; None if there is none."""
+    found = [path for path in folder.glob("step-*") if (path / STATE_FILE).is_file() and path.name[5:].isdigit()]
+    return max(found, key=lambda path: int(path.name[5:]), default=None)
+
+
+def _save(trainer: PPOTrainer, folder: Path, points: list[Point]) -> None:
+    newest = folder / f"step-{len(points)}"
+    trainer.save_state(newest, extra={"points": points})
+    if trainer.accelerator.is_main_process:
+        for path in folder.glob("step-*"):
+            if path != newest:
+                shutil.rmtree(path)
+    trainer.accelerator.wait_for_everyone()
+
+
+def curves_of(points: Sequence[Point]) -> Any:
+    """The points as a table, one row per step."""
+    # The table is for files alone, and what trains has no use for it.
+    import pandas as pd
+
+    columns = ["step", "reward", "reward_std", *_CURVES]
+    return pd.DataFrame(points)[columns].astype({"step": int})

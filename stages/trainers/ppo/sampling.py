@@ -1,0 +1,120 @@
+"""Sampling of responses for PPO, through the model's own `generate`."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from stages.models.value_head import PreTrainedModelWithValueHead
+
+LengthSampler = Callable[[], int]
+
+
+@contextmanager
+def sampling_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode without gradients for the length of a block; then the mode that it was found in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def sample_one(
+    model: PreTrainedModelWithValueHead,
+    query: Tensor,
+    *,
+    length_sampler: LengthSampler | None,
+    return_prompt: bool,
+    **kwargs: Any,
+) -> Tensor:
+    """Responses to one query, of shape (responses, length).
+
+    Args:
+        model: what to sample from.
+        query: ids. Shape (q,).
+        length_sampler: gives the number of new tokens.
+        return_prompt: whether a causal model's responses stand behind the query.
+        kwargs: arguments of `generate`.
+    """
+    if length_sampler is not None:
+        kwargs["max_new_tokens"] = length_sampler()
+    with sampling_mode(model):
+        query = query.to(model.device)
+        output: Tensor = model.generate(input_ids=query[None], attention_mask=torch.ones_like(query)[None], **kwargs)
+    return output if return_prompt or model.is_encoder_decoder else output[:, len(query) :]
+
+
+def sample_batches(
+    model: PreTrainedModelWithValueHead,
+    tokenizer: PreTrainedTokenizerBase,
+    queries: Sequence[Tensor],
+    *,
+    length_sampler: LengthSampler | None,
+    batch_size: int,
+    return_prompt: bool,
+    **kwargs: Any,
+) -> list[Tensor]:
+    """A response to each query, up to and with the first end-of-sequence token behind the query.
+
+    Args:
+        model: what to sample from.
+        tokenizer: names the padding token.
+        queries: ids. Shape (q,) each.
+        length_sampler: gives the number of new tokens of a batch.
+        batch_size: queries in the model at once.
+        return_prompt: whether a causal model's response stands behind its query.
+        kwargs: arguments of `generate`.
+
+    Raises:
+        ValueError: several responses per query are asked for.
+    """
+    if kwargs.get("num_return_sequences", 1) != 1:
+        raise ValueError(
+            f"expected one response per query, found num_return_sequences={kwargs['num_return_sequences']}; give a "
+            "query as often as you want responses to it"
+        )
+    responses: list[Tensor] = []
+    for start in range(0, len(queries), batch_size):
+        batch = [query.to(model.device) for query in queries[start : start + batch_size]]
+        if length_sampler is not None:
+            kwargs["max_new_tokens"] = length_sampler()
+        ids = pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_token_id, padding_side="left")
+        mask = pad_sequence([torch.ones_like(query) for query in batch], batch_first=True, padding_side="left")
+        with sampling_mode(model):
+            output = model.generate(input_ids=ids, attention_mask=mask, **kwargs)
+        # An encoder-decoder's answer begins with the token that starts the decoder, which may be an end as well.
+        begin = 1 if model.is_encoder_decoder else ids.shape[1]
+        for query, row in zip(batch, output, strict=True):
+            end = _end_of(row[begin:], kwargs.get("eos_token_id"))
+            head = row[:begin] if model.is_encoder_decoder else query if return_prompt else row[:0]
+            responses.append(torch.cat([head, row[begin : begin + end]]))
+    return responses
+
+
+def _end_of(ids: Tensor, end_ids: Any) -> int:
+    """How many ids there are up to and with the first that is an end."""
+    if end_ids is None:
+        return len(ids)
+    places = torch.isin(ids, torch.as_tensor(end_ids, device=ids.device)).nonzero()
+    return int(places[0]) + 1 if len(places) else len(ids)
+
+
+def generation_arguments(
+    model: PreTrainedModelWithValueHead, tokenizer: PreTrainedTokenizerBase, given: dict[str, Any]
+) -> dict[str, Any]:
+    """The arguments of `generate` with those filled in that say where a response ends and how rows are padded."""
+    found = dict(given)
+    found.setdefault("pad_token_id", tokenizer.pad_token_id)
+    if "eos_token_id" not in found:
+        config = found.get("generation_config") or model.generation_config
+        listed = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+        ends = {end for end in (*listed, tokenizer.eos_token_id) if end is not None}
+        found["eos_token_id"] = sorted(ends) or None
+    return found

@@ -1,0 +1,96 @@
+"""The state of a PPO trainer between two steps, on disk: whole or not at all."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from stages.contracts.files import files_below, sync, write_json
+
+STATE_FILE = "ppo_state.json"
+
+
+def save_trainer_state(trainer: Any, folder: Path, extra: Mapping[str, Any]) -> None:
+    """Write weights, optimizer, schedule, generators and what steers PPO.
+
+    Args:
+        trainer: a `PPOTrainer`; all processes call this together.
+        folder: folder to write. What stands there is replaced.
+        extra: finite JSON values to keep with it.
+    """
+    beside = folder.with_name(f"{folder.name}.tmp")
+    accelerator = trainer.accelerator
+    if accelerator.is_main_process:
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    handle = accelerator.register_save_state_pre_hook(_without_twins)
+    try:
+        accelerator.save_state(str(beside))
+    finally:
+        handle.remove()
+    if accelerator.is_main_process:
+        write_json(beside / STATE_FILE, {**_plain_state(trainer), "extra": extra})
+        for file in files_below(beside):
+            sync(file)
+        if folder.exists():
+            shutil.rmtree(folder)
+        beside.rename(folder)
+        sync(folder.parent)
+    accelerator.wait_for_everyone()
+
+
+def _without_twins(_models: list[Any], weights: list[dict[str, Tensor]], _folder: str) -> None:
+    """Leave out tied weights but for the first name of each, which safetensors would warn of and leave out, too."""
+    for state in weights:
+        seen: set[tuple[int, int]] = set()
+        for name in list(state):
+            place = (state[name].data_ptr(), state[name].numel())
+            if state[name].numel() and place in seen:
+                del state[name]
+            seen.add(place)
+
+
+def load_trainer_state(trainer: Any, folder: Path) -> dict[str, Any]:
+    """Put a trainer that was made alike into the state that was written; gives what was kept with it.
+
+    Raises:
+        ValueError: the folder holds no state.
+    """
+    file = folder / STATE_FILE
+    try:
+        state = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        raise ValueError(
+            f"{file}: expected the state of a PPO trainer, found none; load a folder that save_state wrote"
+        ) from None
+    trainer.accelerator.load_state(str(folder))
+    trainer.current_step = state["step"]
+    trainer.kl_ctl.value = state["kl_coef"]
+    trainer.running.restore(state["scores"])
+    trainer.best_score.num_steps = state["best_score"]["num_steps"]
+    trainer.best_score.highest = _number(state["best_score"]["highest"])
+    name, keys, *rest = state["random"]
+    trainer.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    extra: dict[str, Any] = state["extra"]
+    return extra
+
+
+def _plain_state(trainer: Any) -> dict[str, Any]:
+    name, keys, *rest = trainer.random.get_state()
+    best = trainer.best_score
+    return {
+        "step": trainer.current_step,
+        "kl_coef": trainer.kl_ctl.value,
+        "scores": trainer.running.state(),
+        "best_score": {"num_steps": best.num_steps, "highest": best.highest if np.isfinite(best.highest) else None},
+        "random": [name, keys.tolist(), *rest],
+    }
+
+
+def _number(value: float | None) -> float:
+    return -np.inf if value is None else value

@@ -1,0 +1,98 @@
+"""Rewards by name: what says how good sampled completions are.
+
+A reward is a reward model, the true reward of the demo's world, or a Python function of your own. The arguments of a
+function say what it is given: `prompt` and `completion` one of each, `prompts` and `completions` lists of them, for
+which it gives a list of numbers. A third argument, `row` or `rows`, gets the other columns of the log.
+"""
+
+import importlib
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from stages.models.judging import named_judge
+from stages.models.scoring import RewardScorer
+
+Row = Mapping[str, Any]
+
+
+class Reward(NamedTuple):
+    """Something that gives a number for each completion of a prompt; higher is better."""
+
+    name: str
+    """For messages."""
+    prompts_as: Literal["templated", "user"]
+    """Whether prompts are wanted after templating, or as what the user wrote."""
+    function: Callable[[Sequence[str], Sequence[str], Sequence[Row]], Sequence[float]]
+
+    def __call__(
+        self, prompts: Sequence[str], completions: Sequence[str], rows: Sequence[Row] | None = None
+    ) -> list[float]:
+        """Score completions.
+
+        Args:
+            prompts: the prompt of each.
+            completions: texts without special tokens.
+            rows: other columns of the log for each; None has none.
+
+        Raises:
+            ValueError: the numbers aren't one per completion, or not finite.
+        """
+        found = [float(value) for value in self.function(prompts, completions, rows or [{}] * len(prompts))]
+        if len(found) != len(completions) or not all(map(math.isfinite, found)):
+            raise ValueError(
+                f"reward {self.name}: expected a finite number for each of {len(completions)} completions, found "
+                f"{len(found)} numbers, {sum(map(math.isfinite, found))} of them finite"
+            )
+        return found
+
+
+def load_reward(name: str | Path, *, truth: Path | None = None) -> Reward:
+    """The reward that a name stands for.
+
+    Args:
+        name: folder of a reward model; "demo", the true reward of the demo's world; or "package.module:function".
+        truth: the file that the demo's reward reads; None if there is none.
+
+    Raises:
+        ValueError: the name leads to no reward, or the function takes other arguments.
+    """
+    if Path(name).is_dir():
+        scorer = RewardScorer.load(Path(name))
+        return Reward(str(name), "templated", lambda prompts, texts, _: scorer.texts(prompts, texts).tolist())
+    if name == "demo":
+        judge = named_judge("demo", truth=truth)
+        return _of_function("demo", judge, names=["prompt", "completion"])
+    return _of_function(str(name), _function_at(str(name)))
+
+
+def _function_at(name: str) -> Callable[..., Any]:
+    module_name, colon, function_name = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"reward: expected demo, the folder of a reward model or package.module:function, found {name!r}"
+        )
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"reward: expected a function at {name}, found that {error}") from None
+    if not callable(function):
+        raise ValueError(f"reward: expected a function at {name}, found a {type(function).__name__}")
+    return function  # type: ignore[no-any-return] # callable, as was seen
+
+
+def _of_function(name: str, function: Any, *, names: list[str] | None = None) -> Reward:
+    """A reward of a function, called as the names of its arguments say."""
+    names = list(inspect.signature(function).parameters) if names is None else names
+    if names in (["prompts", "completions"], ["prompts", "completions", "rows"]):
+        width = len(names)
+        return Reward(name, "user", lambda *columns: function(*map(list, columns[:width])))
+    if names in (["prompt", "completion"], ["prompt", "completion", "row"]):
+        width = len(names)
+        return Reward(name, "user", lambda *columns: [function(*each) for each in zip(*columns[:width], strict=True)])
+    raise ValueError(
+        f"reward {name}: expected a function of prompt and completion, or of prompts and completions, and row or rows "
+        f"if it wants the log's other columns, found one of {', '.join(names) or 'nothing'}"
+    )

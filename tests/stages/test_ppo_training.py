@@ -1,0 +1,220 @@
+"""Stage `ppo_training`: from prompts and a reward to a policy, the same bytes each time and after a kill."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate.state import AcceleratorState
+
+from stages.contracts.closure import ROOT, code_files
+from stages.contracts.files import files_below, tree_digest
+from stages.models.held_out import read_reward
+from stages.models.loading import load_causal_lm, load_tokenizer
+from stages.models.reference import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+from stages.ppo_training import PPOTrainingParams, run
+from stages.trainers.sections import LoraParams
+from tests.stages.feedback import write_completions
+from tests.trainers.tiny import WORDS, tiny_llama, tiny_tokenizer
+
+# peft 0.21 asks transformers 5 under a name that has changed.
+pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+
+REWARD = "tests.stages.test_ppo_training:share_of_wanted"
+PARAMS = {
+    "reward": REWARD,
+    "num_steps": 4,
+    "batch_size": 8,
+    "mini_batch_size": 4,
+    "learning_rate": 1e-2,
+    "max_new_tokens": 4,
+    "save_steps": 1,
+}
+
+
+def share_of_wanted(prompt, completion, row):
+    """Rewards the word that the log's column names."""
+    return completion.split().count(row["wanted"]) / 4
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "base"
+    tiny_llama(dropout=0.1).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    reference = ModelReference(
+        source="scratch",
+        fingerprint=fingerprint(folder),
+        tokenizer_fingerprint=tokenizer_fingerprint(folder),
+        pad_token="<pad>",
+        pad_token_is_eos=False,
+    )
+    write_reference(folder, reference)
+    return folder
+
+
+@pytest.fixture
+def inputs(tmp_path, base_model):
+    """Arguments of `run` that read; twelve prompts, one twice, and two that are held out."""
+    rows = [{"prompt": f"what is {word}", "source": json.dumps({"wanted": "good"})} for word in WORDS[:12]]
+    held_out = [{"prompt": f"a {word}", "split": "test"} for word in WORDS[:2]]
+    completions = write_completions(tmp_path / "completions", [*rows, rows[0], *held_out])
+    return {"base_model": base_model, "completions": completions}
+
+
+def outputs(folder: Path) -> dict[str, Path]:
+    scratch = folder / "checkpoints" / "training-ppo" / "key"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return {
+        "model": folder / "models" / "ppo",
+        "metrics": folder / "metrics.json",
+        "plots": folder / "curves.csv",
+        "scratch": scratch,
+    }
+
+
+def digests(folder: Path) -> dict[str, str]:
+    # The lineage names the base by a path relative to the model, and these folders stand in different places.
+    written = outputs(folder)
+    model = {file.name: tree_digest(file) for file in files_below(written["model"]) if file.name != "plumbline.json"}
+    return {**model, **{name: tree_digest(written[name]) for name in ("metrics", "plots")}}
+
+
+def test_writes_a_policy_its_value_head_its_lineage_and_its_curves(inputs, base_model, tmp_path):
+    written = outputs(tmp_path / "out")
+
+    run(**inputs, **written, params=PPOTrainingParams(**PARAMS))
+
+    trained, base = load_causal_lm(written["model"]), load_causal_lm(base_model)
+    assert not np.array_equal(trained.lm_head.weight.detach(), base.lm_head.weight.detach())
+    assert load_tokenizer(written["model"]).pad_token_id == 0
+    assert (written["model"] / "value_head.safetensors").exists()
+    assert "Proximal Policy Optimization" in (written["model"] / "README.md").read_text()
+    metrics = json.loads(written["metrics"].read_text())
+    assert metrics["rows"] == {"prompts": 12, "prompts_too_long": 0}
+    assert (metrics["steps"], metrics["reward"]) == (4, REWARD)
+    assert metrics["first"]["kl"] == pytest.approx(0.0, abs=1e-5)
+    curves = written["plots"].read_text().splitlines()
+    assert curves[0].startswith("step,reward,reward_std,kl,kl_coef,")
+    assert [line.split(",")[0] for line in curves[1:]] == ["1", "2", "3", "4"]
+    beta, shift = read_reward(written["model"])
+    assert beta == json.loads((written["model"] / "plumbline.json").read_text())["state"]["kl_coef"]
+    assert 0.19 < beta < 0.2
+    assert shift == 0.0
+
+
+@pytest.mark.parametrize("lora", [None, LoraParams(r=2, dropout=0.1)])
+def test_gives_the_same_bytes_twice_and_no_pickle_or_path(inputs, tmp_path, lora):
+    params = PPOTrainingParams(**{**PARAMS, "num_steps": 2}, lora=lora)
+
+    for name in ("one", "two"):
+        run(**inputs, **outputs(tmp_path / name), params=params)
+
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    for file in files_below(outputs(tmp_path / "one")["model"]):
+        assert file.suffix in {".json", ".safetensors", ".md", ".jinja"}
+        if file.name != "plumbline.json":
+            assert str(tmp_path.parent).encode() not in file.read_bytes()
+    if lora is not None:
+        assert load_causal_lm(outputs(tmp_path / "one")["model"]).peft_config["default"].r == 2
+
+
+_SCRIPT = """
+import json, sys
+from pathlib import Path
+from stages.ppo_training import PPOTrainingParams, run
+call = {name: Path(value) for name, value in json.loads(sys.argv[1]).items()}
+run(**call, params=PPOTrainingParams(**json.loads(sys.argv[2])))
+"""
+
+
+@pytest.mark.slow
+def test_goes_on_after_kill_9_to_the_same_bytes(inputs, tmp_path):
+    params = {**PARAMS, "num_steps": 12}
+    run(**inputs, **outputs(tmp_path / "whole"), params=PPOTrainingParams(**{**params, "save_steps": 0}))
+    killed = outputs(tmp_path / "killed")
+    call = {name: str(value) for name, value in {**inputs, **killed}.items()}
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", _SCRIPT, json.dumps(call), json.dumps(params)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not any((killed["scratch"] / f"step-{step}").exists() for step in (2, 3, 4)) and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+
+    assert process.wait() == -signal.SIGKILL
+    assert not killed["metrics"].exists()
+    run(**inputs, **killed, params=PPOTrainingParams(**params))
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+@pytest.fixture
+def own_precision():
+    """Accelerate keeps the precision of a process, which a stage has to itself."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("own_precision")
+def test_trains_with_shared_layers_checkpointed_activations_and_bfloat16(inputs, tmp_path):
+    params = {**PARAMS, "num_steps": 1, "num_shared_layers": 1, "gradient_checkpointing": True, "bf16": True}
+
+    run(**inputs, **outputs(tmp_path / "out"), params=PPOTrainingParams(**params, lr_scheduler_type="linear"))
+
+    assert json.loads(outputs(tmp_path / "out")["metrics"].read_text())["steps"] == 1
+
+
+def test_reports_to_tensorboard_and_dvclive_outside_the_outputs(inputs, tmp_path, monkeypatch):
+    monkeypatch.setenv("PLUMBLINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    params = {**PARAMS, "num_steps": 2}
+
+    run(**inputs, **outputs(tmp_path / "silent"), params=PPOTrainingParams(**params))
+    run(
+        **inputs,
+        **outputs(tmp_path / "tracked"),
+        params=PPOTrainingParams(**params, report_to=["tensorboard", "dvclive"]),
+    )
+
+    folder = tmp_path / "cache" / "tracking" / "training-ppo" / "key"
+    assert list((folder / "tensorboard").rglob("events.out.tfevents.*"))
+    assert "objective" in json.loads((folder / "dvclive" / "metrics.json").read_text())
+    assert digests(tmp_path / "silent") == digests(tmp_path / "tracked")
+    assert not (tmp_path / "dvclive").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"reward": "model"}, "expected a reward model"),
+        ({"reward": "demo"}, "expected a truth file"),
+        ({"batch_size": 6}, r"batch_size as a multiple of .* \(4\), found 6"),
+        ({"max_new_tokens": 64}, "fewer than the 64 positions of the model, found 64"),
+        ({"max_new_tokens": 62}, "prompts of at most 2 tokens in the training split, found none among 12"),
+        ({"use_score_norm": True}, "expected use_score_scaling with use_score_norm"),
+    ],
+)
+def test_refuses_what_cannot_work_before_a_model_is_loaded(inputs, tmp_path, monkeypatch, changes, message):
+    def load(*_, **__):
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("stages.models.loading.load_causal_lm", load)
+
+    with pytest.raises(ValueError, match=message):
+        run(**inputs, **outputs(tmp_path / "out"), params=PPOTrainingParams(**{**PARAMS, **changes}))
+
+
+def test_its_code_holds_no_other_methods_loss():
+    losses = {path.name for path in code_files(["stages.ppo_training"]) if "losses" in path.parts}
+
+    assert losses == {"ppo.py"}
