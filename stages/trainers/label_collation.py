@@ -22,19 +22,24 @@ class LabelCollator:
         pad_id: id that fills short rows.
         learns_prompts: whether tokens of a prompt are learned from too.
         flattens: whether packed rows are laid end to end as one row, which kernels for packed attention ask for.
+        is_encoder_decoder: whether labels are what a decoder answers, and not the ids.
     """
 
-    def __init__(self, pad_id: int, *, learns_prompts: bool = False, flattens: bool = False) -> None:
+    def __init__(
+        self, pad_id: int, *, learns_prompts: bool = False, flattens: bool = False, is_encoder_decoder: bool = False
+    ) -> None:
         self.pad_id = pad_id
         self.learns_prompts = learns_prompts
         self.flattens = flattens
+        self.is_encoder_decoder = is_encoder_decoder
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """The batch of `rows`.
 
         Returns:
             `input_ids` and `labels` of shape (n, t), and `attention_mask`, or for packed rows whose documents stay
-            apart `position_ids`, of the same shape; `weight`, if the rows have one, of shape (n,).
+            apart `position_ids`, of the same shape; `weight`, if the rows have one, of shape (n,). Labels of an
+            encoder-decoder have a width of their own.
         """
         ids = [_ints(row["input_ids"]) for row in rows]
         labels = [self.labels_of(row, tokens) for row, tokens in zip(rows, ids, strict=True)]
@@ -56,7 +61,8 @@ class LabelCollator:
             ]
             batch["attention_mask"] = pad_rows(masks, width=width, pad_id=0)
         batch["input_ids"] = pad_rows(ids, width=width, pad_id=self.pad_id)
-        batch["labels"] = pad_rows(labels, width=width, pad_id=IGNORED)
+        label_width = max(map(len, labels)) if self.is_encoder_decoder else width
+        batch["labels"] = pad_rows(labels, width=label_width, pad_id=IGNORED)
         return batch
 
     def labels_of(self, row: Mapping[str, Any], ids: list[int]) -> list[int]:
@@ -71,7 +77,7 @@ class LabelCollator:
         """
         if "labels" in row:
             labels = _ints(row["labels"])
-            if len(labels) != len(ids):
+            if len(labels) != len(ids) and not self.is_encoder_decoder:
                 raise ValueError(f"expected a label for each of {len(ids)} tokens of a row, found {len(labels)}")
             return labels
         start = 0 if self.learns_prompts else row.get("prompt_length", 0)

@@ -9,25 +9,18 @@ from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-import torch
 from datasets import Dataset
-from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
 
-from stages.losses.sft import IGNORED, sft_loss
 from stages.models.documents import keeps_documents_apart
-from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.trainers.arguments import DocumentedArguments
-from stages.trainers.base import FeedbackTrainer
 from stages.trainers.label_collation import LabelCollator
-from stages.trainers.metrics import Share
 from stages.trainers.policy import load_model, prepare_policy, prepared_init
 from stages.trainers.rows import LeftOut
-from stages.trainers.safeguards import refuse_non_finite
-from stages.trainers.scored import num_own_rows
 from stages.trainers.seeding import set_seed
 from stages.trainers.sft_data import SFTData
+from stages.trainers.token_loss import TokenLossTrainer
 
 
 @dataclasses.dataclass
@@ -43,7 +36,7 @@ class SFTConfig(DocumentedArguments):
     method_fields: ClassVar[tuple[str, ...]] = ("completion_only_loss", "neftune_noise_alpha")
 
 
-class SFTTrainer(FeedbackTrainer):
+class SFTTrainer(TokenLossTrainer):
     """Trains a causal language model to continue texts as they stand in a dataset.
 
     Rows are texts (of `dataset_text_field` or `formatting_func`), conversations (`messages`, `conversations`, or
@@ -89,8 +82,6 @@ class SFTTrainer(FeedbackTrainer):
     method = "sft"
     title = "Supervised fine-tuning (SFT)"
     paper = "https://arxiv.org/abs/2203.02155"
-    # Losses are divided by the tokens of the whole step, where they are counted before it.
-    loss_is_scaled_for_ga = None  # type: ignore[assignment] # the base class asks for the opposite
 
     def __init__(  # noqa: PLR0917 - the documented order
         self,
@@ -175,8 +166,8 @@ class SFTTrainer(FeedbackTrainer):
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
-        # Another collator may ask for other labels than the ids, which the model's own loss understands.
-        self._scores_ids = isinstance(self.data_collator, LabelCollator) and self.label_smoother is None
+        # Another collator may ask for other labels than the ids.
+        self.scores_ids = isinstance(self.data_collator, LabelCollator) and self.label_smoother is None
         self._check_loaded()
 
     def _check_loaded(self) -> None:
@@ -219,71 +210,6 @@ class SFTTrainer(FeedbackTrainer):
     def _prepared_late(self, dataset: Any) -> Any:
         is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in self._ready)
         return dataset if is_ready else self.data.prepared(dataset, name="eval_dataset")[0]
-
-    # ---- steps ----
-
-    def _logps(self, model: nn.Module, batch: Mapping[str, Any]) -> CompletionLogps:
-        """Log-probabilities of the tokens that are learned from."""
-        ids = batch["input_ids"]
-        positions = batch.get("position_ids")
-        found = completion_logps(
-            model,
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids) if positions is not None else batch["attention_mask"],
-            completion_mask=batch["labels"] != IGNORED,
-            position_ids=positions,
-        )
-        refuse_non_finite(batch, found.logps, step=self.state.global_step)
-        return found
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> Any:
-        """Mean loss of the tokens that are learned from: of the step if their number is known, else of the batch."""
-        if return_outputs or not self._scores_ids:
-            known = {name: value for name, value in inputs.items() if name != "weight"}
-            return super().compute_loss(model, known, return_outputs, num_items_in_batch)
-        found = self._logps(model, inputs)
-        result = sft_loss(
-            found.logps, found.num_tokens, weights=inputs.get("weight"), num_tokens_in_mean=num_items_in_batch
-        )
-        loss = result.loss
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            # The number is that of all processes, whose gradients are averaged.
-            loss = loss * self.accelerator.num_processes
-        if found.aux_loss is not None:
-            parts = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
-            loss = loss + self._policy().config.router_aux_loss_coef * found.aux_loss.to(loss.device) / parts
-        return loss
-
-    def prediction_step(
-        self,
-        model: nn.Module,
-        inputs: dict[str, Any],
-        prediction_loss_only: bool,
-        ignore_keys: list[str] | None = None,
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Loss of an evaluation batch and, if wanted, its logits and labels."""
-        inputs = self._prepare_inputs(inputs)
-        logits = labels = None
-        if not prediction_loss_only or not self._scores_ids:
-            known = {name: value for name, value in inputs.items() if name != "weight"}
-            loss, logits, labels = super().prediction_step(model, known, prediction_loss_only, ignore_keys)
-            number = (inputs["labels"][:, 1:] != IGNORED).sum()
-            share = Share(loss * number, number)
-        else:
-            with torch.no_grad(), self.compute_loss_context_manager():
-                found = self._logps(model, inputs)
-            own = slice(num_own_rows(len(found.logps), self.accelerator))
-            weights = inputs["weight"][own] if "weight" in inputs else None
-            result = sft_loss(found.logps[own], found.num_tokens[own], weights=weights)
-            loss, share = result.loss, Share(result.losses.sum(), found.num_tokens[own].sum())
-        self._eval_sums.add({"loss": share})
-        return loss, logits, labels
 
 
 def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
