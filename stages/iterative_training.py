@@ -21,8 +21,8 @@ class IterativeSFTTrainingParams(OptimisationParams):
 
     reward: str = "model"
     """Who scores answers: `model`, a reward model; `demo`, the true reward of the demo's world; or
-    `package.module:function`, a Python function of a list of what users wrote and a list of completions. DVC doesn't
-    watch the file of your own function."""
+    `package.module:function`, a Python function of prompts (what users wrote) and completions. DVC doesn't watch the
+    file of your own function."""
     num_rounds: int = Field(3, gt=0)
     """Rounds of sampling and learning."""
     num_samples: int = Field(4, gt=1)
@@ -105,7 +105,7 @@ def run(
         max_prompt_length=None if positions is None else positions - params.max_new_tokens,
         num_held_out=params.num_held_out,
         seed=params.seed,
-        reads_templates=reward.reads_templates,
+        prompts_as=reward.prompts_as,
     )
     print(f"prompts: {', '.join(f'{count:,} {name}' for name, count in prompts.counts.items()).replace('_', ' ')}")
     rounds = Rounds(
@@ -128,8 +128,13 @@ def run(
     trainer = IterativeSFTTrainer(prepare_policy(policy, peft_config=adapter, args=args), args, tokenizer)
     for callback in tracker_callbacks(params.report_to, tracking_folder(scratch)):
         trainer.add_callback(callback)
-    run = IterativeRun(trainer, prompts=prompts.train, held_out=prompts.held_out, reward=reward.function, rounds=rounds)
-    points = run.run()
+    points = IterativeRun(
+        trainer,
+        prompts=prompts.train,
+        held_out=prompts.held_out,
+        reward=lambda asked, answers: reward([p.text for p in asked], answers, [p.row for p in asked]),
+        rounds=rounds,
+    ).run()
 
     write_model(trainer, model, base_model, beta=1.0, reward_shift=0.0)
     curves = pd.DataFrame(points).astype({"round": int, "step": int})

@@ -7,7 +7,7 @@ until the run is over.
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,6 @@ from stages.trainers.iterative_sft import IterativeSFTTrainer
 
 logger = logging.getLogger(__name__)
 
-Reward = Callable[[Sequence[str], Sequence[str]], Sequence[float]]
 Point = dict[str, float]
 
 
@@ -36,6 +35,12 @@ class Prompt(NamedTuple):
     """Its tokens after templating."""
     text: str
     """What the reward is told of it."""
+    row: Mapping[str, Any] = {}
+    """Other columns of the log, for rewards that read them."""
+
+
+Reward = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+"""Takes prompts and one answer to each, gives a number for each; higher is better."""
 
 
 class Rounds(NamedTuple):
@@ -93,7 +98,7 @@ class IterativeRun:
         trainer: of a causal language model, before its first call.
         prompts: to learn from.
         held_out: prompts by which the rounds are compared; none are needed.
-        reward: called with the texts of prompts and of one answer to each.
+        reward: called with prompts and the text of one answer to each.
         rounds: how the run goes.
 
     Raises:
@@ -200,7 +205,7 @@ class IterativeRun:
         sampling = self.rounds.sampling(number)
         ids = sample_ids(model, tokenizer, [p.input_ids for p in prompts], sampling=sampling, progress=progress)
         texts = tokenizer.batch_decode([answer for answers in ids for answer in answers], skip_special_tokens=True)
-        asked = [prompt.text for prompt in prompts for _ in range(sampling.num_samples)]
+        asked = [prompt for prompt in prompts for _ in range(sampling.num_samples)]
         rewards = np.array([float(value) for value in self.reward(asked, texts)])
         if rewards.shape != (len(texts),) or not np.isfinite(rewards).all():
             raise ValueError(

@@ -1,28 +1,20 @@
 """What rounds of best of n are given: prompts of a log, and a reward by name."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow.compute as pc
 from transformers import PreTrainedTokenizerBase
 
 from stages.contracts.artifact import read_table
 from stages.contracts.completions import COMPLETIONS
-from stages.demo.world import load_judge
 from stages.models.held_out import choose_prompts
 from stages.models.judging import user_text
 from stages.text.encoding import encode_rows
 from stages.trainers.iterative_run import Prompt
 from stages.trainers.rewards import Reward, load_reward
-
-
-class NamedReward(NamedTuple):
-    """A reward and what it wants to be told of a prompt."""
-
-    function: Reward
-    reads_templates: bool
-    """Whether that is the text after templating, as for a reward model, or what the user wrote."""
 
 
 class RoundPrompts(NamedTuple):
@@ -34,7 +26,7 @@ class RoundPrompts(NamedTuple):
     """How many of each there are to learn from and to compare by, and how many of them were too long."""
 
 
-def named_reward(name: str, *, reward_model: Path | None, truth: Path | None) -> NamedReward:
+def named_reward(name: str, *, reward_model: Path | None, truth: Path | None) -> Reward:
     """The reward that params.yaml names.
 
     Args:
@@ -45,23 +37,13 @@ def named_reward(name: str, *, reward_model: Path | None, truth: Path | None) ->
     Raises:
         ValueError: what the name needs is missing, or something is given that it has no use for.
     """
-    needed = {"model": reward_model, "demo": truth}
-    given = {"model": "reward_model", "demo": "truth"}
-    for known, path in needed.items():
-        if (known == name) != (path is not None):
-            found = "none" if path is None else str(path)
+    for needed, argument, path in (("model", "reward_model", reward_model), ("demo", "truth", truth)):
+        if (name == needed) != (path is not None):
             raise ValueError(
-                f"reward: expected {given[known]} with reward {known} and with no other, found {found} with {name}"
+                f"reward: expected the argument {argument} with reward {needed} and with no other, found "
+                f"{'none' if path is None else path} with {name}"
             )
-    if reward_model is not None:
-        return NamedReward(load_reward(reward_model), reads_templates=True)
-    if truth is None:
-        return NamedReward(load_reward(name), reads_templates=False)
-    judge = load_judge(truth)
-    return NamedReward(
-        lambda prompts, completions: [judge(*pair) for pair in zip(prompts, completions, strict=True)],
-        reads_templates=False,
-    )
+    return load_reward(name if reward_model is None else reward_model, truth=truth)
 
 
 def read_prompts(
@@ -71,7 +53,7 @@ def read_prompts(
     max_prompt_length: int | None,
     num_held_out: int,
     seed: int,
-    reads_templates: bool,
+    prompts_as: Literal["templated", "user"],
 ) -> RoundPrompts:
     """The prompts of a `completions` artifact, each once, bare prompts included.
 
@@ -81,18 +63,18 @@ def read_prompts(
         max_prompt_length: prompts of more tokens are left out; None keeps all.
         num_held_out: held-out prompts wanted; a hash chooses them.
         seed: of that hash.
-        reads_templates: whether the reward is told the text after templating, or what the user wrote.
+        prompts_as: whether the reward is told the text after templating, or what the user wrote.
 
     Raises:
         ContractError: the artifact is missing or damaged.
         ValueError: no prompt of the training split is left.
     """
-    table = read_table(completions, COMPLETIONS, columns=["prompt_id", "split", "prompt", "messages"])
+    table = read_table(completions, COMPLETIONS, columns=["prompt_id", "split", "prompt", "messages", "source"])
     first = {prompt_id: index for index, prompt_id in reversed(list(enumerate(table["prompt_id"].to_pylist())))}
     distinct = table.take(sorted(first.values()))
     sides = [distinct.filter(pc.equal(distinct["split"], split)) for split in ("train", "test")]
     sides[1] = choose_prompts(sides[1], num_prompts=num_held_out, seed=seed)
-    read = [_prompts(side.to_pylist(), tokenizer, reads_templates=reads_templates) for side in sides]
+    read = [_prompts(side.to_pylist(), tokenizer, prompts_as=prompts_as) for side in sides]
     kept = [[p for p in side if max_prompt_length is None or len(p.input_ids) <= max_prompt_length] for side in read]
     counts = {"train": len(kept[0]), "held_out": len(kept[1]), "too_long": sum(map(len, read)) - sum(map(len, kept))}
     if not kept[0]:
@@ -101,7 +83,7 @@ def read_prompts(
 
 
 def _prompts(
-    rows: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, *, reads_templates: bool
+    rows: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, *, prompts_as: Literal["templated", "user"]
 ) -> list[Prompt]:
     encoded = encode_rows(
         tokenizer,
@@ -110,6 +92,11 @@ def _prompts(
         are_complete=[True] * len(rows),
     )
     return [
-        Prompt(row["prompt_id"], ids.prompt_ids, row["prompt"] if reads_templates else user_text(row["messages"]))
+        Prompt(
+            row["prompt_id"],
+            ids.prompt_ids,
+            row["prompt"] if prompts_as == "templated" else user_text(row["messages"]),
+            json.loads(row["source"]),
+        )
         for row, ids in zip(rows, encoded, strict=True)
     ]
