@@ -87,7 +87,7 @@ def run(
     import pandas as pd
 
     from stages.models.loading import load_causal_lm, load_tokenizer
-    from stages.trainers.iterative_run import IterativeRun, Rounds
+    from stages.trainers.iterative_run import COLUMNS, IterativeRun, Rounds
     from stages.trainers.iterative_sft import IterativeSFTTrainer
     from stages.trainers.policy import prepare_policy
     from stages.trainers.round_prompts import named_reward, read_prompts
@@ -137,7 +137,8 @@ def run(
     ).run()
 
     write_model(trainer, model, base_model, beta=1.0, reward_shift=0.0)
-    curves = pd.DataFrame(points).astype({"round": int, "step": int})
+    columns = [name for name in COLUMNS if any(name in point for point in points)]
+    curves = pd.DataFrame(points, columns=columns).astype({"round": int, "step": int})
     write_text(plots, curves.to_csv(index=False, lineterminator="\n"))
     ends = {name: curves.iloc[place].dropna().to_dict() for name, place in (("first", 0), ("last", -1))}
     write_json(metrics, {"method": trainer.method, "prompts": prompts.counts, **ends})

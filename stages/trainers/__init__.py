@@ -6,6 +6,11 @@ from typing import Any
 _MODULES = {
     "BCOConfig": "stages.trainers.bco",
     "BCOTrainer": "stages.trainers.bco",
+    "ConstantLengthDataset": "stages.trainers.packing",
+    "DataCollatorForCompletionOnlyLM": "stages.trainers.completion_only",
+    "IterativeSFTTrainer": "stages.trainers.iterative_sft",
+    "SFTConfig": "stages.trainers.sft",
+    "SFTTrainer": "stages.trainers.sft",
     "set_seed": "stages.trainers.seeding",
 }
 __all__ = list(_MODULES)

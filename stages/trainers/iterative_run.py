@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from transformers.trainer_utils import SaveStrategy
 
 from stages.contracts.files import write_json
 from stages.contracts.rows import content_id
@@ -24,6 +25,8 @@ from stages.trainers.iterative_sft import IterativeSFTTrainer
 logger = logging.getLogger(__name__)
 
 Point = dict[str, float]
+COLUMNS = ("round", "step", "held_out_reward", "reward", "best_reward", "length", "finished", "loss", "prompts")
+"""What a point may hold, in the order in which to show it."""
 
 
 class Prompt(NamedTuple):
@@ -114,10 +117,9 @@ class IterativeRun:
         reward: Reward,
         rounds: Rounds,
     ) -> None:
-        if trainer.args.save_strategy != "no":
-            raise ValueError(
-                f"expected save_strategy no, for a round is saved as a whole, found {trainer.args.save_strategy}"
-            )
+        strategy = SaveStrategy(trainer.args.save_strategy)
+        if strategy is not SaveStrategy.NO:
+            raise ValueError(f"expected save_strategy no, for a round is saved as a whole, found {strategy.value}")
         if not prompts or min(rounds.num_rounds, rounds.num_samples, rounds.epochs_per_round) < 1:
             raise ValueError(
                 "expected prompts, and rounds, samples and epochs from 1, found "

@@ -64,7 +64,7 @@ def test_an_empty_text_is_left_out_and_counted():
         {"prompt": "what is", "completion": "fine"},
         {"prompt": "what is", "chosen": "fine", "rejected": "bad"},
     ],
-    ids=lambda row: " ".join(row),
+    ids=" ".join,
 )
 def test_conversations_and_instructions_go_through_the_chat_template(row):
     rows, _ = read([row])
@@ -85,9 +85,7 @@ def test_a_completion_keeps_its_prompt_where_it_alone_is_learned():
 
 
 def test_what_people_disliked_is_not_imitated():
-    raw, raw_counts = read(
-        [{"prompt": "what", "completion": c, "label": c == "fine"} for c in ("fine", "bad", "good")]
-    )
+    raw, raw_counts = read([{"prompt": "what", "completion": c, "label": c == "fine"} for c in ("fine", "bad", "good")])
     encoded, counts = read([{"input_ids": [7, 8], "prompt_length": 1, "label": label} for label in (True, False, None)])
 
     assert (len(raw), raw_counts.counts) == (1, {"undesired": 2})
