@@ -19,6 +19,8 @@ from stages.trainers.sections import OptimisationParams
 class IterativeSFTTrainingParams(OptimisationParams):
     """Section `training.iterative_sft` of params.yaml."""
 
+    start_from: str = "base"
+    """Model that training starts from: `base`, or the method that trained it."""
     reward: str = "model"
     """Who scores answers: `model`, a reward model; `demo`, the true reward of the demo's world; or
     `package.module:function`, a Python function of prompts (what users wrote) and completions. DVC doesn't watch the
@@ -51,7 +53,7 @@ class IterativeSFTTrainingParams(OptimisationParams):
 
 _NOT_OF_THE_CONFIG = frozenset(
     {"reward", "num_rounds", "num_samples", "prompts_per_round", "max_new_tokens", "temperature", "top_p"}
-    | {"sampling_batch_size", "num_held_out", "max_steps"}
+    | {"sampling_batch_size", "num_held_out", "max_steps", "start_from"}
 )
 
 

@@ -21,6 +21,8 @@ from stages.trainers.sections import OptimisationParams
 class SFTTrainingParams(OptimisationParams):
     """Section `training.sft` of params.yaml."""
 
+    start_from: str = "base"
+    """Model that training starts from: `base`, or the method that trained it."""
     learning_rate: float = Field(2e-5, gt=0)
     """Learning rate after warm-up."""
     columns: dict[Column, str] = Field(default_factory=dict)
@@ -46,7 +48,7 @@ class SFTTrainingParams(OptimisationParams):
 
 
 _NOT_OF_THE_CONFIG = frozenset(
-    {"columns", "plain_text", "test_share", "packing", "seq_length", "merge_lora", "max_length"}
+    {"start_from", "columns", "plain_text", "test_share", "packing", "seq_length", "merge_lora", "max_length"}
 )
 
 
