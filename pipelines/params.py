@@ -10,6 +10,7 @@ from stages.demo_feedback import DemoFeedbackParams
 from stages.density_ratio import DensityRatioParams
 from stages.evaluation import EvaluationParams
 from stages.gate import GateParams
+from stages.iterative_training import IterativeSFTTrainingParams
 from stages.normalization import NormalizationParams
 from stages.ppo_training import PPOTrainingParams
 from stages.prompt_embedding import PromptEmbeddingParams
@@ -17,6 +18,7 @@ from stages.reference_logprobs import ReferenceLogprobsParams
 from stages.report import ReportParams
 from stages.reward_evaluation import RewardEvaluationParams
 from stages.reward_training import RewardTrainingParams
+from stages.sft_training import SFTTrainingParams
 from stages.shift_diagnosis import ShiftDiagnosisParams
 from stages.tokenization import TokenizationParams
 from stages.training import BCOTrainingParams, DPOTrainingParams, KTOTrainingParams
@@ -42,6 +44,8 @@ class TrainingParams(Section):
     kto: KTOTrainingParams = KTOTrainingParams()
     dpo: DPOTrainingParams = DPOTrainingParams()
     reward: RewardTrainingParams = RewardTrainingParams()
+    sft: SFTTrainingParams = SFTTrainingParams()
+    iterative_sft: IterativeSFTTrainingParams = IterativeSFTTrainingParams()
     ppo: PPOTrainingParams = PPOTrainingParams()
 
 
@@ -51,6 +55,8 @@ class GatesParams(Section):
     bco: GateParams = GateParams()
     kto: GateParams = GateParams()
     dpo: GateParams = GateParams()
+    sft: GateParams = GateParams()
+    iterative_sft: GateParams = GateParams()
     ppo: GateParams = GateParams()
 
 

@@ -113,7 +113,7 @@ def run(
     else:
         rows, counts = labelled_training_rows(tokens, reference_logps, density_ratios, mismatched_reference_logps)
     print(f"training: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
-    args = trainer_class.config_class(str(scratch), **config_arguments(params), max_prompt_length=None)
+    args = trainer_class.config_class(str(scratch), **config_arguments(params), max_length=None, max_prompt_length=None)
     shard_on_cpu(args)
     trainer = trainer_class(
         load_causal_lm(base_model, dtype=params.dtype),

@@ -74,6 +74,7 @@ def completion_logps(
     input_ids: Tensor,
     attention_mask: Tensor,
     completion_mask: Tensor,
+    position_ids: Tensor | None = None,
     chunk_size: int = 1024,
     fixed_shape: bool = False,
     with_entropies: bool = False,
@@ -86,6 +87,8 @@ def completion_logps(
         attention_mask: 1 for tokens, 0 for padding. Shape (n, t).
         completion_mask: 1 for tokens of the completion. The first column isn't read, for nothing predicts it.
             Shape (n, t).
+        position_ids: places of the tokens in their documents, where several stand in a row and don't see each other;
+            they begin anew at each document, and the mask isn't read. Shape (n, t). None numbers what the mask keeps.
         chunk_size: positions projected onto the vocabulary at once; bounds memory and changes no result beyond
             rounding.
         fixed_shape: whether the last chunk is filled up to `chunk_size`, so that a row's value has the same bits
@@ -103,9 +106,14 @@ def completion_logps(
     if len(shapes) > 1 or input_ids.dim() != 2 or chunk_size < 1:
         raise ValueError(f"expected ids and masks of one shape (n, t) and chunks of at least 1, found {shapes}")
     unwrapped = _unwrap(model)
-    inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "use_cache": False}
-    if "position_ids" in inspect.signature(unwrapped.forward).parameters and not _learns_prompts(model):
-        inputs["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+    inputs: dict[str, Any] = {"input_ids": input_ids, "use_cache": False}
+    if position_ids is not None:
+        # Without a mask, transformers reads off the positions where a document ends.
+        inputs["position_ids"] = position_ids
+    else:
+        inputs["attention_mask"] = attention_mask
+        if takes_positions(unwrapped) and not _learns_prompts(model):
+            inputs["position_ids"] = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
     head = unwrapped.get_output_embeddings()
     captured, outputs = _forward_without_logits(model, head, inputs)
     logit_map = _logit_map(unwrapped, outputs.logits)
@@ -131,6 +139,11 @@ def completion_logps(
     return CompletionLogps(
         token_logps.sum(-1), num_tokens, token_logps, mean_logits, outputs.get("aux_loss"), entropies
     )
+
+
+def takes_positions(model: nn.Module) -> bool:
+    """Whether the model, plain or wrapped, can be told the positions of its tokens."""
+    return "position_ids" in inspect.signature(_unwrap(model).forward).parameters
 
 
 def _unwrap(model: nn.Module) -> Any:

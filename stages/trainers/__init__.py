@@ -18,6 +18,11 @@ _MODULES = {
     "PPOConfig": "stages.trainers.ppo",
     "PPOTrainer": "stages.trainers.ppo",
     "create_reference_model": "stages.models.shared_layers",
+    "ConstantLengthDataset": "stages.trainers.sft",
+    "DataCollatorForCompletionOnlyLM": "stages.trainers.sft",
+    "IterativeSFTTrainer": "stages.trainers.iterative_sft",
+    "SFTConfig": "stages.trainers.sft",
+    "SFTTrainer": "stages.trainers.sft",
     "set_seed": "stages.trainers.seeding",
 }
 __all__ = list(_MODULES)

@@ -83,7 +83,7 @@ class FeedbackTrainer(Trainer):
         if self.args.train_sampling_strategy != "random":
             return super()._get_train_sampler(rows)
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        classes = rows["label"][:] if "label" in rows.column_names else None
+        classes = rows["label"][:] if "label" in getattr(rows, "column_names", ()) else None
         return InterleavedSampler(classes, num_rows=len(rows), seed=seed)
 
     # ---- steps ----

@@ -35,7 +35,6 @@ def config_arguments(params: OptimisationParams, *, without: Collection[str] = (
         "use_cpu": default_device().type == "cpu",
         "dataloader_pin_memory": default_device().type == "cuda",
         "logging_first_step": True,
-        "max_length": None,
     }
 
 

@@ -59,7 +59,7 @@ def test_the_truth_is_read_by_evaluations_and_by_methods_whose_reward_it_is(node
     readers = {node.name for node in nodes if "data/demo/truth.json" in node.deps}
     evaluations = {node.name for node in nodes if node.name.startswith("evaluation@")}
 
-    assert readers == evaluations | {"training@ppo"}
+    assert readers == evaluations | {"training@iterative_sft", "training@ppo"}
 
 
 def test_nothing_switches_off_the_run_cache():

@@ -1,0 +1,221 @@
+"""Rounds of best of n: sample answers, keep the one with the highest reward to each prompt, and learn it.
+
+A round follows from the weights that it begins with, its number and the settings. So a run that was killed goes on
+from the checkpoint behind its last whole round, and what a round has sampled and scored is kept beside the checkpoints
+until the run is over.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers.trainer_utils import SaveStrategy
+
+from stages.contracts.files import write_json
+from stages.contracts.rows import content_id
+from stages.losses.sft import IGNORED
+from stages.models.generation import Sampling, sample_ids
+from stages.trainers.checkpoints import last_whole_checkpoint
+from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
+
+logger = logging.getLogger(__name__)
+
+Point = dict[str, float]
+COLUMNS = ("round", "step", "held_out_reward", "reward", "best_reward", "length", "finished", "loss", "prompts")
+"""What a point may hold, in the order in which to show it."""
+
+
+class Prompt(NamedTuple):
+    """A prompt to answer."""
+
+    prompt_id: str
+    """Hash of it; decides in which round it has its turn."""
+    input_ids: list[int]
+    """Its tokens after templating."""
+    text: str
+    """What the reward is told of it."""
+    row: Mapping[str, Any] = {}
+    """Other columns of the log, for rewards that read them."""
+
+
+Reward = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+"""Takes prompts and one answer to each, gives a number for each; higher is better."""
+
+
+class Rounds(NamedTuple):
+    """How a run goes."""
+
+    num_rounds: int
+    """Rounds of sampling and learning."""
+    num_samples: int
+    """Answers to each prompt, of which the best is learned."""
+    max_new_tokens: int
+    """Length of an answer in tokens, at most."""
+    prompts_per_round: int | None = None
+    """Prompts of a round, drawn anew for each. None takes all."""
+    epochs_per_round: int = 1
+    """Passes over the best answers of a round."""
+    temperature: float = 1.0
+    """Of sampling."""
+    top_p: float = 1.0
+    """Share of the probability that is sampled from."""
+    batch_size: int = 64
+    """Answers sampled at once."""
+    seed: int = 0
+    """Of the draw of prompts and of sampling."""
+
+    def max_steps(self, num_prompts: int, *, rows_per_step: int) -> int:
+        """Optimizer steps of the whole run.
+
+        Args:
+            num_prompts: prompts that there are.
+            rows_per_step: rows of an optimizer step.
+        """
+        rows = min(num_prompts, self.prompts_per_round or num_prompts)
+        return self.num_rounds * self.epochs_per_round * -(-rows // rows_per_step)
+
+    def sampling(self, number: int | None) -> Sampling:
+        """How answers of a round are drawn; None for those that the rounds are compared by, the same in each."""
+        seed = int(content_id("round", self.seed, -1 if number is None else number)[:15], 16)
+        return Sampling(
+            self.num_samples, self.max_new_tokens, self.temperature, self.top_p, seed=seed, batch_size=self.batch_size
+        )
+
+
+class Scored(NamedTuple):
+    """Sampled answers to prompts, in their order."""
+
+    ids: list[list[list[int]]]
+    """Tokens of each answer."""
+    rewards: list[list[float]]
+
+
+class IterativeRun:
+    """Takes a trainer through the rounds.
+
+    Args:
+        trainer: of a causal language model, before its first call.
+        prompts: to learn from.
+        held_out: prompts by which the rounds are compared; none are needed.
+        reward: called with prompts and the text of one answer to each.
+        rounds: how the run goes.
+
+    Raises:
+        ValueError: there are no prompts, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        trainer: IterativeSFTTrainer,
+        *,
+        prompts: Sequence[Prompt],
+        held_out: Sequence[Prompt],
+        reward: Reward,
+        rounds: Rounds,
+    ) -> None:
+        strategy = SaveStrategy(trainer.args.save_strategy)
+        if strategy is not SaveStrategy.NO:
+            raise ValueError(f"expected save_strategy no, for a round is saved as a whole, found {strategy.value}")
+        if not prompts or min(rounds.num_rounds, rounds.num_samples, rounds.epochs_per_round) < 1:
+            raise ValueError(
+                "expected prompts, and rounds, samples and epochs from 1, found "
+                f"{len(prompts)}, {rounds.num_rounds}, {rounds.num_samples} and {rounds.epochs_per_round}"
+            )
+        self.trainer = trainer
+        self.prompts = prompts
+        self.held_out = held_out
+        self.reward = reward
+        self.rounds = rounds
+        self.folder = Path(trainer.args.output_dir) / "rounds"
+
+    def run(self) -> list[Point]:
+        """All rounds, from where a run that was killed left off.
+
+        Returns:
+            A point of the curves before the first round (`round` 0) and one behind each: `held_out_reward` (mean over
+            the answers to held-out prompts), and behind a round `reward` and `length` (means over its answers, which
+            were sampled before it learned), `best_reward` (of those learned), `finished` (share that ended by
+            themselves), `loss`, `prompts` and `step`.
+        """
+        if last_whole_checkpoint(Path(self.trainer.args.output_dir)) is not None:
+            self.trainer.resume()
+            logger.info("going on behind %d calls", self.trainer.num_calls)
+        first = self._point(0, {"step": 0.0})
+        later = [self._point(number, self._round(number)) for number in range(1, self.rounds.num_rounds + 1)]
+        self.trainer.finish()
+        return [first, *later]
+
+    def _point(self, number: int, found: Point) -> Point:
+        file = self.folder / f"{number}.held_out.json"
+        if not self.held_out:
+            return {"round": float(number), **found}
+        if not file.exists():
+            scored = self._score(self.held_out, None, f"held-out answers behind round {number}")
+            write_json(file, {"held_out_reward": float(np.mean(scored.rewards))})
+        return {"round": float(number), **found, **json.loads(file.read_text(encoding="utf-8"))}
+
+    def _round(self, number: int) -> Point:
+        """Sample, score and learn; what an earlier process has done of it is taken up."""
+        done = self.folder / f"{number}.json"
+        if done.exists() and self.trainer.num_calls >= number * self.rounds.epochs_per_round:
+            return dict(json.loads(done.read_text(encoding="utf-8")))
+        prompts = self._turn(number)
+        scored = self._kept_answers(number, prompts)
+        best = [int(np.argmax(rewards)) for rewards in scored.rewards]
+        input_ids, labels = [], []
+        for prompt, answers, index in zip(prompts, scored.ids, best, strict=True):
+            input_ids.append(torch.tensor([*prompt.input_ids, *answers[index]]))
+            labels.append(torch.tensor([IGNORED] * len(prompt.input_ids) + answers[index]))
+        losses = [self.trainer.step(input_ids, labels=labels)["loss"] for _ in range(self.rounds.epochs_per_round)]
+        point = {
+            "reward": float(np.mean(scored.rewards)),
+            "best_reward": float(np.mean([max(rewards) for rewards in scored.rewards])),
+            "length": float(np.mean([len(ids) for answers in scored.ids for ids in answers])),
+            "finished": float(np.mean([self._ended(ids) for answers in scored.ids for ids in answers])),
+            "loss": float(np.mean(losses)),
+            "prompts": float(len(prompts)),
+            "step": float(self.trainer.state.global_step),
+        }
+        # In this order: a point without its checkpoint is made anew, a checkpoint without its point can't be.
+        write_json(done, point)
+        self.trainer.save_checkpoint()
+        return point
+
+    def _turn(self, number: int) -> list[Prompt]:
+        """The prompts of a round, in the order that they were given in."""
+        places = sorted(
+            range(len(self.prompts)),
+            key=lambda place: content_id("turn", self.rounds.seed, number, self.prompts[place].prompt_id),
+        )
+        return [self.prompts[place] for place in sorted(places[: self.rounds.prompts_per_round])]
+
+    def _kept_answers(self, number: int, prompts: Sequence[Prompt]) -> Scored:
+        file = self.folder / f"{number}.answers.json"
+        if not file.exists():
+            write_json(file, self._score(prompts, number, f"answers of round {number}")._asdict())
+        return Scored(**json.loads(file.read_text(encoding="utf-8")))
+
+    def _score(self, prompts: Sequence[Prompt], number: int | None, progress: str) -> Scored:
+        """Answers to prompts and their rewards."""
+        trainer = self.trainer
+        tokenizer: Any = trainer.processing_class
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        sampling = self.rounds.sampling(number)
+        ids = sample_ids(model, tokenizer, [p.input_ids for p in prompts], sampling=sampling, progress=progress)
+        texts = tokenizer.batch_decode([answer for answers in ids for answer in answers], skip_special_tokens=True)
+        asked = [prompt for prompt in prompts for _ in range(sampling.num_samples)]
+        rewards = np.array([float(value) for value in self.reward(asked, texts)])
+        if rewards.shape != (len(texts),) or not np.isfinite(rewards).all():
+            raise ValueError(
+                f"expected a finite reward for each of {len(texts)} answers, found {rewards.shape} with "
+                f"{int((~np.isfinite(rewards)).sum())} that aren't"
+            )
+        return Scored(ids, rewards.reshape(len(prompts), sampling.num_samples).tolist())
+
+    def _ended(self, ids: Sequence[int]) -> bool:
+        tokenizer: Any = self.trainer.processing_class
+        return bool(ids) and ids[-1] == tokenizer.eos_token_id

@@ -1,0 +1,219 @@
+"""Rows to imitate: texts, conversations, or prompts with completions, made into token ids."""
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from stages.text.chat_template import ChatRenderer
+from stages.text.encoding import encode_row
+from stages.text.layouts import Feedback, Text, read_feedback
+from stages.text.reasons import RejectedRowError
+from stages.text.truncation import truncate_together
+from stages.trainers.rows import LeftOut, is_encoded
+
+logger = logging.getLogger(__name__)
+
+FormattingFunction = Callable[[Mapping[str, Any]], Any]
+
+_ENCODED = ("row_id", "input_ids", "labels", "position_ids", "attention_mask", "prompt_length", "weight")
+# A row that can't be learned from is left out and counted; anything else wrong with a row is the caller's to mend.
+_LEFT_OUT = ("no_room_for_completion", "no_prompt_token", "empty_completion", "empty_prompt")
+_CONVERSATIONS = ("messages", "conversations", "prompt", "chosen")
+
+
+class SFTRowReader(NamedTuple):
+    """Makes encoded rows of datasets.
+
+    A row is one text (of a column or a formatting function), a conversation, or a prompt with its completion; of
+    people's feedback, what they liked is learned from. One that is encoded already keeps its columns.
+    """
+
+    tokenizer: PreTrainedTokenizerBase | None
+    """Tokenizer of the model; only raw rows need it."""
+    max_length: int | None
+    """Tokens of a row, at most; None cuts none."""
+    text_field: str | None = None
+    """Column of the text; None reads conversations, unless there is a formatting function."""
+    formatting_func: FormattingFunction | None = None
+    """Called with columns of several rows, gives a list of texts."""
+    completions_only: bool = False
+    """Whether completions alone are learned from, so that a cut leaves some of them."""
+    add_special_tokens: bool = True
+    """Whether the tokenizer adds its own special tokens to texts."""
+    appends_eos: bool = True
+    """Whether an EOS stands behind each text that has none and isn't cut."""
+    batch_size: int | None = 1000
+    """Rows that are encoded together; None or 0 takes all."""
+    num_proc: int | None = None
+    """Processes that encode raw rows."""
+    keeps_columns: bool = False
+    """Whether further columns of encoded rows are kept."""
+
+    def check(self, dataset: Dataset, *, name: str) -> None:
+        """See that the dataset has columns to read, without reading them.
+
+        Raises:
+            ValueError: it has none of them, or no rows.
+        """
+        columns = dataset.column_names
+        if not len(dataset):
+            raise ValueError(f"{name}: expected rows, found none")
+        if self.text_field is not None:
+            if self.text_field not in columns:
+                raise ValueError(
+                    f"{name}: expected texts in a column {self.text_field!r}, found columns {', '.join(columns)}; "
+                    "dataset_text_field names it"
+                )
+        elif self.formatting_func is None and not is_encoded(dataset) and set(_CONVERSATIONS).isdisjoint(columns):
+            raise ValueError(
+                f"{name}: expected input_ids, messages, or prompt and completion, found columns {', '.join(columns)}; "
+                "name the column of the text as dataset_text_field, or give a formatting_func"
+            )
+
+    def read(self, dataset: Dataset, *, name: str) -> tuple[Dataset, LeftOut]:
+        """Rows with `input_ids` and, where a row has a prompt, `prompt_length`; and what was left out.
+
+        Args:
+            dataset: what a trainer was given.
+            name: what to call it in messages.
+
+        Raises:
+            ValueError: it has no such columns, nothing to learn from, or raw rows come without a tokenizer.
+        """
+        self.check(dataset, name=name)
+        if self.text_field is None and self.formatting_func is None and is_encoded(dataset):
+            rows, counts = self._liked(dataset, name)
+        else:
+            rows, counts = self._encoded(dataset, name)
+        left_out = LeftOut({reason: count for reason, count in counts.items() if count})
+        if left_out.counts:
+            logger.warning("%s: left out of %d rows: %s", name, len(dataset), left_out)
+        if not len(rows):
+            raise ValueError(f"{name}: expected rows to learn from, found none left ({left_out})")
+        return rows, left_out
+
+    def _liked(self, dataset: Dataset, name: str) -> tuple[Dataset, Counter[str]]:
+        """Encoded rows that people liked, and those that nobody judged."""
+        if "input_ids" not in dataset.column_names:
+            raise ValueError(
+                f"{name}: expected single rows with a column input_ids, found {', '.join(dataset.column_names)}"
+            )
+        counts: Counter[str] = Counter()
+        rows = dataset
+        if "label" in dataset.column_names:
+            kept = [index for index, label in enumerate(dataset["label"]) if label is None or label]
+            counts["undesired"] = len(dataset) - len(kept)
+            rows = rows.select(kept) if counts["undesired"] else rows
+        columns = [column for column in _ENCODED if column in rows.column_names]
+        return (rows if self.keeps_columns else rows.select_columns(columns)), counts
+
+    def _encoded(self, dataset: Dataset, name: str) -> tuple[Dataset, Counter[str]]:
+        if self.tokenizer is None:
+            raise ValueError(f"{name}: expected a tokenizer to encode raw rows with, found none")
+        is_text = self.text_field is not None or self.formatting_func is not None
+        encoded = dataset.map(
+            encode_texts if is_text else encode_conversations,
+            batched=True,
+            batch_size=self.batch_size if self.batch_size and self.batch_size > 0 else None,
+            remove_columns=dataset.column_names,
+            num_proc=self.num_proc,
+            with_indices=True,
+            fn_kwargs={"reader": self},
+            desc=f"Encoding the {name}",
+        )
+        counts = Counter(reason for reason in encoded["left_out"] if reason)
+        if counts:
+            encoded = encoded.select([index for index, reason in enumerate(encoded["left_out"]) if not reason])
+        num_cut = sum(encoded["is_cut"])
+        if num_cut:
+            logger.warning("%s: cut %d of %d rows to %s tokens", name, num_cut, len(encoded), self.max_length)
+        return encoded.remove_columns(["left_out", "is_cut"]), counts
+
+
+def encode_texts(
+    rows: Mapping[str, Sequence[Any]],
+    indices: Sequence[int],  # noqa: ARG001 - the same arguments as `encode_conversations`
+    *,
+    reader: SFTRowReader,
+) -> dict[str, list[Any]]:
+    """Columns of the encoded texts of a batch of rows; those to leave out carry a reason in `left_out`.
+
+    Raises:
+        ValueError: a text isn't a string, or the formatting function gives no list.
+    """
+    texts = reader.formatting_func(rows) if reader.formatting_func is not None else rows[reader.text_field or ""]
+    if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+            f"expected a list of texts for the rows of a batch, found {type(texts).__name__} {texts!r:.60}; a "
+            "formatting_func is called with columns of several rows, and gives a list"
+        )
+    tokenizer: Any = reader.tokenizer
+    encoded = tokenizer(list(texts), add_special_tokens=reader.add_special_tokens, truncation=False, verbose=False)
+    ends = [tokenizer.eos_token_id] if reader.appends_eos and tokenizer.eos_token_id is not None else []
+    cells = []
+    for text, ids in zip(texts, encoded["input_ids"], strict=True):
+        whole = [*ids, *(ends if ids[-1:] != ends else [])]
+        kept = whole[: reader.max_length]
+        cells.append((kept, len(kept) < len(whole), "" if text.strip() else "empty_text"))
+    return dict(zip(("input_ids", "is_cut", "left_out"), map(list, zip(*cells, strict=True)), strict=True))
+
+
+def encode_conversations(
+    rows: Mapping[str, Sequence[Any]], indices: Sequence[int], *, reader: SFTRowReader
+) -> dict[str, list[Any]]:
+    """The same of conversations and of prompts with completions, with `prompt_length`.
+
+    Raises:
+        ValueError: a row can't be read, or there is no chat template for it.
+    """
+    tokenizer: Any = reader.tokenizer
+    renderer = ChatRenderer(tokenizer)
+    cells: list[tuple[list[int], int, bool, str]] = []
+    for position, index in enumerate(indices):
+        raw = {column: values[position] for column, values in rows.items()}
+        try:
+            feedback = read_feedback(raw)
+            if feedback.label is False:
+                cells.append(([], 0, False, "undesired"))
+            else:
+                cells.append((*_encode_conversation(feedback, renderer, reader), ""))
+        except RejectedRowError as rejected:
+            if rejected.reason not in _LEFT_OUT:
+                raise ValueError(f"row {index}: {rejected.detail}") from None
+            cells.append(([], 0, False, rejected.reason))
+    names = ("input_ids", "prompt_length", "is_cut", "left_out")
+    return dict(zip(names, map(list, zip(*cells, strict=True)), strict=True))
+
+
+def _encode_conversation(
+    feedback: Feedback, renderer: ChatRenderer, reader: SFTRowReader
+) -> tuple[list[int], int, bool]:
+    """Ids, length of the prompt, and whether they were cut."""
+    if not feedback.completions:
+        raise RejectedRowError("empty_completion", "expected an answer of the assistant, found none")
+    text = renderer.render(
+        _as_turns(feedback.prompt, "user"),
+        [_as_turns(feedback.completions[0], "assistant")],
+        are_complete=feedback.are_complete[:1],
+        tools=feedback.tools,
+    )
+    row = encode_row(
+        renderer.tokenizer,
+        prompt=text.prompt,
+        completion=text.completions[0],
+        is_complete=feedback.are_complete[0] and reader.appends_eos,
+    )
+    if reader.completions_only:
+        cut = truncate_together([row], max_length=reader.max_length)[0]
+        return cut.input_ids, cut.prompt_length, cut.truncated
+    ids = [*row.prompt_ids, *row.completion_ids]
+    kept = ids[: reader.max_length]
+    return kept, min(len(row.prompt_ids), len(kept)), len(kept) < len(ids)
+
+
+def _as_turns(text: Text, role: str) -> Text:
+    return [{"role": role, "content": text}] if isinstance(text, str) else text

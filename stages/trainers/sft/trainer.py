@@ -1,0 +1,254 @@
+"""Supervised fine-tuning (SFT): a model learns to continue texts, or to answer as demonstrations do.
+
+The noise on embeddings that `neftune_noise_alpha` asks for is that of https://arxiv.org/abs/2310.05914.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from datasets import Dataset
+from torch.utils.data import DataLoader
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
+
+from stages.models.documents import keeps_documents_apart
+from stages.trainers.arguments import DocumentedArguments
+from stages.trainers.label_collation import LabelCollator
+from stages.trainers.policy import load_model, prepare_policy, prepared_init
+from stages.trainers.rows import LeftOut
+from stages.trainers.seeding import set_seed
+from stages.trainers.sft.data import SFTData
+from stages.trainers.token_loss import TokenLossTrainer
+
+
+@dataclasses.dataclass
+class SFTConfig(DocumentedArguments):
+    """Arguments of `SFTTrainer` besides those of its constructor; plain `TrainingArguments` do as well."""
+
+    completion_only_loss: bool | None = None
+    """Whether completions alone are learned from, and prompts not. None does so for rows that are encoded already and
+    say where their prompt ends, and learns all of a raw row."""
+    disable_dropout: bool = False
+    """Whether dropout is off; that of an adapter belongs to its own configuration."""
+
+    method_fields: ClassVar[tuple[str, ...]] = ("completion_only_loss", "neftune_noise_alpha")
+
+
+class SFTTrainer(TokenLossTrainer):
+    """Trains a causal language model to continue texts as they stand in a dataset.
+
+    Rows are texts (of `dataset_text_field` or `formatting_func`), conversations (`messages`, `conversations`, or
+    `prompt` and `completion`, through the tokenizer's chat template), or rows with the columns that the stages make
+    (`input_ids`, `prompt_length`, `weight`). An EOS stands behind each text that isn't cut, and is learned whatever the
+    tokenizer pads with.
+
+    Args:
+        model: a model, or the folder or repository of one. None if `model_init` makes it.
+        args: `SFTConfig`, or plain `TrainingArguments`. None takes the defaults, in the folder tmp_trainer.
+        data_collator: makes a batch of encoded rows; `DataCollatorForCompletionOnlyLM` learns from answers alone. None
+            pads on the right.
+        train_dataset: a dataset of such rows, or a `ConstantLengthDataset`.
+        eval_dataset: the same for evaluation, or several by name.
+        tokenizer: the tokenizer; None loads the one that belongs to the model.
+        model_init: makes the model anew at each call of `train`.
+        compute_metrics: called with logits and labels of all rows of an evaluation.
+        callbacks: called besides the usual ones.
+        optimizers: optimizer and schedule to use in place of those that `args` describe.
+        preprocess_logits_for_metrics: called with logits and labels before they are kept for `compute_metrics`.
+        peft_config: adapter to lay on the model; None trains the model itself.
+        dataset_text_field: column of the texts.
+        packing: whether rows hold several texts; see `ConstantLengthDataset`.
+        formatting_func: gives texts: with packing, one for the row that it is called with, else a list for columns of
+            several rows.
+        max_seq_length: tokens of a row, at most. None takes what the tokenizer says, up to 1024.
+        infinite: deprecated, and without effect: `args` say how long training takes.
+        num_of_sequences: rows that are packed together.
+        chars_per_token: characters that a token has on average, by which texts are gathered for that.
+        dataset_num_proc: processes that encode texts which aren't packed. None takes one.
+        dataset_batch_size: rows that are encoded together; 0 or None takes all.
+        neftune_noise_alpha: strength of noise on the embeddings while training; None adds none.
+        model_init_kwargs: arguments of `from_pretrained` where the model is given by name.
+        dataset_kwargs: `add_special_tokens` (True), `append_concat_token` (True; the EOS behind each text), and with
+            packing `shuffle` (True), `seed` (that of `args`) and `keep_documents_apart` (False: texts follow each other
+            and are cut where a row ends; True: each stays whole and sees no other one).
+
+    Raises:
+        ValueError: arguments contradict each other, a dataset can't be used, or the model can't keep documents apart.
+    """
+
+    config_class: ClassVar[type[SFTConfig]] = SFTConfig
+    method = "sft"
+    title = "Supervised fine-tuning (SFT)"
+    paper = "https://arxiv.org/abs/2203.02155"
+
+    def __init__(  # noqa: PLR0917 - the documented order
+        self,
+        model: Any = None,
+        args: TrainingArguments | None = None,
+        data_collator: Any = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        model_init: Callable[..., Any] | None = None,
+        compute_metrics: Any = None,
+        callbacks: Any = None,
+        optimizers: Any = (None, None),
+        preprocess_logits_for_metrics: Any = None,
+        peft_config: Any = None,
+        dataset_text_field: str | None = None,
+        packing: bool | None = False,
+        formatting_func: Callable[..., Any] | None = None,
+        max_seq_length: int | None = None,
+        infinite: bool | None = None,
+        num_of_sequences: int | None = 1024,
+        chars_per_token: float | None = 3.6,
+        dataset_num_proc: int | None = None,
+        dataset_batch_size: int | None = 1000,
+        neftune_noise_alpha: float | None = None,
+        model_init_kwargs: dict[str, Any] | None = None,
+        dataset_kwargs: dict[str, Any] | None = None,
+    ) -> None:
+        args = SFTConfig("tmp_trainer") if args is None else args
+        _check_arguments(model, model_init, model_init_kwargs, args)
+        _set_noise(args, neftune_noise_alpha)
+        if infinite is not None:
+            warnings.warn(
+                "infinite is deprecated and has no effect; set max_steps or num_train_epochs in args",
+                FutureWarning,
+                stacklevel=2,
+            )
+        tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
+        self.data = SFTData(
+            tokenizer,
+            dataset_text_field,
+            formatting_func,
+            max_seq_length,
+            bool(packing),
+            1024 if num_of_sequences is None else num_of_sequences,
+            3.6 if chars_per_token is None else chars_per_token,
+            dataset_num_proc,
+            dataset_batch_size,
+            getattr(args, "completion_only_loss", None),
+            bool(args.remove_unused_columns),
+            args.seed,
+            dataset_kwargs or {},
+        )
+        self.data.check(data_collator, train_dataset, eval_dataset)
+        set_seed(args.seed)
+        self.left_out: dict[str, LeftOut] = {}
+        self._ready: list[Any] = []
+        train_rows = self._prepared(train_dataset, "train_dataset")
+        eval_rows = self._prepared(eval_dataset, "eval_dataset")
+        settings = SimpleNamespace(
+            disable_dropout=getattr(args, "disable_dropout", False),
+            activation_checkpointing=args.activation_checkpointing,
+            activation_checkpointing_kwargs=args.activation_checkpointing_kwargs,
+            bf16=args.bf16,
+        )
+
+        def prepare(made: Any) -> Any:
+            return prepare_policy(made, peft_config=peft_config, args=settings)
+
+        if model is not None:
+            model = prepare(load_model(model, model_init_kwargs, name="model"))
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or self.data.collator(),
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            processing_class=tokenizer,
+            model_init=None if model_init is None else prepared_init(model_init, prepare),
+            compute_metrics=compute_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        # Another collator may ask for other labels than the ids.
+        self.scores_ids = isinstance(self.data_collator, LabelCollator) and self.label_smoother is None
+        self._check_loaded()
+
+    def _check_loaded(self) -> None:
+        """Raise ValueError if the model can't do what it is asked for."""
+        policy = self._policy()
+        if getattr(getattr(policy, "config", None), "is_encoder_decoder", False):
+            raise ValueError(
+                "expected a causal language model, found an encoder-decoder; IterativeSFTTrainer takes both"
+            )
+        if not self.data.keeps_documents_apart:
+            return
+        if isinstance(self.data_collator, LabelCollator):
+            self.data_collator.flattens = "flash" in str(getattr(policy.config, "_attn_implementation", ""))
+        is_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        if is_whole and not keeps_documents_apart(policy):
+            raise ValueError(
+                f"keep_documents_apart: {type(policy).__name__} lets a document see the one before it in its row; "
+                "leave it out, or train with packing=False"
+            )
+
+    # ---- rows ----
+
+    def _prepared(self, dataset: Any, name: str) -> Any:
+        if dataset is None:
+            return None
+        if isinstance(dataset, Mapping):
+            return {key: self._prepared(rows, f"{name} {key}") for key, rows in dataset.items()}
+        rows, self.left_out[name] = self.data.prepared(dataset, name=name)
+        self._ready.append(rows)
+        return rows
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Batches of `eval_dataset`: a dataset, raw or encoded, or the name of one given at construction."""
+        return super().get_eval_dataloader(self._prepared_late(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """Batches of `test_dataset`, raw or encoded, to predict on."""
+        return super().get_test_dataloader(self._prepared_late(test_dataset))
+
+    def _prepared_late(self, dataset: Any) -> Any:
+        is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in self._ready)
+        return dataset if is_ready else self.data.prepared(dataset, name="eval_dataset")[0]
+
+
+def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that was saved beside a model.
+
+    Args:
+        model: a folder or repository, or a model that was loaded from one.
+
+    Raises:
+        ValueError: the model doesn't say where it came from, or there is no tokenizer there.
+    """
+    name = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", "")
+    try:
+        if not name:
+            raise OSError("the model doesn't say where it came from")
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a tokenizer, or one that belongs to the model, found none: {error}") from None
+    return tokenizer
+
+
+def _check_arguments(model: Any, model_init: Any, model_init_kwargs: Any, args: Any) -> None:
+    if not isinstance(args, TrainingArguments):
+        raise ValueError(f"expected args as SFTConfig or TrainingArguments, found {type(args).__name__}")
+    if (model is None) == (model_init is None):
+        raise ValueError("expected a model as one of model and model_init, found both or neither")
+    if model_init_kwargs and not isinstance(model, str):
+        # Says so before the dataset is read.
+        load_model(model if model is not None else model_init, model_init_kwargs, name="model")
+
+
+def _set_noise(args: TrainingArguments, alpha: float | None) -> None:
+    if alpha is None:
+        return
+    if not alpha > 0 or args.neftune_noise_alpha not in (None, alpha):
+        raise ValueError(
+            f"expected neftune_noise_alpha above 0 and the same in args, found {alpha} and {args.neftune_noise_alpha}"
+        )
+    args.neftune_noise_alpha = alpha
+
+
+TRAINER = SFTTrainer

@@ -1,0 +1,179 @@
+"""Stage `sft_training`: from demonstrations to a model that can be a base model, the same bytes after a kill."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from stages.contracts.files import files_below
+from stages.models.loading import load_causal_lm, load_tokenizer
+from stages.models.reference import fingerprint, read_reference
+from stages.sft_training import SFTTrainingParams, run
+from stages.trainers.sections import LoraParams
+from tests.stages.feedback import write_tokens
+from tests.stages.training_runs import digests, kill_when, outputs, write_base_model
+from tests.trainers.tiny import WORDS
+
+PARAMS = {
+    "learning_rate": 1e-2,
+    "num_train_epochs": 6,
+    "per_device_train_batch_size": 8,
+    "logging_steps": 3,
+    "save_steps": 2,
+    "test_share": 0.3,
+    "disable_dropout": False,
+}
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory):
+    return write_base_model(tmp_path_factory.mktemp("models") / "base")
+
+
+@pytest.fixture(scope="module")
+def demonstrations(tmp_path_factory):
+    """Twenty-two good lines, and three that aren't."""
+    lines = [
+        json.dumps(
+            {
+                "prompt": [{"role": "user", "content": f"what is {word}"}],
+                "completion": [{"role": "assistant", "content": f"{word} is {WORDS[index % 3 + 5]}"}],
+            }
+        )
+        for index, word in enumerate(WORDS)
+    ]
+    file = tmp_path_factory.mktemp("data") / "demonstrations.jsonl"
+    file.write_text("\n".join([*lines, '{"prompt": "what"}', '{"prompt": "a", "completion": ""}', "{"]) + "\n")
+    return file
+
+
+@pytest.fixture
+def single_thread():
+    """One thread, as in the process that is killed: sums of other parts would have other bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_learns_a_log_of_demonstrations_and_lowers_the_held_out_loss(base_model, demonstrations, tmp_path):
+    written = outputs(tmp_path)
+
+    run(base_model=base_model, demonstrations=demonstrations, **written, params=SFTTrainingParams(**PARAMS))
+
+    metrics = json.loads(written["metrics"].read_text())
+    assert metrics["rows"]["train"] + metrics["rows"]["held_out"] == len(set(WORDS)) == metrics["rows"]["train"] + 6
+    assert metrics["rows"]["no_completion"] == 1
+    assert metrics["rows"]["empty_completion"] == 1
+    assert metrics["rows"]["json_invalid"] == 1
+    assert metrics["held_out"]["after"] < metrics["held_out"]["before"]
+    assert metrics["last"]["loss"] < metrics["first"]["loss"]
+    assert written["plots"].read_text().startswith("step,epoch,loss,")
+    assert "Supervised fine-tuning" in (written["model"] / "README.md").read_text()
+
+
+def test_what_it_writes_is_a_base_model(base_model, demonstrations, tmp_path):
+    written = outputs(tmp_path)
+
+    run(base_model=base_model, demonstrations=demonstrations, **written, params=SFTTrainingParams(**PARAMS))
+
+    reference = read_reference(written["model"])
+    assert reference.fingerprint == fingerprint(written["model"]) != fingerprint(base_model)
+    assert reference.pad_token == load_tokenizer(written["model"]).pad_token
+    again = outputs(tmp_path / "again")
+    run(base_model=written["model"], demonstrations=demonstrations, **again, params=SFTTrainingParams(**PARAMS))
+    first, second = (json.loads(paths["metrics"].read_text())["held_out"] for paths in (written, again))
+    assert second["before"] == pytest.approx(first["after"], rel=1e-6)
+
+
+def test_learns_desired_rows_and_demonstrations_of_an_artifact(base_model, demonstrations, tmp_path):
+    tokens = write_tokens(
+        tmp_path / "tokens",
+        [
+            {
+                "label": label,
+                "split": "test" if i % 4 == 0 else "train",
+                "input_ids": [1, 6 + i, 8, 9, 2],
+                "prompt_length": 2,
+            }
+            for i, label in enumerate([True, False, None, True] * 3)
+        ],
+    )
+
+    run(base_model=base_model, tokens=tokens, **outputs(tmp_path), params=SFTTrainingParams(**PARAMS))
+    run(
+        base_model=base_model,
+        tokens=tokens,
+        demonstrations=demonstrations,
+        **outputs(tmp_path / "both"),
+        params=SFTTrainingParams(**PARAMS),
+    )
+
+    counts = json.loads((tmp_path / "metrics.json").read_text())["rows"]
+    assert counts == {"undesired": 3, "train": 6, "held_out": 3}
+    both = json.loads((tmp_path / "both" / "metrics.json").read_text())["rows"]
+    assert both["train"] + both["held_out"] == 9 + len(set(WORDS))
+
+
+@pytest.mark.parametrize("merges", [True, False])
+def test_an_adapter_is_merged_or_kept(base_model, demonstrations, tmp_path, merges):
+    written = outputs(tmp_path)
+    params = SFTTrainingParams(**PARAMS, lora=LoraParams(r=2), merge_lora=merges)
+
+    run(base_model=base_model, demonstrations=demonstrations, **written, params=params)
+
+    model = load_causal_lm(written["model"])
+    assert (written["model"] / "reference.json").exists() is merges
+    assert hasattr(model, "peft_config") is not merges
+    ids = torch.tensor([[1, 6, 7, 8]])
+    assert not torch.equal(model(input_ids=ids).logits, load_causal_lm(base_model)(input_ids=ids).logits)
+
+
+def test_gives_the_same_bytes_twice_and_no_pickle_clock_or_path(base_model, demonstrations, tmp_path):
+    for name in ("one", "two"):
+        params = SFTTrainingParams(**PARAMS, neftune_noise_alpha=5.0)
+        run(base_model=base_model, demonstrations=demonstrations, **outputs(tmp_path / name), params=params)
+
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    for file in files_below(outputs(tmp_path / "one")["model"]):
+        assert file.suffix in {".json", ".safetensors", ".md", ".jinja"}
+        if file.name != "plumbline.json":
+            assert str(tmp_path.parent).encode() not in file.read_bytes()
+
+
+@pytest.mark.parametrize("packing", ["apart", "wrapped"])
+def test_packed_demonstrations_are_learned(base_model, demonstrations, tmp_path, packing):
+    written = outputs(tmp_path)
+    params = SFTTrainingParams(**{**PARAMS, "packing": packing, "seq_length": 32})
+
+    run(base_model=base_model, demonstrations=demonstrations, **written, params=params)
+
+    found = json.loads(written["metrics"].read_text())["held_out"]
+    assert found["after"] < found["before"]
+
+
+@pytest.mark.slow
+def test_goes_on_after_kill_9_to_the_same_bytes(base_model, demonstrations, tmp_path, single_thread):
+    inputs = {"base_model": base_model, "demonstrations": demonstrations}
+    params = {**PARAMS, "num_train_epochs": 12}
+    run(**inputs, **outputs(tmp_path / "whole"), params=SFTTrainingParams(**params))
+    killed = outputs(tmp_path / "killed")
+
+    status = kill_when(
+        killed["scratch"] / "checkpoint-4", "stages.sft_training", "SFTTrainingParams", {**inputs, **killed}, params
+    )
+
+    assert status == -signal.SIGKILL
+    assert not killed["metrics"].exists()
+    run(**inputs, **killed, params=SFTTrainingParams(**params))
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def test_says_what_is_missing(base_model, tmp_path):
+    with pytest.raises(ValueError, match="expected demonstrations, tokens or both, found neither"):
+        run(base_model=base_model, **outputs(tmp_path), params=SFTTrainingParams())
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text('{"prompt": "what"}\n')
+    with pytest.raises(ValueError, match="expected demonstrations to learn from, found none"):
+        run(base_model=base_model, demonstrations=empty, **outputs(tmp_path), params=SFTTrainingParams())

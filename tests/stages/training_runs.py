@@ -1,0 +1,82 @@
+"""What tests of training stages share: a tiny base model, and a process to be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stages.contracts.closure import ROOT
+from stages.contracts.files import files_below, tree_digest
+from stages.models.reference import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+from tests.trainers.tiny import tiny_llama, tiny_tokenizer
+
+_SCRIPT = """
+import importlib, json, sys
+from pathlib import Path
+stage = importlib.import_module(sys.argv[1])
+paths = {name: Path(value) for name, value in json.loads(sys.argv[3]).items()}
+stage.run(**paths, params=getattr(stage, sys.argv[2])(**json.loads(sys.argv[4])))
+"""
+
+
+def write_base_model(folder: Path) -> Path:
+    """An artifact `base_model` that holds `tiny_llama` and `tiny_tokenizer`."""
+    tiny_llama(dropout=0.1).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    reference = ModelReference(
+        source="scratch",
+        fingerprint=fingerprint(folder),
+        tokenizer_fingerprint=tokenizer_fingerprint(folder),
+        pad_token="<pad>",
+        pad_token_is_eos=False,
+    )
+    write_reference(folder, reference)
+    return folder
+
+
+def outputs(folder: Path) -> dict[str, Path]:
+    """Arguments of a training stage that write."""
+    scratch = folder / "checkpoints" / "training-of-a-test" / "key"
+    scratch.mkdir(parents=True, exist_ok=True)
+    return {
+        "model": folder / "model",
+        "metrics": folder / "metrics.json",
+        "plots": folder / "curves.csv",
+        "scratch": scratch,
+    }
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """Digest of each file that was written."""
+    # The lineage names the base by a path relative to the model, and these folders stand in different places.
+    written = outputs(folder)
+    model = {file.name: tree_digest(file) for file in files_below(written["model"]) if file.name != "plumbline.json"}
+    return {**model, **{name: tree_digest(written[name]) for name in ("metrics", "plots")}}
+
+
+def kill_when(written: Path, stage: str, section: str, paths: Mapping[str, Path], params: Mapping[str, Any]) -> int:
+    """Run a stage in a process of its own, kill it with signal 9 as soon as `written` exists, and give its status."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            _SCRIPT,
+            stage,
+            section,
+            json.dumps({k: str(v) for k, v in paths.items()}),
+            json.dumps(params),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not written.exists() and process.poll() is None:
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    return process.wait()
