@@ -29,9 +29,9 @@ class PPOTrainingParams(Section):
     num_steps: int = Field(100, gt=0)
     """Steps of PPO."""
     batch_size: int = Field(64, gt=0)
-    """Answers of a step."""
+    """Answers of a step; of all processes, if several share the training."""
     mini_batch_size: int = Field(16, gt=0)
-    """Answers in the model at once."""
+    """Answers in the model at once; likewise."""
     gradient_accumulation_steps: int = Field(1, gt=0)
     """Mini-batches of an optimizer step."""
     ppo_epochs: int = Field(4, gt=0)
@@ -164,6 +164,8 @@ def run(
     # The best policy under the penalty is the reference, tilted by reward / coefficient: that coefficient is beta.
     beta = trainer.kl_ctl.value or 1.0
     write_model(trainer, model, base_model, beta=beta, reward_shift=0.0)
+    if not trainer.is_world_process_zero():
+        return
     write_text(plots, curves_of(points).to_csv(index=False, lineterminator="\n"))
     ends = {name: points[i] for name, i in (("first", 0), ("last", -1))}
     write_json(metrics, {"method": "ppo", "rows": counts, "steps": len(points), "reward": params.reward, **ends})
@@ -174,6 +176,8 @@ _NOT_OF_THE_CONFIG = {
         "start_from",
         "reward",
         "num_steps",
+        "batch_size",
+        "mini_batch_size",
         "lr_scheduler_type",
         "warmup_steps",
         "num_shared_layers",
@@ -186,19 +190,30 @@ _NOT_OF_THE_CONFIG = {
 
 def _config(params: PPOTrainingParams, folder: Path) -> Any:
     """The section as PPO's own configuration, which checks it before anything is loaded."""
+    from accelerate import PartialState  # type: ignore[import-untyped] # the package ships no types
+
     from stages.models.devices import default_device
     from stages.trainers.ppo.config import PPOConfig
 
+    is_on_cpu = default_device().type == "cpu"
+    number = PartialState(cpu=is_on_cpu).num_processes
+    if params.batch_size % number or params.mini_batch_size % number:
+        raise ValueError(
+            f"expected batch_size and mini_batch_size as multiples of the {number} processes that share them, found "
+            f"{params.batch_size} and {params.mini_batch_size}"
+        )
     dvclive = {"dir": str(folder / "dvclive"), "save_dvc_exp": False, "dvcyaml": None, "monitor_system": False}
     return PPOConfig(
         **params.model_dump(exclude=_NOT_OF_THE_CONFIG),
+        batch_size=params.batch_size // number,
+        mini_batch_size=params.mini_batch_size // number,
         steps=params.num_steps * params.batch_size,
         log_with=params.report_to or None,  # type: ignore[arg-type] # a list is taken as well
         project_kwargs={"project_dir": str(folder), "logging_dir": str(folder)},
         tracker_project_name="tensorboard",
         tracker_kwargs={"dvclive": dvclive} if "dvclive" in params.report_to else {},
         accelerator_kwargs={
-            "cpu": default_device().type == "cpu",
+            "cpu": is_on_cpu,
             "mixed_precision": "bf16" if params.bf16 else "no",
         },
     )

@@ -314,7 +314,7 @@ def test_a_constant_length_dataset_is_read_once_if_it_ends_and_streamed_if_not(t
 
 
 def test_a_model_that_lets_documents_see_each_other_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("stages.trainers.sft.keeps_documents_apart", lambda _: False)
+    monkeypatch.setattr("stages.trainers.sft.trainer.keeps_documents_apart", lambda _: False)
 
     with pytest.raises(ValueError, match="LlamaForCausalLM lets a document see the one before it"):
         sft_trainer(tmp_path, packing=True, dataset_kwargs={"keep_documents_apart": True})

@@ -299,6 +299,15 @@ class PPOModels:
     # ---- models ----
 
     @property
+    def model_wrapped(self) -> Any:
+        """The policy as it was prepared for training in parallel."""
+        return self.model
+
+    def is_world_process_zero(self) -> bool:
+        """Whether this process is the one that writes."""
+        return bool(self.accelerator.is_main_process)
+
+    @property
     def processing_class(self) -> PreTrainedTokenizerBase:
         """The tokenizer, under the name that other trainers have for it."""
         return self.tokenizer
