@@ -6,6 +6,9 @@ from typing import Any
 _MODULES = {
     "BCOConfig": "stages.trainers.bco",
     "BCOTrainer": "stages.trainers.bco",
+    "DDPOConfig": "stages.trainers.ddpo_config",
+    "DDPOTrainer": "stages.trainers.ddpo",
+    "DefaultDDPOStableDiffusionPipeline": "stages.models.diffusion",
     "set_seed": "stages.trainers.seeding",
 }
 __all__ = list(_MODULES)

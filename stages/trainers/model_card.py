@@ -15,6 +15,9 @@ def model_card(
     settings: Mapping[str, Any],
     is_adapter: bool = False,
     is_encoder_decoder: bool = False,
+    heading: str | None = None,
+    library: str | None = None,
+    task: str | None = None,
 ) -> str:
     """Text of a README.md with the front matter that model hubs read.
 
@@ -26,20 +29,25 @@ def model_card(
         settings: what was chosen for training.
         is_adapter: whether the weights are an adapter of the base model.
         is_encoder_decoder: whether prompt and completion go to an encoder and a decoder.
+        heading: first line of the page; None says what trained the model.
+        library: name of the library that loads the model; None is transformers, or peft for an adapter.
+        task: what hubs list the model under; None is the generation of text.
     """
     front: dict[str, Any] = {"base_model": base_model} if base_model else {}
-    front["library_name"] = "peft" if is_adapter else "transformers"
-    front["pipeline_tag"] = "text2text-generation" if is_encoder_decoder else "text-generation"
+    front["library_name"] = library or ("peft" if is_adapter else "transformers")
+    front["pipeline_tag"] = task or ("text2text-generation" if is_encoder_decoder else "text-generation")
     front["tags"] = ["plumbline", method]
     origin = f"It started from `{base_model}`." if base_model else "Its base model has no public name."
+    kind = "Adapter" if is_adapter else "Model"
+    made = f"It was trained by {title}. " if heading else ""
     parts = [
         "---",
         yaml.safe_dump(front, sort_keys=False).strip(),
         "---",
         "",
-        f"# {'Adapter' if is_adapter else 'Model'} trained by {title}",
+        f"# {heading or f'{kind} trained by {title}'}",
         "",
-        f"{origin} The method is described in {paper}.",
+        f"{origin} {made}The method is described in {paper}.",
         "",
         "## Settings",
         "",
