@@ -40,7 +40,8 @@ def step_deviations(scheduler: DDIMScheduler, timesteps: Tensor, *, eta: float) 
     alpha_now = alphas[timesteps]
     alpha_after = torch.where(after >= 0, alphas[after.clamp(min=0)], final)
     variances = (1 - alpha_after) / (1 - alpha_now) * (1 - alpha_now / alpha_after)
-    return eta * variances.sqrt()
+    deviations: Tensor = eta * variances.sqrt()
+    return deviations
 
 
 def noise_step(
@@ -59,7 +60,7 @@ def noise_step(
     model_output, latents = model_output.float(), latents.float()
     no_noise = latents.new_zeros(())
     mean = torch.empty_like(latents)
-    for timestep in timesteps.unique().tolist():
+    for timestep in sorted(set(timesteps.tolist())):
         rows = timesteps == timestep
         # By its class, because a scheduler that records calls this here from its own `step`.
         step = DDIMScheduler.step(
@@ -92,7 +93,7 @@ def noise_logps(step: NoiseStep, latents: Tensor) -> Tensor:
     return logps
 
 
-class RecordingScheduler(DDIMScheduler):
+class RecordingScheduler(DDIMScheduler):  # type: ignore[misc] # no types are read of diffusers
     """DDIM that keeps the latents of each step and their log-probability, from `set_timesteps` on.
 
     It draws what `DDIMScheduler` draws from the same generator.
@@ -108,7 +109,7 @@ class RecordingScheduler(DDIMScheduler):
         super().set_timesteps(num_inference_steps, device)
         self.latents, self.logps = [], []
 
-    def step(  # type: ignore[override] # only what a pipeline asks for
+    def step(  # noqa: PLR0917 - the order is that of diffusers
         self,
         model_output: Tensor,
         timestep: Tensor,

@@ -25,12 +25,16 @@ except ModuleNotFoundError as error:
     raise missing_extra(error, extra="diffusion", purpose="Stable Diffusion") from error
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-DEFAULT_LORA = {
-    "r": 4,
-    "lora_alpha": 4,
-    "init_lora_weights": "gaussian",
-    "target_modules": ["to_k", "to_q", "to_v", "to_out.0"],
-}
+
+
+def attention_adapter(*, r: int = 4, alpha: int = 4) -> LoraConfig:
+    """An adapter of low rank on the projections of attention; its output is multiplied by alpha / r."""
+    return LoraConfig(
+        r=r,
+        lora_alpha=alpha,
+        init_lora_weights="gaussian",
+        target_modules=["to_k", "to_q", "to_v", "to_out.0"],
+    )
 
 
 class Rollout(NamedTuple):
@@ -54,7 +58,7 @@ class DefaultDDPOStableDiffusionPipeline:
             that lie in the folder are loaded, and trained on.
         pretrained_model_revision: branch, tag or commit of a repository.
         use_lora: whether to train an adapter of low rank in place of the whole U-Net.
-        lora_config: the adapter; None takes rank 4 on the projections of attention.
+        lora_config: the adapter; None takes `attention_adapter()`.
 
     Raises:
         ValueError: there is no such checkpoint, it has no safetensors, or it isn't of Stable Diffusion 1 or 2.
@@ -75,7 +79,7 @@ class DefaultDDPOStableDiffusionPipeline:
         self.sd_pipeline.set_progress_bar_config(disable=True)
         has_lora = (Path(self.pretrained_model) / LORA_FILE).is_file()
         self.use_lora = use_lora or has_lora
-        self.lora_config = lora_config or LoraConfig(**DEFAULT_LORA)
+        self.lora_config = lora_config or attention_adapter()
         for frozen in (self.vae, self.text_encoder):
             frozen.requires_grad_(False)
         self.unet.requires_grad_(not self.use_lora)
@@ -180,7 +184,7 @@ class DefaultDDPOStableDiffusionPipeline:
         self.use_lora = True
 
     def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write the adapter, for `load_lora_weights` of diffusers, or the whole pipeline if that is what was trained."""
+        """Write the adapter, for `load_lora_weights` of diffusers, or the whole pipeline if no adapter is trained."""
         if not self.use_lora:
             self.sd_pipeline.save_pretrained(save_directory)
             return
@@ -233,7 +237,7 @@ def _load(name: str, revision: str) -> StableDiffusionPipeline:
             f"of {found}; Stable Diffusion XL and other families have other conditioning"
         )
     try:
-        # Other formats of weights can run code when they are read. A reward can refuse images; a filter would hide them.
+        # Other formats of weights can run code when they are read. A filter would hide images from the reward.
         return StableDiffusionPipeline.from_pretrained(
             name, revision=revision, use_safetensors=True, safety_checker=None, requires_safety_checker=False
         )

@@ -14,7 +14,8 @@ from torch import Tensor
 from stages.models.named_functions import named_function
 
 ImageReward = Callable[[Tensor, tuple[str, ...], tuple[Any, ...]], Any]
-"""Takes images (n, 3, h, w) from 0 to 1, their prompts and what else is known of each; gives n rewards."""
+"""Takes images (n, 3, h, w) from 0 to 1, their prompts, and what the prompt function said of each; gives n rewards, or
+a tuple of the rewards and something about them for the image hook."""
 
 
 def brightness(images: Tensor, prompts: tuple[str, ...], metadata: tuple[Any, ...]) -> Tensor:  # noqa: ARG001 - common
@@ -49,6 +50,31 @@ def named_image_reward(name: str) -> ImageReward:
         ValueError: the name leads to no function.
     """
     return KNOWN.get(name) or named_function(name, where="reward", known=", ".join(KNOWN))
+
+
+def rewards_of(result: Any, *, prompts: tuple[str, ...]) -> tuple[Tensor, Any]:
+    """What a reward function gave, checked.
+
+    Args:
+        result: n rewards of any kind of number, or a tuple of those and something about them.
+        prompts: of the images, length n.
+
+    Returns:
+        The rewards, float32 of shape (n,), and what was said about them, an empty dict if nothing.
+
+    Raises:
+        ValueError: there isn't one finite reward per image.
+    """
+    rewards, about = result if isinstance(result, tuple) else (result, {})
+    values = torch.as_tensor(rewards).detach().to("cpu", torch.float32)
+    if values.shape != (len(prompts),):
+        raise ValueError(
+            f"reward function: expected {len(prompts)} rewards, one per image, found shape {tuple(values.shape)}"
+        )
+    if not values.isfinite().all():
+        wrong = [prompt for prompt, is_finite in zip(prompts, values.isfinite().tolist(), strict=True) if not is_finite]
+        raise ValueError(f"reward function: expected finite rewards, found others for {wrong[:5]}")
+    return values, about
 
 
 def encoded(image: Tensor, form: str, **options: Any) -> bytes:

@@ -24,15 +24,13 @@ from stages.contracts.files import write_text
 from stages.losses.ddpo import clipped_losses, ddpo_loss
 from stages.models.denoising import noise_logps, noise_step, step_deviations
 from stages.models.diffusion import DefaultDDPOStableDiffusionPipeline, predict_guided_noise, predict_noise
+from stages.models.image_rewards import ImageReward, rewards_of
 from stages.trainers.ddpo_config import DDPOConfig
 from stages.trainers.epoch_checkpoints import check_folder, epoch_checkpoint, epoch_state, save_epoch
 from stages.trainers.model_card import model_card
 from stages.trainers.prompt_rewards import PromptRewards, epoch_advantages
 from stages.trainers.seeding import set_seed
 
-RewardFunction = Callable[[Tensor, tuple[str, ...], tuple[Any, ...]], Any]
-"""Takes images (n, 3, h, w) from 0 to 1, their prompts, and what the prompt function said of each; gives n rewards, or
-a pair of the rewards and something about them for the image hook."""
 PromptFunction = Callable[[], tuple[str, Any]]
 """Gives a prompt and anything about it. Checkpoints hold the states of the global generators that it may draw from."""
 ImageHook = Callable[[list[list[Any]], int, Any], Any]
@@ -79,7 +77,7 @@ class DDPOTrainer:
 
     Args:
         config: how to sample and train.
-        reward_function: says how good images are; see `RewardFunction`.
+        reward_function: says how good images are; see `ImageReward`.
         prompt_function: draws a prompt; see `PromptFunction`.
         sd_pipeline: the model.
         image_samples_hook: is called in each epoch with the images; see `ImageHook`.
@@ -96,7 +94,7 @@ class DDPOTrainer:
     def __init__(
         self,
         config: DDPOConfig,
-        reward_function: RewardFunction,
+        reward_function: ImageReward,
         prompt_function: PromptFunction,
         sd_pipeline: DefaultDDPOStableDiffusionPipeline,
         image_samples_hook: ImageHook | None = None,
@@ -212,10 +210,14 @@ class DDPOTrainer:
                 parts.append((latents, after, rollout.log_probs[:, steps], embeds, negative_embeds))
             results = [job.result() for job in pending] or [self.reward_fn(*data) for data in image_data]
         for data, result in zip(image_data, results, strict=True):
-            data += _as_rewards(result, prompts=data[1])
+            data.extend(rewards_of(result, prompts=data[1]))
         prompts = tuple(prompt for data in image_data for prompt in data[1])
         advantages, rewards = self._advantages(prompts, torch.cat([data[3] for data in image_data]))
-        return Experience(*(torch.cat(part) for part in zip(*parts, strict=True)), advantages), image_data, rewards
+        latents, next_latents, log_probs, embeds, negative_embeds = (
+            torch.cat(part) for part in zip(*parts, strict=True)
+        )
+        experience = Experience(latents, next_latents, log_probs, embeds, negative_embeds, advantages)
+        return experience, image_data, rewards
 
     def _advantages(self, prompts: tuple[str, ...], rewards: Tensor) -> tuple[Tensor, np.ndarray]:
         """Advantages of this process's images, and the rewards of all processes."""
@@ -234,12 +236,14 @@ class DDPOTrainer:
         accelerator, config = self.accelerator, self.config
         # Set here because accelerate shares it among all trainers of a process.
         accelerator.gradient_accumulation_steps = config.train_gradient_accumulation_steps * self.num_train_timesteps
+        # An image hook may have sampled by another schedule.
+        self.sd_pipeline.scheduler.set_timesteps(config.sample_num_steps)
         number, num_steps = experience.log_probs.shape
         order = torch.randperm(number, generator=generator)
         columns = torch.stack([torch.randperm(num_steps, generator=generator) for _ in range(number)])
         figures: list[Tensor] = []
         self.unet.train()
-        for rows in self._bar(order.split(config.train_batch_size), "training"):
+        for rows in self._bar(torch.split(order, config.train_batch_size), "training"):
             for column in columns[rows, : self.num_train_timesteps].unbind(1):
                 with accelerator.accumulate(self.unet):
                     loss, approx_kl, clipfrac = self._step_loss(experience, rows, column)
@@ -253,7 +257,9 @@ class DDPOTrainer:
                     global_step += 1
                     means = accelerator.reduce(torch.stack(figures).mean(0), reduction="mean").tolist()
                     where = {"epoch": epoch, "inner_epoch": inner_epoch}
-                    self._log({**dict(zip(("loss", "approx_kl", "clipfrac"), means, strict=True)), **where}, global_step)
+                    self._log(
+                        {**dict(zip(("loss", "approx_kl", "clipfrac"), means, strict=True)), **where}, global_step
+                    )
                     figures = []
         return global_step
 
@@ -271,7 +277,7 @@ class DDPOTrainer:
             embeds,
         )
 
-    def calculate_loss(
+    def calculate_loss(  # noqa: PLR0917 - the documented order
         self,
         latents: Tensor,
         timesteps: Tensor,
@@ -330,8 +336,8 @@ class DDPOTrainer:
         # With fp16 the scaler leaves out steps whose gradients overflow, and scales less from then on.
         if self.accelerator.scaler is None and not math.isfinite(norm):
             raise ValueError(
-                f"step {global_step + 1}: expected a finite gradient, found norm {float(norm)}; the weights are as before "
-                "this step: lower train_learning_rate"
+                f"step {global_step + 1}: expected a finite gradient, found norm {float(norm)}; the weights are as "
+                "before this step: lower train_learning_rate"
             )
 
     def _bar(self, work: Any, name: str) -> Any:
@@ -360,7 +366,7 @@ class DDPOTrainer:
         """Write the trained weights, in the layout of diffusers, and a model card."""
         if self.accelerator.is_main_process:
             self.sd_pipeline.save_pretrained(save_directory)
-            self.create_model_card(str(save_directory))
+            self.create_model_card(str(save_directory), None)
 
     def create_model_card(self, path: str, model_name: str | None = "TRL DDPO Model") -> None:
         """Write README.md.
@@ -393,7 +399,8 @@ def _random_steps(pipeline: DefaultDDPOStableDiffusionPipeline, config: DDPOConf
     found: Tensor = (deviations > 0).nonzero().flatten()
     if not len(found):
         raise ValueError(
-            f"expected denoising steps that add noise, found none among {config.sample_num_steps}; raise sample_num_steps"
+            f"expected denoising steps that add noise, found none among {config.sample_num_steps}; raise "
+            "sample_num_steps"
         )
     return found
 
@@ -434,20 +441,6 @@ def _optimizer(weights: list[nn.Parameter], config: DDPOConfig) -> torch.optim.O
         eps=config.train_adam_epsilon,
     )
     return optimizer
-
-
-def _as_rewards(result: Any, *, prompts: tuple[str, ...]) -> tuple[Tensor, Any]:
-    """Rewards as float32 of shape (n,), and what the function said besides."""
-    rewards, about = result if isinstance(result, tuple) else (result, {})
-    values = torch.as_tensor(rewards).detach().to("cpu", torch.float32)
-    if values.shape != (len(prompts),):
-        raise ValueError(
-            f"reward function: expected {len(prompts)} rewards, one per image, found shape {tuple(values.shape)}"
-        )
-    if not values.isfinite().all():
-        wrong = [prompt for prompt, value in zip(prompts, values.isfinite().tolist(), strict=True) if not value]
-        raise ValueError(f"reward function: expected finite rewards, found others for {wrong[:5]}")
-    return values, about
 
 
 def _keep_trainable(models: list[nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:

@@ -123,14 +123,18 @@ class DDPOConfig:
             if not getattr(self, name) > 0:
                 raise ValueError(f"expected {name} above 0, found {getattr(self, name)}")
         if self.mixed_precision not in _PRECISIONS:
-            raise ValueError(f"expected mixed_precision as one of {', '.join(_PRECISIONS)}, found {self.mixed_precision!r}")
+            raise ValueError(
+                f"expected mixed_precision as one of {', '.join(_PRECISIONS)}, found {self.mixed_precision!r}"
+            )
         if not 0 < self.sample_eta <= 1:
             raise ValueError(
                 f"expected sample_eta above 0 and up to 1, found {self.sample_eta}; without noise no step has a "
                 "probability that could be raised"
             )
         if not 0 < self.train_timestep_fraction <= 1:
-            raise ValueError(f"expected train_timestep_fraction above 0 and up to 1, found {self.train_timestep_fraction}")
+            raise ValueError(
+                f"expected train_timestep_fraction above 0 and up to 1, found {self.train_timestep_fraction}"
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"expected seed from 0 and below 2**32, found {self.seed}")
         self._check_batches()
@@ -151,7 +155,8 @@ class DDPOConfig:
         if images % step:
             raise ValueError(
                 "expected sample_batch_size * sample_num_batches_per_epoch as a multiple of train_batch_size * "
-                f"train_gradient_accumulation_steps, found {images} and {step}; a last step would be smaller than others"
+                f"train_gradient_accumulation_steps, found {images} and {step}, so that a last step would be "
+                "smaller than others"
             )
 
     def to_dict(self) -> dict[str, Any]:

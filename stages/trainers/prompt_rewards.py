@@ -13,7 +13,8 @@ def epoch_advantages(rewards: NDArray[np.float64]) -> NDArray[np.float64]:
     Args:
         rewards: of all processes. Shape (n,).
     """
-    return (rewards - rewards.mean()) / (rewards.std() + 1e-8)
+    advantages: NDArray[np.float64] = (rewards - rewards.mean()) / (rewards.std() + 1e-8)
+    return advantages
 
 
 class PromptRewards:
@@ -42,7 +43,8 @@ class PromptRewards:
         sides = {prompt: self._compared_with(prompt, rewards) for prompt in set(prompts)}
         means = np.array([sides[prompt].mean() for prompt in prompts])
         deviations = np.array([sides[prompt].std() for prompt in prompts])
-        return (rewards - means) / (deviations + 1e-6)
+        advantages: NDArray[np.float64] = (rewards - means) / (deviations + 1e-6)
+        return advantages
 
     def _compared_with(self, prompt: str, rewards: NDArray[np.float64]) -> NDArray[np.float64]:
         own = self._rewards[prompt]
