@@ -85,6 +85,7 @@ def make_pipeline(size: DiffusionSize, prompts: Sequence[str], *, seed: int) -> 
         beta_schedule="scaled_linear",
         clip_sample=False,
         set_alpha_to_one=True,
+        steps_offset=1,  # not read with this spacing, but diffusers warns of any other
         timestep_spacing="trailing",
     )
     text_encoder.train(mode=False)

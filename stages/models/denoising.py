@@ -7,10 +7,16 @@ mean the model predicts. DDPO takes each such draw for an action. The means are 
 from typing import NamedTuple
 
 import torch
-from diffusers import DDIMScheduler
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 from torch.distributions import Normal
+
+from stages.contracts.extras import missing_extra
+
+try:
+    from diffusers import DDIMScheduler
+    from diffusers.utils.torch_utils import randn_tensor
+except ModuleNotFoundError as error:
+    raise missing_extra(error, extra="diffusion", purpose="Stable Diffusion") from error
 
 
 class NoiseStep(NamedTuple):

@@ -3,6 +3,7 @@
 For Denoising Diffusion Policy Optimization (DDPO), Black et al. 2023, https://arxiv.org/abs/2305.13301.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,17 +11,18 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from stages.contracts.extras import missing_extra
+from stages.models.denoising import RecordingScheduler
 
 try:
     from diffusers import DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+    from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY
     from diffusers.training_utils import cast_training_params
     from diffusers.utils import convert_state_dict_to_diffusers
-    from peft.utils import get_peft_model_state_dict
-
-    from stages.models.denoising import RecordingScheduler
 except ModuleNotFoundError as error:
     raise missing_extra(error, extra="diffusion", purpose="Stable Diffusion") from error
 
@@ -188,8 +190,16 @@ class DefaultDDPOStableDiffusionPipeline:
         if not self.use_lora:
             self.sd_pipeline.save_pretrained(save_directory)
             return
-        weights = convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet))
-        StableDiffusionPipeline.save_lora_weights(save_directory, unet_lora_layers=weights)
+        settings = self.unet.peft_config["default"].to_dict()
+        # A set of names comes in another order in each process.
+        settings["target_modules"] = sorted(settings["target_modules"])
+        about = json.dumps({f"unet.{name}": value for name, value in settings.items()}, sort_keys=True)
+        StableDiffusionPipeline.save_lora_weights(
+            save_directory,
+            unet_lora_layers=convert_state_dict_to_diffusers(get_peft_model_state_dict(self.unet)),
+            # Of its own accord diffusers writes two entries about the weights, in an order that changes.
+            save_function=lambda weights, path: save_file(weights, path, metadata={LORA_ADAPTER_METADATA_KEY: about}),
+        )
 
 
 def predict_noise(unet: nn.Module, latents: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:

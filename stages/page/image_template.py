@@ -3,6 +3,7 @@
 from stages.page.template import opening
 
 _BODY = """<style>
+article h4 { margin: 10px 0 4px; font-size: .85rem; color: var(--soft); font-weight: 600; }
 .pictures { display: flex; flex-wrap: wrap; gap: 8px; }
 .pictures figure { width: 96px; }
 .pictures img { display: block; width: 96px; height: 96px; object-fit: contain; image-rendering: pixelated;

@@ -4,7 +4,6 @@ An epoch samples images of prompts, rewards them, and raises the probability of 
 rewarded above others. A step that adds no noise has no probability and is left out of training.
 """
 
-import importlib
 import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,19 +12,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator  # type: ignore[import-untyped] # the package ships no types
-from accelerate.utils import ProjectConfiguration, gather_object  # type: ignore[import-untyped] # as above
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.optim import AdamW
+from accelerate.utils import gather_object  # type: ignore[import-untyped] # the package ships no types
+from torch import Tensor
 from tqdm import tqdm
 
 from stages.contracts.files import write_text
 from stages.losses.ddpo import clipped_losses, ddpo_loss
-from stages.models.denoising import noise_logps, noise_step, step_deviations
+from stages.models.denoising import noise_logps, noise_step
 from stages.models.diffusion import DefaultDDPOStableDiffusionPipeline, predict_guided_noise, predict_noise
 from stages.models.image_rewards import ImageReward, rewards_of
 from stages.trainers.ddpo_config import DDPOConfig
+from stages.trainers.ddpo_setup import (
+    find_random_steps,
+    flat_arguments,
+    keep_trainable,
+    load_trainable,
+    make_accelerator,
+    make_optimizer,
+)
 from stages.trainers.epoch_checkpoints import check_folder, epoch_checkpoint, epoch_state, save_epoch
 from stages.trainers.model_card import model_card
 from stages.trainers.prompt_rewards import PromptRewards, epoch_advantages
@@ -119,13 +123,13 @@ class DDPOTrainer:
             config.per_prompt_stat_tracking_min_count,
             state["prompt_rewards"],
         )
-        self.random_steps = _random_steps(sd_pipeline, config)
+        self.random_steps = find_random_steps(sd_pipeline, config)
         self.num_train_timesteps = max(1, int(len(self.random_steps) * config.train_timestep_fraction))
-        self.accelerator = _accelerator(config, project)
+        self.accelerator = make_accelerator(config, project)
         self._prepare_model(checkpoint)
         if config.log_with:
             self.accelerator.init_trackers(
-                config.tracker_project_name, config=_flat(config), init_kwargs=config.tracker_kwargs
+                config.tracker_project_name, config=flat_arguments(config), init_kwargs=config.tracker_kwargs
             )
 
     def _prepare_model(self, checkpoint: Path | None) -> None:
@@ -133,10 +137,10 @@ class DDPOTrainer:
         set_seed(config.seed + accelerator.process_index)
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
         weights = self.sd_pipeline.prepare(accelerator.device, dtype)
-        self.unet, self.optimizer = accelerator.prepare(self.sd_pipeline.unet, _optimizer(weights, config))
+        self.unet, self.optimizer = accelerator.prepare(self.sd_pipeline.unet, make_optimizer(weights, config))
         if self.sd_pipeline.use_lora:
-            accelerator.register_save_state_pre_hook(_keep_trainable)
-            accelerator.register_load_state_pre_hook(_load_trainable)
+            accelerator.register_save_state_pre_hook(keep_trainable)
+            accelerator.register_load_state_pre_hook(load_trainable)
         if checkpoint is not None:
             accelerator.load_state(str(checkpoint))
 
@@ -389,81 +393,3 @@ class DDPOTrainer:
             task="text-to-image",
         )
         write_text(Path(path) / "README.md", card)
-
-
-def _random_steps(pipeline: DefaultDDPOStableDiffusionPipeline, config: DDPOConfig) -> Tensor:
-    """Places in the schedule of the steps that add noise. Integers, shape (s,)."""
-    scheduler = pipeline.scheduler
-    scheduler.set_timesteps(config.sample_num_steps)
-    deviations = step_deviations(scheduler, scheduler.timesteps, eta=config.sample_eta)
-    found: Tensor = (deviations > 0).nonzero().flatten()
-    if not len(found):
-        raise ValueError(
-            f"expected denoising steps that add noise, found none among {config.sample_num_steps}; raise "
-            "sample_num_steps"
-        )
-    return found
-
-
-def _accelerator(config: DDPOConfig, project: Mapping[str, Any]) -> Accelerator:
-    own = {"log_with", "mixed_precision", "project_config"}
-    if taken := sorted(own & config.accelerator_kwargs.keys()):
-        raise ValueError(f"accelerator_kwargs: expected no {', '.join(taken)}; other arguments of DDPOConfig set them")
-    device = torch.accelerator.current_accelerator()
-    if config.mixed_precision == "fp16" and (device is None or config.accelerator_kwargs.get("cpu")):
-        raise ValueError('mixed_precision="fp16": expected an accelerator, found a CPU; use mixed_precision="no"')
-    if config.allow_tf32 and torch.cuda.is_available():
-        torch.backends.cuda.matmul.allow_tf32 = True
-    settings = ProjectConfiguration(**project)
-    # Checkpoints are named for their epochs here, and written whole or not at all.
-    settings.automatic_checkpoint_naming = False
-    accelerator = Accelerator(
-        log_with=config.log_with,
-        mixed_precision=config.mixed_precision,
-        project_config=settings,
-        **config.accelerator_kwargs,
-    )
-    if config.log_with and not accelerator.log_with:
-        raise ValueError(f"log_with={config.log_with!r}: expected that tracker to be installed, found it isn't")
-    return accelerator
-
-
-def _optimizer(weights: list[nn.Parameter], config: DDPOConfig) -> torch.optim.Optimizer:
-    kind: Any = AdamW
-    if config.train_use_8bit_adam:
-        # An optional package; the config has looked for it.
-        kind = importlib.import_module("bitsandbytes.optim").AdamW8bit
-    optimizer: torch.optim.Optimizer = kind(
-        weights,
-        lr=config.train_learning_rate,
-        betas=(config.train_adam_beta1, config.train_adam_beta2),
-        weight_decay=config.train_adam_weight_decay,
-        eps=config.train_adam_epsilon,
-    )
-    return optimizer
-
-
-def _keep_trainable(models: list[nn.Module], weights: list[dict[str, Tensor]], _: str) -> None:
-    """Leave frozen weights out of a checkpoint."""
-    for model, state in zip(models, weights, strict=True):
-        for name, weight in model.named_parameters():
-            if not weight.requires_grad:
-                state.pop(name)
-
-
-def _load_trainable(models: list[nn.Module], folder: str) -> None:
-    """Load what `_keep_trainable` left into each model, and leave accelerate none to load."""
-    while models:
-        model = models.pop()
-        unknown = model.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False).unexpected_keys
-        if unknown:
-            raise ValueError(
-                f"{folder}: expected a checkpoint of this adapter, found {unknown[0]}; resume with the same lora_config"
-            )
-
-
-def _flat(config: DDPOConfig) -> dict[str, Any]:
-    """Arguments as trackers take them: numbers and texts."""
-    return {
-        name: value if isinstance(value, int | float | str) else str(value) for name, value in config.to_dict().items()
-    }
