@@ -70,6 +70,7 @@ def targets_of(methods: Sequence[str], nodes: Sequence[StageNode]) -> list[str]:
             meant = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"expected a method of the graph ({', '.join(known)}), found {method!r}{meant}")
         own = [node for node in nodes if node.name.partition("@")[2] == method]
+        own += [node for node in nodes if "@" not in node.name and f"evaluation@{method}" in node.upstream]
         read = {name for node in own for name in node.upstream}
         found += [node.name for node in own if node.name not in read]
     return found

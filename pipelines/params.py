@@ -4,12 +4,18 @@ from typing import Any
 
 from pydantic import Field
 
+from stages.base_diffusion import BaseDiffusionParams
 from stages.base_model import BaseModelParams
 from stages.contracts.stage import Section
 from stages.demo_feedback import DemoFeedbackParams
+from stages.demo_image_prompts import DemoImagePromptsParams
 from stages.density_ratio import DensityRatioParams
+from stages.diffusion_evaluation import DiffusionEvaluationParams
+from stages.diffusion_report import DiffusionReportParams
+from stages.diffusion_training import DiffusionTrainingParams
 from stages.evaluation import EvaluationParams
 from stages.gate import GateParams
+from stages.image_prompts import ImagePromptsParams
 from stages.iterative_training import IterativeSFTTrainingParams
 from stages.normalization import NormalizationParams
 from stages.ppo_training import PPOTrainingParams
@@ -33,6 +39,10 @@ class InputsParams(Section):
     """The folder of the model to improve, or the demonstrations that `base_model.source: scratch` learns from."""
     encoder: str = "models/base"
     """The folder that `prompt_embedding.encoder` names, if it names one, so that DVC watches it."""
+    image_prompts: str = "data/demo/image_prompts.txt"
+    """List of prompts for images, one on each line."""
+    base_diffusion: str = "data/demo/image_prompts.txt"
+    """The folder of a Stable Diffusion checkpoint, or the prompts that one from `scratch` has room for."""
     truth: str = "data/demo/truth.json"
     """What the judge needs to know; read by evaluation alone."""
 
@@ -47,6 +57,7 @@ class TrainingParams(Section):
     sft: SFTTrainingParams = SFTTrainingParams()
     iterative_sft: IterativeSFTTrainingParams = IterativeSFTTrainingParams()
     ppo: PPOTrainingParams = PPOTrainingParams()
+    ddpo: DiffusionTrainingParams = DiffusionTrainingParams()
 
 
 class GatesParams(Section):
@@ -84,6 +95,11 @@ class Params(Section):
     gate: GatesParams = GatesParams()
     report: ReportParams = ReportParams()
     reward_evaluation: RewardEvaluationParams = RewardEvaluationParams()
+    demo_image_prompts: DemoImagePromptsParams = DemoImagePromptsParams()
+    image_prompts: ImagePromptsParams = ImagePromptsParams()
+    base_diffusion: BaseDiffusionParams = BaseDiffusionParams()
+    diffusion_evaluation: DiffusionEvaluationParams = DiffusionEvaluationParams()
+    diffusion_report: DiffusionReportParams = DiffusionReportParams()
     run: RunParams = RunParams()
     references: list[str] = Field(default_factory=lambda: ["base"])
     """Models that log-probabilities are computed under: `base`, and each that `start_from` of a method names."""

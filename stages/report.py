@@ -6,11 +6,6 @@ The page opens anywhere: it holds its charts as drawings, asks for nothing from 
 came from the log or from a model stands in it as text.
 """
 
-import csv
-import json
-from pathlib import Path
-from typing import Any
-
 from pydantic import Field
 
 from stages.contracts.artifact import read_table
@@ -75,6 +70,7 @@ def run(
     from jinja2 import Environment, StrictUndefined
 
     from stages.page import sections
+    from stages.page.files import read_csv, read_json
     from stages.page.template import PAGE
 
     inputs = {
@@ -85,7 +81,7 @@ def run(
         "training": training_metrics,
         "evaluation": evaluation_metrics,
     }
-    found = {name: _read_json(path) for name, path in inputs.items()}
+    found = {name: read_json(path) for name, path in inputs.items()}
     method = str(found["training"].get("method", "")).upper()
     evaluation = found["evaluation"]
     groups = sections.answer_groups(read_table(generations, GENERATIONS).to_pylist(), num_examples=params.num_examples)
@@ -94,15 +90,15 @@ def run(
             "verdict": sections.verdict(evaluation),
             "results": sections.results(
                 evaluation,
-                _read_csv(evaluation_plots / "by_slice.csv"),
-                _read_csv(evaluation_plots / "calibration.csv"),
+                read_csv(evaluation_plots / "by_slice.csv"),
+                read_csv(evaluation_plots / "calibration.csv"),
             ),
-            "training": sections.training(found["training"], _read_csv(training_plots), beta=evaluation.get("beta")),
+            "training": sections.training(found["training"], read_csv(training_plots), beta=evaluation.get("beta")),
             "shift": sections.shift(
                 found["density_ratio"],
                 found["shift_diagnosis"],
-                _read_csv(density_plots / "weights.csv"),
-                _read_csv(density_plots / "reliability.csv"),
+                read_csv(density_plots / "weights.csv"),
+                read_csv(density_plots / "reliability.csv"),
             ),
             "data": sections.data(found["normalization"], found["tokenization"]),
         }
@@ -123,28 +119,6 @@ def run(
     )
     write_text(report, page + "\n")
     print(f"one page of {len(page) / 1000:,.0f} kB")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(f"{path}: expected metrics as JSON, found something else; rerun its stage") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path}: expected metrics by name, found a {type(found).__name__}; rerun its stage")
-    return found
-
-
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    """Rows with numbers as floats, and empty entries as None."""
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{name: _cell(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
-
-
-def _cell(name: str, text: str) -> Any:
-    if name in {"slice", "metric", "label"}:
-        return text
-    return float(text) if text else None
 
 
 if __name__ == "__main__":

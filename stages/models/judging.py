@@ -1,13 +1,12 @@
 """Judges: functions that say how good a completion of a prompt is."""
 
-import importlib
 import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import cast
 
 from stages.demo.world import load_judge
+from stages.models.named_functions import named_function
 
 Judge = Callable[[str, str], float]
 """Takes what the user wrote and the completion, both as plain text; gives a score, higher is better."""
@@ -33,17 +32,7 @@ def named_judge(name: str, *, truth: Path | None) -> Judge | None:
         if truth is None:
             raise ValueError("judge: expected a truth file for judge demo, found none; set inputs.truth or judge none")
         return load_judge(truth)
-    module_name, colon, function_name = name.partition(":")
-    if not colon:
-        raise ValueError(f"judge: expected none, demo or package.module:function, found {name!r}")
-    try:
-        judge = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"judge: expected a function at {name}, found that {error}") from None
-    if not callable(judge):
-        found = type(judge).__name__
-        raise ValueError(f"judge: expected a function at {name}, found a {found}")
-    return cast(Judge, judge)
+    return named_function(name, where="judge", known="none, demo")
 
 
 def judge_all(

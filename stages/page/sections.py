@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from markupsafe import Markup
@@ -205,7 +205,7 @@ def results(metrics: Mapping[str, Any], by_slice: Rows, calibration: Rows) -> di
         "rows": [(found.label, number(found.value), _range(found)) for found in shown],
         "slice_rows": [
             (
-                _short(row["slice"], MAX_NAME),
+                short(row["slice"], MAX_NAME),
                 _NAMES.get(row["metric"], row["metric"]),
                 number(row["value"]),
                 _row_range(row),
@@ -221,7 +221,7 @@ def _forest(name: str, zero: float, metrics: Mapping[str, Any], by_slice: Rows, 
     if overall is None:
         return None
     slices = [
-        Estimate(_short(row["slice"], MAX_NAME), row["value"], row["low"], row["high"])
+        Estimate(short(row["slice"], MAX_NAME), row["value"], row["low"], row["high"])
         for row in by_slice
         if row["metric"] == name
     ]
@@ -308,7 +308,7 @@ def shift(density: Mapping[str, Any], diagnosis: Mapping[str, Any], ratios: Rows
             scatter_chart(
                 "Thumbs up by " + str(diagnosis["grouped_by"]).replace("_", " "),
                 [
-                    (_short(name, MAX_NAME), group["mean_logp"], group["up_rate"])
+                    (short(name, MAX_NAME), group["mean_logp"], group["up_rate"])
                     for name, group in sorted(groups.items())
                 ],
                 x_label="mean log-probability under the reference",
@@ -346,7 +346,7 @@ def shift(density: Mapping[str, Any], diagnosis: Mapping[str, Any], ratios: Rows
         + ("fits." if diagnosis["correction_fits"] else "does not fit; set density_ratio.correction."),
         "reason": f"Why: {diagnosis['reason']}.",
         "rows": [
-            (_short(name, MAX_NAME), f"{group['num_rows']:,}", percent(group["up_rate"]), number(group["mean_logp"]))
+            (short(name, MAX_NAME), f"{group['num_rows']:,}", percent(group["up_rate"]), number(group["mean_logp"]))
             for name, group in sorted(groups.items())
         ],
     }
@@ -361,36 +361,46 @@ def training(metrics: Mapping[str, Any], curves: Rows, *, beta: float | None) ->
         beta: scale of the reward.
     """
     rows = metrics["rows"]
-    charts = []
-    for title, columns, y_label in (
-        ("Loss", ("loss",), "loss"),
-        ("Implicit reward", ("rewards/chosen", "rewards/rejected"), "reward"),
-        ("Margin", ("rewards/margins",), "margin"),
-        ("Log-probability of completions", ("logps/chosen", "logps/rejected"), "nats"),
-        ("Pairs told apart", ("rewards/accuracies",), "share of pairs"),
-        ("Reward shift (delta)", ("delta",), "reward"),
-        ("KL estimate that rewards are compared with", ("kl",), "nats"),
-    ):
+    charts = curve_charts(
+        curves,
+        (
+            ("Loss", ("loss",), "loss"),
+            ("Implicit reward", ("rewards/chosen", "rewards/rejected"), "reward"),
+            ("Margin", ("rewards/margins",), "margin"),
+            ("Log-probability of completions", ("logps/chosen", "logps/rejected"), "nats"),
+            ("Pairs told apart", ("rewards/accuracies",), "share of pairs"),
+            ("Reward shift (delta)", ("delta",), "reward"),
+            ("Reward", ("reward", "held_out_reward", "best_reward"), "reward"),
+            ("KL to the start, as estimated", ("kl",), "nats"),
+        ),
+    )
+    counts = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in rows.items() if count)
+    scale = "" if beta is None else f", beta {beta:g}"
+    intro = f"{str(metrics['method']).upper()}: {counts}; {metrics['steps']:,} steps{scale}."
+    return {"intro": intro, "charts": charts, "notes": _training_notes(metrics["last"], beta)}
+
+
+def curve_charts(curves: Rows, charts: Iterable[tuple[str, Sequence[str], str]], *, over: str = "step") -> list[Markup]:
+    """A chart of each group of columns that holds any numbers.
+
+    Args:
+        curves: rows of a training's curves; entries are None where nothing was logged.
+        charts: title, columns and unit of each.
+        over: the column of the horizontal axis.
+    """
+    drawn = []
+    for title, columns, y_label in charts:
         series = [
-            Series(
-                _CURVES.get(column, column),
-                [(row["step"], row[column]) for row in curves if row.get(column) is not None],
-            )
-            for column in columns
+            Series(_CURVES.get(name, name), [(row[over], row[name]) for row in curves if row.get(name) is not None])
+            for name in columns
         ]
         series = [line for line in series if line.points]
         if series:
             ends = "; ".join(
                 f"{line.name} from {number(line.points[0][1])} to {number(line.points[-1][1])}" for line in series
             )
-            charts.append(line_chart(title, series, x_label="step", y_label=y_label, description=f"{title}: {ends}."))
-    if "pairs" in rows:
-        taken = f"{rows['pairs']:,} pairs, {rows['pairs_from_votes']:,} of them made of votes on one prompt"
-    else:
-        taken = f"{rows['desired']:,} desired and {rows['undesired']:,} undesired rows"
-    scale = "" if beta is None else f", beta {beta:g}"
-    intro = f"{str(metrics['method']).upper()} on {taken}; {metrics['steps']:,} steps{scale}."
-    return {"intro": intro, "charts": charts, "notes": _training_notes(metrics["last"], beta)}
+            drawn.append(line_chart(title, series, x_label=over, y_label=y_label, description=f"{title}: {ends}."))
+    return drawn
 
 
 _CURVES = {
@@ -443,8 +453,8 @@ def _gain(row: Mapping[str, Any]) -> float:
 
 def _example(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "prompt": _short(row["prompt"]),
-        "slice": _short(row["slice"] or "", MAX_NAME),
+        "prompt": short(row["prompt"]),
+        "slice": short(row["slice"] or "", MAX_NAME),
         "policy": _samples(row["policy"], row["policy_scores"]),
         "reference": _samples(row["reference"], row["reference_scores"]),
     }
@@ -453,10 +463,11 @@ def _example(row: Mapping[str, Any]) -> dict[str, Any]:
 def _samples(texts: Sequence[str], scores: Sequence[float] | None) -> list[dict[str, Any]]:
     shown = [None] * len(texts) if scores is None else [f"{score:.2f}" for score in scores]
     pairs = list(zip(texts, shown, strict=True))[:MAX_SAMPLES]
-    return [{"text": _short(text) or "(empty)", "score": score} for text, score in pairs]
+    return [{"text": short(text) or "(empty)", "score": score} for text, score in pairs]
 
 
-def _short(text: str, limit: int = MAX_TEXT) -> str:
+def short(text: str, limit: int = MAX_TEXT) -> str:
+    """A text as the page can hold it: without control characters, and cut behind `limit` of its own."""
     text = _CONTROLS.sub("\N{REPLACEMENT CHARACTER}", text.strip())
     return text if len(text) <= limit else f"{text[:limit]} \u2026 ({len(text) - limit:,} more characters)"
 

@@ -90,12 +90,12 @@ code { font: .88em ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; ove
 @media print { section { break-inside: avoid; } nav { display: none; } }
 """
 
-_MARKUP = """<!doctype html>
+_OPENING = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'SOURCES">
 <title>{{ title }}</title>
 <style>STYLE</style>
 </head>
@@ -118,7 +118,26 @@ _MARKUP = """<!doctype html>
 {%- endfor %}
 </tbody></table></div>
 {%- endmacro %}
-{%- macro answers(name, samples) %}
+<header>
+<h1>{{ title }}</h1>
+<p class="soft">{{ subtitle }}</p>
+<nav aria-label="Sections">
+{%- for anchor, name in sections %}<a href="#{{ anchor }}">{{ name }}</a>{% endfor %}
+</nav>
+</header>
+"""
+
+
+def opening(sources: str = "") -> str:
+    """A page up to its sections, with macros for `tiles` and a `table`.
+
+    Args:
+        sources: what it may show besides text and drawings, for its content security policy.
+    """
+    return _OPENING.replace("STYLE", STYLE).replace("SOURCES", sources)
+
+
+_BODY = """{%- macro answers(name, samples) %}
 <div><h4>{{ name }}</h4><ul>
 {%- for sample in samples %}
 <li>
@@ -127,13 +146,6 @@ _MARKUP = """<!doctype html>
 {%- endfor %}
 </ul></div>
 {%- endmacro %}
-<header>
-<h1>{{ title }}</h1>
-<p class="soft">{{ subtitle }}</p>
-<nav aria-label="Sections">
-{%- for anchor, name in sections %}<a href="#{{ anchor }}">{{ name }}</a>{% endfor %}
-</nav>
-</header>
 <main>
 <section class="verdict {{ verdict.kind }}" id="verdict">
 <h2>{{ verdict.headline }}</h2>
@@ -215,5 +227,5 @@ _MARKUP = """<!doctype html>
 </html>
 """
 
-PAGE = _MARKUP.replace("STYLE", STYLE)
+PAGE = opening() + _BODY
 """Jinja source of the page; values are escaped where they are put in."""

@@ -20,6 +20,7 @@ def model_card(
     is_adapter: bool = False,
     is_encoder_decoder: bool = False,
     pipeline_tag: str | None = None,
+    library: str | None = None,
     name: str | None = None,
     tags: Sequence[str] = (),
     facts: Mapping[str, Any] | None = None,
@@ -35,12 +36,13 @@ def model_card(
         is_adapter: whether the weights are an adapter of the base model.
         is_encoder_decoder: whether prompt and completion go to an encoder and a decoder.
         pipeline_tag: what the model is for, in the words of model hubs. None: it generates text.
+        library: what loads the model. None: transformers, or peft an adapter.
         name: what the model is called. None calls it by what it is.
         tags: further tags.
         facts: further entries of the front matter, such as its license.
     """
     front: dict[str, Any] = {"base_model": base_model} if base_model else {}
-    front["library_name"] = "peft" if is_adapter else "transformers"
+    front["library_name"] = library or ("peft" if is_adapter else "transformers")
     front["pipeline_tag"] = pipeline_tag or ("text2text-generation" if is_encoder_decoder else "text-generation")
     front["tags"] = list(dict.fromkeys(["plumbline", method, *tags]))
     front |= facts or {}
