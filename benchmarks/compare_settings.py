@@ -33,7 +33,7 @@ from stages.contracts.reference_logps import REFERENCE_LOGPS
 from stages.contracts.stage import PARAMS_FILE
 from stages.contracts.tokens import TOKENS
 
-GAIN, KL = METRICS["gain on the start"], METRICS["KL"]
+GAIN, KL, ACCURACY = METRICS["gain on the start"], METRICS["KL"], ("accuracy",)
 
 
 class SkewedExperiment(Experiment):
@@ -94,6 +94,8 @@ class Run(NamedTuple):
     seed: int
     gain: float
     kl: float
+    accuracy: float
+    """Of telling held-out labels by whether the reward is above the shift."""
 
 
 def gain_at(runs: Sequence[Run], kl: float) -> float | None:
@@ -127,8 +129,8 @@ def _differences(found: Mapping[int, float], first: Mapping[int, float]) -> list
 def table_at_equal_settings(runs: Sequence[Run]) -> list[str]:
     """Gain and KL of each value at each learning rate, as lines of a Markdown table."""
     lines = [
-        "| world | desired | learning rate | value | gain | KL | against the first | seeds above |",
-        "|---" * 8 + "|",
+        "| world | desired | learning rate | value | gain | KL | accuracy | against the first | seeds above |",
+        "|---" * 9 + "|",
     ]
     groups: dict[tuple[str, float | None, float], dict[str, dict[int, Run]]] = {}
     for run in runs:
@@ -139,7 +141,8 @@ def table_at_equal_settings(runs: Sequence[Run]) -> list[str]:
         first = next(iter(gains.values()))
         for name, found in by_value.items():
             cells = [world, _share(share), f"{rate:g}", name, _cell(list(gains[name].values()), signed=True)]
-            cells += [_cell([run.kl for run in found.values()]), *_differences(gains[name], first)]
+            cells += [_cell([getattr(run, column) for run in found.values()]) for column in ("kl", "accuracy")]
+            cells += _differences(gains[name], first)
             lines.append("| " + " | ".join(cells) + " |")
     return lines
 
@@ -222,8 +225,8 @@ def _runs(experiment: SkewedExperiment, arguments: Any) -> list[Run]:
                 chosen if is_correction else arguments.correction,
                 [f"training.bco.learning_rate={rate}", *([] if is_correction else [f"{name}={chosen}"])],
             )
-            gain, kl = value(result, GAIN), value(result, KL)
-            found.append(Run(experiment.world, experiment.share, chosen, rate, experiment.seed, gain, kl))
+            numbers = (value(result, path) for path in (GAIN, KL, ACCURACY))
+            found.append(Run(experiment.world, experiment.share, chosen, rate, experiment.seed, *numbers))
     return found
 
 

@@ -14,7 +14,7 @@ from stages.trainers.collation import PreferenceCollator
 from tests.trainers.tiny import bco_trainer, raw_rows, tiny_llama
 
 needs_bitsandbytes = pytest.mark.skipif(
-    find_spec("bitsandbytes") is None, reason="bitsandbytes isn't installed, so there are no weights of 4 or 8 bits"
+    find_spec("bitsandbytes") is None, reason="weights of 4 and 8 bits need bitsandbytes; pip install bitsandbytes"
 )
 ROWS = Dataset.from_list(raw_rows())
 KINDS = {
