@@ -20,6 +20,7 @@ from stages.contracts.row_cache import cached_rows, code_fingerprint
 from stages.contracts.rows import content_id
 from stages.contracts.stage import Input, Memo, Output, Section, stage_main
 
+
 class PromptEmbeddingParams(Section):
     """Section `prompt_embedding` of params.yaml."""
 
@@ -80,7 +81,9 @@ def run(
         table,
         embedder,
         memo=memo,
-        fingerprint=content_id(code_fingerprint("stages.udm.embedding"), model_id, params.model_dump(), default_device().type),
+        fingerprint=content_id(
+            code_fingerprint("stages.udm.embedding"), model_id, params.model_dump(), default_device().type
+        ),
         key_columns=["text"],
         costs=[len(text) for text in table["text"].to_pylist()],
         flush_rows=16 * params.batch_size,

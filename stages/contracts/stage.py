@@ -247,7 +247,7 @@ class _Invocation:
         self.annotations = {name: argument.annotation for name, argument in signature.parameters.items()}
         self.roles = {name: _role(annotation) for name, annotation in self.annotations.items()}
         # `dvc` names the stage as dvc.yaml has it ("training@bco"); by hand the section does.
-        self.label = os.environ.get("DVC_STAGE", self.section_name).translate(str.maketrans("@/.", "---"))
+        self.label: str = os.environ.get("DVC_STAGE", self.section_name).translate(str.maketrans("@/.", "---"))
         self._digests: dict[Path, tuple[Any, str]] = {}
 
     def paths(self, role: str) -> dict[str, Path]:
@@ -285,16 +285,16 @@ class _Invocation:
     def take_part(self, key: str) -> None:
         """Be one of the processes of the run `key`, whose first process alone is heard and written for."""
         call = self._call_arguments(self._read_section(), key)
-        with Path(os.devnull).open("w") as nowhere:
-            with redirect_stdout(nowhere if os.environ.get("RANK", "0") != "0" else sys.stdout):
-                self.run(**call)
+        is_heard = os.environ.get("RANK", "0") == "0"
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(sys.stdout if is_heard else nowhere):
+            self.run(**call)
 
     def _beside(self, key: str) -> dict[str, Path]:
         """Where each output is written until it is published."""
         return {name: path.with_name(f"{path.name}.tmp-{key}") for name, path in self.paths("output").items()}
 
     def _scratch(self, key: str) -> Path:
-        return Path("checkpoints") / self.label / key
+        return Path("checkpoints", self.label, key)
 
     def _read_section(self) -> Any:
         """Values of the stage's section of params.yaml; None for a stage that has none."""

@@ -171,13 +171,13 @@ class FeedbackTrainer(Trainer):
         self._write_state(output_dir)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[no-untyped-call] # transformers
+        super()._save_optimizer_and_scheduler(output_dir)
         if self.is_fsdp_enabled:
             # Sharded weights were saved here, and not by `_save`.
             self._write_state(output_dir)
 
     def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)  # type: ignore[no-untyped-call] # transformers
+        super()._save_rng_state(output_dir)
         # The file that says that a checkpoint is whole is written next, by the first process alone.
         self.accelerator.wait_for_everyone()
 

@@ -178,7 +178,7 @@ def test_no_process_outlives_the_stage(workspace, signal):
 
 def test_another_machine_computes_and_publishes_nothing(workspace):
     script = (workspace / "probe.py").read_text()
-    elsewhere = '''
+    elsewhere = """
 class Elsewhere:
     is_first_machine = False
     def run(self, words, key):
@@ -187,8 +187,8 @@ class Elsewhere:
 
 if __name__ == "__main__":
     stage_main(run, launcher=Elsewhere)
-'''
-    (workspace / "probe.py").write_text(script[: script.index('if __name__')] + elsewhere)
+"""
+    (workspace / "probe.py").write_text(script[: script.index("if __name__")] + elsewhere)
     left = workspace / "out" / "copy.tmp-of-the-first"
     left.parent.mkdir()
     left.write_text("half")
