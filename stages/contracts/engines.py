@@ -98,7 +98,7 @@ def _in_processes(rows: Iterable[pa.Table], fn: RowFunction) -> Iterator[pa.Tabl
     number = num_processes()
     # Threads of tokenizers and of torch don't survive a fork.
     context = get_context("spawn")
-    places = context.Queue()
+    places = context.SimpleQueue()
     for place in range(number):
         places.put(place)
     pool = ProcessPoolExecutor(number, mp_context=context, initializer=_start_worker, initargs=(fn, places))
