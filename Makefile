@@ -42,7 +42,7 @@ lock: ## Resolve pyproject.toml anew into requirements.lock, in an environment o
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip
 	.venv-lock/bin/python -m pip install --quiet torch==2.13.0
-	.venv-lock/bin/python -m pip install --quiet ".[diffusion]" --group dev
+	.venv-lock/bin/python -m pip install --quiet '.[diffusion,ray,s3]' --group dev
 	.venv-lock/bin/python -m pip uninstall --quiet --yes plumbline
 	{ echo "# Made by \`make lock\` from pyproject.toml; every package that the project runs with."; \
 	  .venv-lock/bin/python -m pip freeze --exclude pip | sed -E 's/\+cpu$$//'; } > requirements.lock

@@ -6,6 +6,7 @@ number of workers, by default one per processor. OMP_NUM_THREADS, the threads of
 of the processors each has.
 """
 
+import logging
 import os
 import warnings
 from collections import deque
@@ -13,11 +14,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
+from itertools import chain
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import pyarrow as pa
 
+from stages.contracts.closure import ROOT
 from stages.contracts.stage import StageFailure, die_with_parent
 
 Engine = Literal["inline", "processes", "ray"]
@@ -94,7 +98,7 @@ def _in_processes(rows: Iterable[pa.Table], fn: RowFunction) -> Iterator[pa.Tabl
     number = num_processes()
     # Threads of tokenizers and of torch don't survive a fork.
     context = get_context("spawn")
-    places = context.Queue()
+    places = context.SimpleQueue()
     for place in range(number):
         places.put(place)
     pool = ProcessPoolExecutor(number, mp_context=context, initializer=_start_worker, initargs=(fn, places))
@@ -132,9 +136,10 @@ def _compute_in_worker(piece: pa.Table) -> pa.Table:
 
 
 class _RayWorker:
-    """Calls a function on blocks of rows, in an actor of Ray."""
+    """Calls a function on blocks of rows, in an actor of Ray that stands in the folder that the stage runs in."""
 
-    def __init__(self, fn: RowFunction) -> None:
+    def __init__(self, fn: RowFunction, folder: str) -> None:
+        os.chdir(folder)
         self.fn = fn
 
     def __call__(self, piece: pa.Table) -> pa.Table:
@@ -146,18 +151,12 @@ class _RayWorker:
 
 
 def _on_ray(rows: Iterable[pa.Table], fn: RowFunction) -> Iterator[pa.Table]:
-    # Nothing reports home, and results don't depend on who overrides which variable.
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        ray: Any = import_module("ray")
-    except ImportError:
-        raise ValueError(
-            'PLUMBLINE_ENGINE=ray: expected Ray, found none; install the extra: pip install "plumbline[ray]"'
-        ) from None
     number = num_processes()
-    if not ray.is_initialized():
-        _join_ray(ray, number)
+    pieces = iter(rows)
+    first = next(pieces, None)
+    if first is None:
+        return
+    ray = _joined_ray(number)
     with warnings.catch_warnings():
         # Ray warns of settings that it makes itself.
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -165,12 +164,10 @@ def _on_ray(rows: Iterable[pa.Table], fn: RowFunction) -> Iterator[pa.Table]:
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     accelerators = int(ray.cluster_resources().get("GPU", 0))
-    waiting = [ray.put(piece) for piece in rows]
-    if not waiting:
-        return
+    waiting = [ray.put(piece) for piece in chain([first], pieces)]
     results = ray.data.from_arrow_refs(waiting).map_batches(
         _RayWorker,
-        fn_constructor_args=(fn,),
+        fn_constructor_args=(fn, str(Path.cwd())),
         batch_size=None,
         batch_format="pyarrow",
         zero_copy_batch=True,
@@ -183,10 +180,23 @@ def _on_ray(rows: Iterable[pa.Table], fn: RowFunction) -> Iterator[pa.Table]:
         yield found
 
 
-def _join_ray(ray: Any, number: int) -> None:
-    """Join the cluster that RAY_ADDRESS names, or make one of this machine that ends with this process."""
-    # Ray would otherwise give each worker one thread, and so other bits than this process.
-    threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))
-    environment = {"env_vars": {"OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}}
-    local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": number, "include_dashboard": False}
-    ray.init(runtime_env=environment, logging_level="ERROR", log_to_driver=False, **local)
+def _joined_ray(number: int) -> Any:
+    """Ray, in the cluster that RAY_ADDRESS names, or in one on this machine that ends with this process."""
+    # Nothing reports home, and Ray leaves alone which devices a worker without one sees.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray = import_module("ray")
+        import_module("ray.data")
+    except ImportError:
+        raise ValueError(
+            'PLUMBLINE_ENGINE=ray: expected Ray, found none; install the extra: pip install "plumbline[ray]"'
+        ) from None
+    if not ray.is_initialized():
+        # Ray would otherwise give each worker one thread, and so perhaps other bits than this process.
+        threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+        modules = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        variables = {"PYTHONPATH": modules, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+        local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": number, "include_dashboard": False}
+        ray.init(runtime_env={"env_vars": variables}, logging_level=logging.ERROR, log_to_driver=False, **local)
+    return ray

@@ -51,7 +51,8 @@ class Launcher:
         process = subprocess.Popen(
             [sys.executable, *self.command, *words],
             env={**os.environ, RUN_KEY: key},
-            preexec_fn=_die_with_parent if sys.platform.startswith("linux") else None,  # noqa: PLW1509 - no threads yet
+            # Safe here: it makes one system call, and this process has no thread but the watch over its own parent.
+            preexec_fn=_die_with_parent if sys.platform.startswith("linux") else None,  # noqa: PLW1509
         )
         try:
             status = process.wait()

@@ -247,7 +247,7 @@ class _Invocation:
         self.annotations = {name: argument.annotation for name, argument in signature.parameters.items()}
         self.roles = {name: _role(annotation) for name, annotation in self.annotations.items()}
         # `dvc` names the stage as dvc.yaml has it ("training@bco"); by hand the section does.
-        self.label = os.environ.get("DVC_STAGE", self.section_name).translate(str.maketrans("@/.", "---"))
+        self.label: str = os.environ.get("DVC_STAGE", self.section_name).translate(str.maketrans("@/.", "---"))
         self._digests: dict[Path, tuple[Any, str]] = {}
 
     def paths(self, role: str) -> dict[str, Path]:
@@ -294,7 +294,7 @@ class _Invocation:
         return {name: path.with_name(f"{path.name}.tmp-{key}") for name, path in self.paths("output").items()}
 
     def _scratch(self, key: str) -> Path:
-        return Path("checkpoints", str(self.label), key)
+        return Path("checkpoints", self.label, key)
 
     def _read_section(self) -> Any:
         """Values of the stage's section of params.yaml; None for a stage that has none."""

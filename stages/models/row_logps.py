@@ -76,8 +76,8 @@ def row_logps(
         values = result.token_logps.float().cpu().numpy()
         logps[rows] = result.logps.float().cpu().numpy()[: len(rows)]
         num_tokens[rows] = result.num_tokens.cpu().numpy()[: len(rows)]
-        for position, row in enumerate(rows):
-            token_logps[row] = values[position, max(prompt_lengths[row], 1) - 1 : len(sequences[row]) - 1].copy()
+        for i, row in enumerate(rows):
+            token_logps[row] = values[i, max(prompt_lengths[row], 1) - 1 : len(sequences[row]) - 1].copy()
     return RowLogps(logps, num_tokens, token_logps)
 
 

@@ -15,7 +15,7 @@ from stages.models.loading import load_tokenizer
 from stages.normalization import NormalizationParams
 from stages.normalization import run as normalize
 from stages.text.encoding import encode_row
-from stages.text.row_encoding import TEXT_COLUMNS, RowEncoder
+from stages.text.row_encoding import TEXT_COLUMNS
 from stages.tokenization import TokenizationParams, run
 from tests.text.tiny_tokenizers import byte_level, save_as_model
 
@@ -157,21 +157,9 @@ def test_the_memo_changes_no_byte(tokenize, tmp_path, completions, capsys):
     assert tree_digest(remembered) == tree_digest(fresh)
 
 
-@pytest.mark.slow
-def test_two_processes_give_what_one_gives(base_model, completions, monkeypatch):
-    rows = read_table(completions, COMPLETIONS)
-    rows = rows.filter(rows["completion"].is_valid()).select(TEXT_COLUMNS)
-    found = []
-    for number in ("1", "2"):
-        monkeypatch.setenv("PLUMBLINE_PROCESSES", number)
-        with RowEncoder(load_tokenizer, base_model, rows_worth_processes=1) as encoder:
-            found.append(encoder.encode(rows))
-
-    assert found[0].equals(found[1])
-
-
-def test_the_number_of_processes_is_checked(base_model, monkeypatch):
+def test_the_number_of_processes_is_checked(tokenize, monkeypatch):
+    monkeypatch.setenv("PLUMBLINE_ENGINE", "processes")
     monkeypatch.setenv("PLUMBLINE_PROCESSES", "many")
 
     with pytest.raises(ValueError, match="PLUMBLINE_PROCESSES as a positive number"):
-        RowEncoder(load_tokenizer, base_model)
+        tokenize("out")
