@@ -213,7 +213,7 @@ def test_a_wrong_reward_is_refused_before_anything_is_loaded(made, tmp_path):
             metrics=tmp_path / "metrics.json",
             plots=tmp_path / "plots.csv",
             scratch=tmp_path / "scratch",
-            params=diffusion_training.DiffusionTrainingParams(reward="brightnes"),
+            params=diffusion_training.DiffusionTrainingParams(reward="bright"),
         )
 
 
