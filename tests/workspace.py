@@ -13,6 +13,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("stages", "pipelines", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore")
 
+POLICIES = ("bco", "kto", "dpo", "sft", "iterative_sft", "ppo")
+
 SMALL = {
     "demo_feedback": {"rows": 400, "demonstrations": 1000},
     "base_model": {"scratch": {"num_epochs": 1}},
@@ -20,9 +22,16 @@ SMALL = {
         "bco": {"beta": 0.1, "num_train_epochs": 1},
         "kto": {"num_train_epochs": 1},
         "dpo": {"num_train_epochs": 1},
+        "reward": {"num_train_epochs": 1},
+        "sft": {"num_train_epochs": 1},
+        "iterative_sft": {"num_rounds": 1, "num_held_out": 16, "num_samples": 2},
+        "ppo": {"num_steps": 2},
+        "ddpo": {"num_epochs": 2, "sample_num_steps": 4},
     },
+    "diffusion_evaluation": {"num_prompts": 4, "num_samples": 2, "num_steps": 4, "num_resamples": 100},
+    "reward_evaluation": {"num_resamples": 100},
     "evaluation": {"num_prompts": 24, "num_samples": 2, "num_resamples": 100},
-    "gate": {method: {"minimums": {}, "maximums": {}} for method in ("bco", "kto", "dpo")},
+    "gate": {method: {"minimums": {}, "maximums": {}} for method in POLICIES},
 }
 """Overrides under which the whole graph runs in well under a minute; no policy is expected to get better."""
 

@@ -1,5 +1,6 @@
 """The demo's graph under real DVC: what reruns and what doesn't, and that results are the same bytes."""
 
+import json
 import os
 import re
 import shutil
@@ -65,6 +66,29 @@ def test_methods_share_tokens_and_reference_log_probabilities(workspace):
     }
 
 
+def test_every_other_method_runs_to_its_evaluation(workspace):
+    """On the demo's tokens; none of them computes tokens or log-probabilities again."""
+    methods = ["sft", "reward", "iterative_sft", "ppo", "ddpo"]
+    ran = workspace.repro(
+        *(f"evaluation@{method}" for method in methods), "report@ppo", "report@sft", "diffusion_report"
+    )
+
+    assert {f"{stage}@{method}" for stage in ("training", "evaluation") for method in methods} <= ran
+    assert {"tokenization", "reference_logprobs@base", "base_model"}.isdisjoint(ran)
+    for page in ("ppo", "sft", "ddpo"):
+        assert (workspace.root / f"reports/{page}.html").stat().st_size > 10_000
+
+
+def test_a_method_starts_from_the_model_of_another(workspace):
+    workspace.set_params({"training": {"bco": {"start_from": "sft"}}, "references": ["base", "sft"]})
+
+    ran = workspace.repro("evaluation@bco")
+
+    assert ran == {"training@sft", "reference_logprobs@sft", "training@bco", "evaluation@bco"}
+    lineage = json.loads((workspace.root / "models/bco/plumbline.json").read_text())
+    assert lineage["base_model"]["path"] == "../sft"
+
+
 def test_changing_a_clamp_reruns_from_density_ratio_on(workspace):
     workspace.set_params({"density_ratio": {"max_density_ratio": 1.5}})
 
@@ -91,8 +115,6 @@ def test_a_change_set_back_is_restored_and_not_computed(workspace):
 
 
 def test_the_rows_of_a_grown_log_keep_their_side_and_only_new_ones_are_computed(workspace):
-    import json
-
     import pyarrow.compute as pc
 
     from stages.contracts.artifact import read_table

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.material import SHARED, needs_shared
-from tests.workspace import Workspace
+from tests.workspace import POLICIES, Workspace
 
 pytestmark = [pytest.mark.slow, needs_shared, pytest.mark.timeout(900)]
 
@@ -25,7 +25,7 @@ def workspace_for(folder, log, overrides):
         {
             "inputs": {"feedback": f"data/{log}", "base_model": "data/stories260K", "truth": f"data/{log}"},
             "base_model": {"source": "local"},
-            "gate": {method: {"minimums": {}, "maximums": {}} for method in ("bco", "kto", "dpo")},
+            "gate": {method: {"minimums": {}, "maximums": {}} for method in POLICIES},
             **overrides,
         }
     )
