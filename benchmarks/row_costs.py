@@ -1,7 +1,7 @@
 """Bytes, seconds and memory that each stage before training takes per row, for working out what a larger log takes.
 
-    python -m benchmarks.row_costs --log ../shared/data/feedback/tulu1_thumbs.jsonl --model ../shared/data/models/stories260K \
-        --tokenizer ../shared/data/tokenizers/minimind --rows 2000 20000
+    python -m benchmarks.row_costs --log ../shared/data/feedback/tulu1_thumbs.jsonl \
+        --model ../shared/data/models/stories260K --tokenizer ../shared/data/tokenizers/minimind --rows 2000 20000
 
 The log is repeated with a number in front of each prompt, so that no row is a duplicate. Each stage runs in a process
 of its own, once per number of rows, without a memo; the table says what one more row costs between the two.
@@ -18,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from stages import normalization, tokenization
 from stages.contracts.files import files_below
 
 
@@ -32,19 +33,18 @@ def repeated_log(log: Path, target: Path, num_rows: int) -> None:
 
 def normalize(folder: Path) -> None:
     """Run stage `normalization`."""
-    from stages.normalization import NormalizationParams, run
-
     paths = {name: folder / name for name in ("completions", "rejects", "metrics")}
-    run(feedback=folder / "log.jsonl", base_model=folder / "model", **paths, params=NormalizationParams())
+    normalization.run(
+        feedback=folder / "log.jsonl", base_model=folder / "model", **paths, params=normalization.NormalizationParams()
+    )
 
 
 def tokenize(folder: Path) -> None:
     """Run stage `tokenization`."""
-    from stages.tokenization import TokenizationParams, run
-
     paths = {"tokens": folder / "tokens", "rejects": folder / "token_rejects", "metrics": folder / "token_metrics"}
-    params = TokenizationParams(max_length=1024)
-    run(completions=folder / "completions", base_model=folder / "model", **paths, memo=folder / "memo", params=params)
+    params = tokenization.TokenizationParams(max_length=1024)
+    inputs = {"completions": folder / "completions", "base_model": folder / "model", "memo": folder / "memo"}
+    tokenization.run(**inputs, **paths, params=params)
 
 
 def tokenize_again(folder: Path) -> None:
