@@ -43,9 +43,8 @@ def tokenize(folder: Path) -> None:
     """Run stage `tokenization`."""
     paths = {"tokens": folder / "tokens", "rejects": folder / "token_rejects", "metrics": folder / "token_metrics"}
     params = tokenization.TokenizationParams(max_length=1024)
-    tokenization.run(
-        completions=folder / "completions", base_model=folder / "model", **paths, memo=folder / "memo", params=params
-    )
+    inputs = {"completions": folder / "completions", "base_model": folder / "model", "memo": folder / "memo"}
+    tokenization.run(**inputs, **paths, params=params)
 
 
 def tokenize_again(folder: Path) -> None:

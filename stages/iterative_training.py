@@ -140,7 +140,8 @@ def run(
     curves = pd.DataFrame(points, columns=columns).astype({"round": int, "step": int})
     write_text(plots, curves.to_csv(index=False, lineterminator="\n"))
     ends = {name: curves.iloc[place].dropna().to_dict() for name, place in (("first", 0), ("last", -1))}
-    write_json(metrics, {"method": trainer.method, "prompts": prompts.counts, **ends})
+    steps = int(curves["step"].iloc[-1])
+    write_json(metrics, {"method": trainer.method, "rows": prompts.counts, "steps": steps, **ends})
 
 
 if __name__ == "__main__":

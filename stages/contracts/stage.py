@@ -72,7 +72,7 @@ class Processes(Protocol):
         """Whether outputs are published from this machine."""
 
     def run(self, words: Sequence[str], key: str) -> None:
-        """Run the command line `words` in all processes, which find in the environment the `key` of the run."""
+        """Run the command line `words` in all processes of the run `key`."""
 
 
 def parse_section(section: type[SectionT], values: Any, *, where: str) -> SectionT:

@@ -135,7 +135,7 @@ class DPOTrainer(PreferenceTrainer):
             PairLogps(*policy.logps.chunk(2), *reference_logps.chunk(2), *policy.num_tokens.chunk(2))
         )
         if "weight" in batch:
-            losses = losses * batch["weight"].repeat(len(losses) // len(batch["weight"]))
+            losses = losses * batch["weight"].repeat(len(losses) // max(1, len(batch["weight"])))
         return PreferenceLoss(losses, torch.stack(rewards.chunk(2), dim=1), pair_metrics(rewards, policy))
 
     def pair_losses(self, logps: PairLogps) -> Tensor:

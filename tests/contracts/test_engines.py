@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,3 +149,10 @@ def test_the_number_of_workers_is_checked(monkeypatch, text):
 
     with pytest.raises(ValueError, match="PLUMBLINE_PROCESSES as a positive number"):
         num_processes()
+
+
+def test_says_that_ray_is_an_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+
+    with pytest.raises(ValueError, match=r"PLUMBLINE_ENGINE=ray: expected Ray, found none; .*plumbline\[ray\]"):
+        list(run_missing(pieces(4), Squares(), engine="ray"))

@@ -64,7 +64,7 @@ def test_the_reward_rises_and_is_written_round_by_round(inputs, tmp_path):
     assert lines[0] == "round,step,held_out_reward,reward,best_reward,length,finished,loss,prompts"
     assert [line.split(",")[:2] for line in lines[1:]] == [["0", "0"], ["1", "6"], ["2", "12"]]
     metrics = json.loads(written["metrics"].read_text())
-    assert metrics["prompts"] == {"train": 12, "held_out": 3, "too_long": 0}
+    assert metrics["rows"] == {"train": 12, "held_out": 3, "too_long": 0}
     assert metrics["last"]["held_out_reward"] > metrics["first"]["held_out_reward"]
     ids = torch.tensor([[1, 6, 7]])
     before, after = (load_causal_lm(path)(input_ids=ids).logits for path in (inputs["base_model"], written["model"]))
