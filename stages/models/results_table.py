@@ -42,7 +42,7 @@ def results_table(metrics: Mapping[str, Any]) -> str:
     counts = metrics["counts"]
     if "sampled_prompts" in counts:
         samples = f"{counts['sampled_prompts']} prompts, {counts['samples_per_prompt']} samples of each"
-        below = f"{samples}; {counts['rows']} labelled rows"
+        below = f"{samples}; {counts['rows']} labelled rows" if "rows" in counts else samples
     else:
         below = f"{counts['pairs']} pairs"
     return "\n".join([rows[0], rule, *rows[1:], rule, below])
