@@ -51,11 +51,19 @@ def results(_: argparse.Namespace) -> int:
     return 0
 
 
+def run(arguments: argparse.Namespace) -> int:
+    """Bring methods or stages up to date, as a Prefect flow; needs no server."""
+    from pipelines.running import run_flow
+
+    return run_flow(arguments.targets, overrides=arguments.set, force=arguments.force, jobs=arguments.jobs)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": check,
     "params": params,
     "deps": deps,
     "results": results,
+    "run": run,
 }
 
 
@@ -68,12 +76,22 @@ def main() -> int:
     target = f"file to write it to, where editors of {PARAMS_FILE} find it"
     subparsers.choices["params"].add_argument("--write", type=Path, metavar="FILE", help=target)
     subparsers.choices["deps"].add_argument("modules", nargs="+", metavar="MODULE")
+    _add_run_flags(subparsers.choices["run"])
     arguments = parser.parse_args()
     try:
         return COMMANDS[arguments.command](arguments)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _add_run_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("targets", nargs="*", metavar="METHOD|STAGE", help="what to bring up to date; all if none")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"value to set in {PARAMS_FILE}; it stays set"
+    )
+    parser.add_argument("--force", action="store_true", help="run what didn't change as well")
+    parser.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help="stages at a time; 2 if not said")
 
 
 if __name__ == "__main__":
