@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from typing import IO
 
 INTERRUPT_GRACE_S = 5.0
 """Seconds that a stage has to tidy up after an interrupt; dvc also clears its locks then."""
@@ -25,14 +26,20 @@ class ProcessGroups:
         self._lock = threading.Lock()
 
     def start(
-        self, module: str, arguments: Sequence[str], *, environment: Mapping[str, str] | None = None
+        self,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        output: int | IO[bytes] = subprocess.PIPE,
     ) -> subprocess.Popen[bytes]:
-        """Start `python -m MODULE ARGUMENTS` at the head of a group, its output and errors in one pipe.
+        """Start `python -m MODULE ARGUMENTS` at the head of a group; it dies with this process.
 
         Args:
             module: module to run.
             arguments: its command line.
             environment: variables to add to this process's own.
+            output: where it prints, errors as well.
 
         Raises:
             InterruptedError: everything is being stopped.
@@ -41,9 +48,9 @@ class ProcessGroups:
             if self.stopping.is_set():
                 raise InterruptedError(self.reason or "the flow is stopping")
             process = subprocess.Popen(
-                [sys.executable, "-u", "-m", module, *arguments],
+                [sys.executable, "-u", "-m", "pipelines.leash", module, *arguments],
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
                 start_new_session=True,

@@ -1,11 +1,11 @@
 """Runs the flow from the command line, with a server or without."""
 
-import os
 import sys
 from collections.abc import Sequence
 
 from pipelines.overrides import overridden
 from pipelines.planning import resolve_targets, stage_names
+from pipelines.servers import prepare_client
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -30,7 +30,7 @@ def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, j
     overridden(overrides)
     if targets:
         resolve_targets(targets, stage_names())
-    quieten()
+    prepare_client()
     from prefect.exceptions import TerminationSignal
 
     from pipelines.flows import pipeline
@@ -46,10 +46,3 @@ def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, j
     if not state.is_completed():
         print(state.message, file=sys.stderr)
     return 0 if state.is_completed() else 1
-
-
-def quieten() -> None:
-    """Have Prefect keep to this machine: a server for this run alone if none is set, and no reports home."""
-    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("DO_NOT_TRACK", "1")

@@ -59,7 +59,7 @@ def run_stage(
     # The repository's lock is waited for: a sibling that saves a large output holds it for longer than dvc's own
     # three seconds, and then this stage's finished work would be lost.
     words = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), node.name]
-    process = groups.start("pipelines.leash", words)
+    process = groups.start("dvc", words)
     seen = _Seen()
     try:
         with _time_limit(process, node.policy.timeout_s) as late:
