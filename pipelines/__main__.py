@@ -58,6 +58,13 @@ def run(arguments: argparse.Namespace) -> int:
     return run_flow(arguments.targets, overrides=arguments.set, force=arguments.force, jobs=arguments.jobs)
 
 
+def sweep(arguments: argparse.Namespace) -> int:
+    """Try several values of a parameter, each as an experiment of DVC's; what they share is computed once."""
+    from pipelines.running import run_sweep
+
+    return run_sweep(arguments.targets, overrides=arguments.set, jobs=arguments.jobs)
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """Start the flow on a schedule, and early when the data changed, until interrupted; needs a server."""
     from pipelines.serving import serve as serve_flow
@@ -96,6 +103,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "deps": deps,
     "results": results,
     "run": run,
+    "sweep": sweep,
     "serve": serve,
     "ui": ui,
     "data-updated": data_updated,
@@ -111,7 +119,7 @@ def main() -> int:
     target = f"file to write it to, where editors of {PARAMS_FILE} find it"
     subparsers.choices["params"].add_argument("--write", type=Path, metavar="FILE", help=target)
     subparsers.choices["deps"].add_argument("modules", nargs="+", metavar="MODULE")
-    _add_run_flags(subparsers.choices["run"])
+    _add_run_flags(subparsers.choices["run"], subparsers.choices["sweep"])
     _add_serving_flags(subparsers.choices["serve"], subparsers.choices["ui"])
     subparsers.choices["data-updated"].add_argument("source", nargs="?", default="", help="what is new, or who says so")
     arguments = parser.parse_args()
@@ -133,13 +141,15 @@ def _add_serving_flags(serve: argparse.ArgumentParser, ui: argparse.ArgumentPars
         parser.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help="stages at a time; 2 if not said")
 
 
-def _add_run_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("targets", nargs="*", metavar="METHOD|STAGE", help="what to bring up to date; all if none")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"value to set in {PARAMS_FILE}; it stays set"
-    )
-    parser.add_argument("--force", action="store_true", help="run what didn't change as well")
-    parser.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help="stages at a time; 2 if not said")
+def _add_run_flags(run: argparse.ArgumentParser, sweep: argparse.ArgumentParser) -> None:
+    values = "value to set in {file}; it stays set", "values to try: training.bco.beta=0.05,0.1; several are combined"
+    for parser, meaning, what in ((run, values[0], "stages"), (sweep, values[1], "experiments")):
+        parser.add_argument("targets", nargs="*", metavar="METHOD|STAGE", help="what to bring up to date; all if none")
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help=meaning.format(file=PARAMS_FILE)
+        )
+        parser.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help=f"{what} at a time; 2 if not said")
+    run.add_argument("--force", action="store_true", help="run what didn't change as well")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def pipeline(
     log = get_run_logger()
     groups = ProcessGroups()
     doing = f"{flow_run.name} ({' '.join(targets or ['all stages'])})"
-    with _cancelled_with_its_run(groups):
+    with cancelled_with_its_run(groups):
         try:
             with workspace_lock(doing, say=log.info, stopping=groups.stopping):
                 if overrides:
@@ -207,7 +207,7 @@ class _Settled(PrefectFuture[Any]):
 
 
 @contextmanager
-def _cancelled_with_its_run(groups: ProcessGroups) -> Iterator[None]:
+def cancelled_with_its_run(groups: ProcessGroups) -> Iterator[None]:
     """End all processes once the run is cancelled in Prefect: nobody else does for a run that no `serve` started."""
     over = threading.Event()
     watcher = threading.Thread(target=_watch, args=(flow_run.id, groups, over), daemon=True)

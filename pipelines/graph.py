@@ -61,6 +61,11 @@ class StageNode:
     """Dotted names of the parameters that it depends on."""
     policy: RunPolicy = RunPolicy()
 
+    @property
+    def is_gate(self) -> bool:
+        """Whether it only judges what others measured."""
+        return "stages.gate" in self.modules()
+
     def modules(self) -> list[str]:
         """Modules of this project that the command runs: the stage, and the trainer of its method."""
         words = list(self.command)

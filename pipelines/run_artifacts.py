@@ -22,6 +22,7 @@ from prefect.exceptions import PrefectException
 
 from pipelines.drawing import data_url, graph_svg
 from pipelines.graph import StageNode
+from pipelines.metric_rows import metric_rows
 from pipelines.output import Progress
 from pipelines.run_record import StageRecord
 
@@ -60,7 +61,7 @@ def show_outputs(node: StageNode) -> None:
         for path in node.metrics:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
             is_verdict = isinstance(values.get("checks"), list)
-            table = values["checks"] if is_verdict else list(metric_rows(values))
+            table = values["checks"] if is_verdict else [row._asdict() for row in metric_rows(values)]
             kind = "gate" if is_verdict else "metrics"
             create_table_artifact(table, key=artifact_key(kind, node.name), description=f"{node.name}: {path}")
         for path in node.outs:
@@ -74,10 +75,16 @@ def show_outputs(node: StageNode) -> None:
 def show_run(nodes: Iterable[StageNode], records: Mapping[str, StageRecord]) -> None:
     """Show what became of every stage, as a table and as a picture of the graph."""
     nodes = list(nodes)
-    with _optional("the run"):
-        create_markdown_artifact(stage_table(records), key="stages", description="what became of each stage")
+    show_table("stages", stage_table(records), "what became of each stage")
+    with _optional("the graph"):
         svg = graph_svg(nodes, {name: record.state for name, record in records.items()})
         create_image_artifact(data_url(svg), key="graph", description="the graph of this run")
+
+
+def show_table(key: str, markdown: str, description: str) -> None:
+    """Show a table that stands in markdown."""
+    with _optional(description):
+        create_markdown_artifact(markdown, key=key, description=description)
 
 
 def stage_table(records: Mapping[str, StageRecord]) -> str:
@@ -87,18 +94,6 @@ def stage_table(records: Mapping[str, StageRecord]) -> str:
         message = record.message.replace("|", "\\|")
         lines.append(f"| {name} | {record.state} | {record.seconds:.1f} | {message} |")
     return "\n".join(lines)
-
-
-def metric_rows(values: Mapping[str, Any], path: str = "") -> Iterator[dict[str, Any]]:
-    """Every number below `values` as a row of a table; one with an interval has its ends beside it."""
-    for key, value in values.items():
-        name = f"{path}/{key}" if path else str(key)
-        if isinstance(value, Mapping) and "value" in value:
-            yield {"metric": name, "value": value["value"], "low": value.get("low"), "high": value.get("high")}
-        elif isinstance(value, Mapping):
-            yield from metric_rows(value, name)
-        elif isinstance(value, str | int | float | bool):
-            yield {"metric": name, "value": value, "low": None, "high": None}
 
 
 def artifact_key(kind: str, stage: str) -> str:

@@ -1,11 +1,13 @@
 """Runs the flow from the command line, with a server or without."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipelines.overrides import overridden
 from pipelines.planning import resolve_targets, stage_names
 from pipelines.servers import prepare_client
+from pipelines.sweep_plan import plan_sweep
 
 INTERRUPTED, TERMINATED = 130, 143
 
@@ -25,18 +27,49 @@ def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, j
     Raises:
         ValueError: a target or a value is wrong; found before Prefect is loaded.
     """
-    if jobs < 1:
-        raise ValueError(f"--jobs: expected 1 or more, found {jobs}")
+    _check_jobs(jobs)
     overridden(overrides)
     if targets:
         resolve_targets(targets, stage_names())
     prepare_client()
-    from prefect.exceptions import TerminationSignal
-
     from pipelines.flows import pipeline
 
+    return _exit_status(lambda: pipeline(list(targets), list(overrides), force, jobs, return_state=True))
+
+
+def run_sweep(targets: Sequence[str], *, overrides: Sequence[str], jobs: int) -> int:
+    """Run an experiment for each combination of the values listed, and wait for all.
+
+    Args:
+        targets: methods or stages; none stands for all that the values change.
+        overrides: such as "training.bco.beta=0.05,0.1,0.3".
+        jobs: experiments at a time.
+
+    Returns:
+        Exit status, as for `run_flow`.
+
+    Raises:
+        ValueError: a target or a value is wrong.
+    """
+    _check_jobs(jobs)
+    plan = plan_sweep(overrides, targets)
+    prepare_client()
+    from pipelines.sweeps import sweep_flow
+
+    print(f"{len(plan.choices)} experiments of {', '.join(plan.targets)}; {len(plan.shared)} stages are shared")
+    return _exit_status(lambda: sweep_flow(*plan, jobs, return_state=True))
+
+
+def _check_jobs(jobs: int) -> None:
+    if jobs < 1:
+        raise ValueError(f"--jobs: expected 1 or more, found {jobs}")
+
+
+def _exit_status(run: Callable[[], Any]) -> int:
+    from prefect.exceptions import TerminationSignal
+
     try:
-        state = pipeline(list(targets), list(overrides), force, jobs, return_state=True)
+        state = run()
     except KeyboardInterrupt:
         return INTERRUPTED
     except TerminationSignal:

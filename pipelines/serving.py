@@ -76,7 +76,7 @@ def nightly_deployment(*, cron: str | None, on_data_update: bool, jobs: int) -> 
         jobs: stages that may run at a time.
     """
     from prefect.events import DeploymentEventTrigger
-    from prefect.flows import EntrypointType
+    from prefect.types.entrypoint import EntrypointType
 
     from pipelines.events import DATA_UPDATED, FEEDBACK
     from pipelines.flows import pipeline
