@@ -65,6 +65,23 @@ def sweep(arguments: argparse.Namespace) -> int:
     return run_sweep(arguments.targets, overrides=arguments.set, jobs=arguments.jobs)
 
 
+def status(_: argparse.Namespace) -> int:
+    """Print what the next run would do, and why."""
+    from pipelines.status import status_text
+
+    print(status_text())
+    return 0
+
+
+def doctor(_: argparse.Namespace) -> int:
+    """Look at environment, graph, server, devices, disk, model and data; fail if a run would."""
+    from pipelines.doctor import examine, findings_text
+
+    findings = examine()
+    print(findings_text(findings))
+    return 1 if any(finding.verdict == "FAIL" for finding in findings) else 0
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """Start the flow on a schedule, and early when the data changed, until interrupted; needs a server."""
     from pipelines.serving import serve as serve_flow
@@ -104,6 +121,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "results": results,
     "run": run,
     "sweep": sweep,
+    "status": status,
+    "doctor": doctor,
     "serve": serve,
     "ui": ui,
     "data-updated": data_updated,
