@@ -35,6 +35,8 @@ def prepare_client(*, needs_server: bool = False) -> str | None:
     """
     quieten(os.environ)
     os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
+    # A busy machine takes longer than Prefect's own 20 s to lay out a new database.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(int(START_TIMEOUT_S)))
     noted = _noted_url()
     if "PREFECT_API_URL" not in os.environ and noted:
         # Prefect reads its settings once, when it is imported.

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
+
 from pipelines.graph import StageNode, read_graph
 from pipelines.locks import LOCK_FILE, lock_holder
 
@@ -38,11 +40,20 @@ def stage_status(root: Path = Path()) -> list[StageStatus]:
     nodes = read_graph(root)
     with Repo(str(root), _wait_for_lock=True) as repo:
         changed = repo.status()
+    known = _recorded(root / "dvc.lock")
     pending: set[str] = set()
-    return [_status_of(node, changed.get(node.name), pending) for node in nodes]
+    return [_status_of(node, changed.get(node.name), pending, is_new=node.name not in known) for node in nodes]
 
 
-def _status_of(node: StageNode, changes: Any, pending: set[str]) -> StageStatus:
+def _recorded(lock: Path) -> set[str]:
+    """Names of the stages that ran before."""
+    return set(yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]) if lock.is_file() else set()
+
+
+def _status_of(node: StageNode, changes: Any, pending: set[str], *, is_new: bool) -> StageStatus:
+    if is_new:
+        pending.add(node.name)
+        return StageStatus(node.name, "new", "never ran here")
     causes = sorted(pending.intersection(node.upstream))
     reasons = list(dict.fromkeys(_reasons(changes or [])))
     if not reasons and not causes:
@@ -51,10 +62,9 @@ def _status_of(node: StageNode, changes: Any, pending: set[str]) -> StageStatus:
     # What an upstream stage is about to write again is no change of this stage's own.
     if not reasons:
         return StageStatus(node.name, "follows", f"after {', '.join(causes)}")
-    is_new = reasons == ["never run"]
     shown = ", ".join(reasons[:MAX_REASONS])
     more = f" and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
-    return StageStatus(node.name, "new" if is_new else "changed", "" if is_new else shown + more)
+    return StageStatus(node.name, "changed", shown + more)
 
 
 def _reasons(changes: list[Any]) -> Iterator[str]:
