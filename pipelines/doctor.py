@@ -12,7 +12,7 @@ import yaml
 
 from pipelines.graph import code_problems, read_graph
 from pipelines.params import Params
-from pipelines.servers import openings, prepare_client
+from pipelines.servers import find_server, openings
 from stages.contracts.stage import parse_section, read_params
 
 LOCKED = Path("requirements.lock")
@@ -75,7 +75,7 @@ def _graph() -> Iterator[Finding]:
 
 
 def _server() -> Iterator[Finding]:
-    api_url = prepare_client()
+    api_url = find_server()
     if api_url is None:
         yield Finding("server", "ok", "none is set: each run has its own on loopback; `make ui` starts one to stay")
         return

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipelines.graph import StageNode, node_of
 
@@ -38,8 +38,18 @@ def make_plan(targets: Sequence[str] = (), root: Path = Path()) -> Plan:
         by_name = {stage.addressing: stage for stage in graph}
         wanted = [by_name[name] for name in resolve_targets(targets, list(by_name))]
         stages = [stage for stage in plan_repro(graph, wanted or None) if stage.cmd]
-        unchanged = frozenset(stage.addressing for stage in stages if not stage.changed())
+        unchanged = frozenset(stage.addressing for stage in stages if _is_unchanged(stage))
         return Plan([node_of(stage, graph) for stage in stages], unchanged)
+
+
+def _is_unchanged(stage: Any) -> bool:
+    from dvc.lock import LockError
+
+    try:
+        return not stage.changed()
+    except LockError:
+        # Some dvc runs this stage now, or was killed in it a moment ago; the one that is to run it will find out.
+        return False
 
 
 def stage_names(root: Path = Path()) -> list[str]:

@@ -6,10 +6,10 @@ from typing import Any
 
 from pipelines.overrides import overridden
 from pipelines.planning import resolve_targets, stage_names
-from pipelines.servers import prepare_client
+from pipelines.servers import have_server
 from pipelines.sweep_plan import plan_sweep
 
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 130
 
 
 def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, jobs: int) -> int:
@@ -22,7 +22,7 @@ def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, j
         jobs: stages that may run at a time.
 
     Returns:
-        Exit status: 0 if everything is up to date, 1 if a stage failed, 130 or 143 if it was stopped.
+        Exit status: 0 if everything is up to date, 1 if a stage failed, 130 if it was stopped.
 
     Raises:
         ValueError: a target or a value is wrong; found before Prefect is loaded.
@@ -31,7 +31,7 @@ def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, j
     overridden(overrides)
     if targets:
         resolve_targets(targets, stage_names())
-    prepare_client()
+    have_server()
     from pipelines.flows import pipeline
 
     return _exit_status(lambda: pipeline(list(targets), list(overrides), force, jobs, return_state=True))
@@ -53,10 +53,10 @@ def run_sweep(targets: Sequence[str], *, overrides: Sequence[str], jobs: int) ->
     """
     _check_jobs(jobs)
     plan = plan_sweep(overrides, targets)
-    prepare_client()
+    print(f"{len(plan.choices)} experiments of {', '.join(plan.targets)}; {len(plan.shared)} stages are shared")
+    have_server()
     from pipelines.sweeps import sweep_flow
 
-    print(f"{len(plan.choices)} experiments of {', '.join(plan.targets)}; {len(plan.shared)} stages are shared")
     return _exit_status(lambda: sweep_flow(*plan, jobs, return_state=True))
 
 
@@ -66,14 +66,10 @@ def _check_jobs(jobs: int) -> None:
 
 
 def _exit_status(run: Callable[[], Any]) -> int:
-    from prefect.exceptions import TerminationSignal
-
     try:
         state = run()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except TerminationSignal:
-        return TERMINATED
     if state.is_cancelled():
         return INTERRUPTED
     if not state.is_completed():

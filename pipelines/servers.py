@@ -1,5 +1,6 @@
 """Prefect servers: starting one on this machine, finding it again, and refusing one that anybody may command."""
 
+import atexit
 import ipaddress
 import json
 import os
@@ -21,34 +22,52 @@ SERVER_LOG = Path(".cache/prefect/server.log")
 START_TIMEOUT_S = 120.0
 
 
-def prepare_client(*, needs_server: bool = False) -> str | None:
-    """Decide which server Prefect talks to; gives its address. To be called before Prefect is imported.
+def have_server() -> str:
+    """Address of a server for this process's runs: the one that is set or was found, else one of its own.
 
-    That of the environment (`PREFECT_API_URL`), else the one that `python -m pipelines ui` started here, else that of
-    Prefect's profile, else None: a server for this process alone.
+    Prefect would start one as well, but leaves it running when this process is terminated.
+    """
+    url = find_server()
+    if url is None:
+        groups = ProcessGroups()
+        url = _started("127.0.0.1", _free_port(), groups)
+        # What is registered first is called last: Prefect's threads hand in what they still hold before that.
+        atexit.register(groups.stop, "the run is over")
+        point_client_at(url)
+    return url
+
+
+def find_server(*, needed: bool = False) -> str | None:
+    """Address of the server to talk to, which Prefect's client then does.
+
+    That of Prefect's settings (`PREFECT_API_URL`, in the environment or a profile), else the one that
+    `python -m pipelines ui` started here, else None.
 
     Args:
-        needs_server: refuse to go without one.
+        needed: refuse to go without one.
 
     Raises:
         ValueError: there is none, and one is needed.
     """
     quieten(os.environ)
-    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-    # A busy machine takes longer than Prefect's own 20 s to lay out a new database.
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", str(int(START_TIMEOUT_S)))
-    noted = _noted_url()
-    if "PREFECT_API_URL" not in os.environ and noted:
-        # Prefect reads its settings once, when it is imported.
-        os.environ["PREFECT_API_URL"] = noted
     from prefect.settings import get_current_settings
 
-    url = get_current_settings().api.url
-    if needs_server and url is None:
+    url = get_current_settings().api.url or _noted_url()
+    if url:
+        point_client_at(url)
+    elif needed:
         raise ValueError(
             "expected a Prefect server, found none; start one with `python -m pipelines ui`, or set PREFECT_API_URL"
         )
     return url
+
+
+def point_client_at(api_url: str) -> None:
+    """Have Prefect's client, and processes started from here, talk to a server."""
+    from prefect.context import refresh_global_settings_context
+
+    os.environ["PREFECT_API_URL"] = api_url
+    refresh_global_settings_context()
 
 
 def quieten(environment: "os._Environ[str] | dict[str, str]") -> None:
@@ -74,9 +93,7 @@ def answers(api_url: str, timeout_s: float = 2.0) -> bool:
 
 
 def start_server(host: str, port: int, groups: ProcessGroups) -> str:
-    """Start a server with its embedded database, or find it running; gives the address of its API.
-
-    To be called before Prefect is imported, whose client it sets to the server.
+    """Start a server with its embedded database, or find it running, for all commands here; gives its API's address.
 
     Args:
         host: address to listen on.
@@ -86,18 +103,30 @@ def start_server(host: str, port: int, groups: ProcessGroups) -> str:
     Raises:
         ValueError: it would be open to the network without authentication, or it doesn't start.
     """
+    refuse_open_host(host)
+    api_url = _started(host, port, groups)
+    point_client_at(api_url)
+    write_json(SERVER_NOTE, {"api_url": api_url})
+    return api_url
+
+
+def _started(host: str, port: int, groups: ProcessGroups) -> str:
     quieten(os.environ)
     reachable = host if host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104 -- compared, not bound
-    api_url = os.environ["PREFECT_API_URL"] = f"http://{reachable}:{port}/api"
-    refuse_open_host(host)
+    api_url = f"http://{reachable}:{port}/api"
     if not answers(api_url):
         SERVER_LOG.parent.mkdir(parents=True, exist_ok=True)
         with SERVER_LOG.open("ab") as log:
             words = ["server", "start", "--host", host, "--port", str(port)]
             process = groups.start("prefect", words, output=log)
         _await(process, api_url)
-    write_json(SERVER_NOTE, {"api_url": api_url})
     return api_url
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def _await(process: subprocess.Popen[bytes], api_url: str) -> None:

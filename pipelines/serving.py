@@ -4,7 +4,7 @@ import os
 from typing import TYPE_CHECKING, cast
 
 from pipelines.processes import ProcessGroups
-from pipelines.servers import openings, prepare_client, start_server
+from pipelines.servers import find_server, openings, start_server
 
 if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
@@ -24,7 +24,7 @@ def serve(*, cron: str | None, on_data_update: bool, notify: str | None, jobs: i
     Raises:
         ValueError: there is no server, or it is open to the network without authentication.
     """
-    api_url = prepare_client(needs_server=True)
+    api_url = find_server(needed=True)
     refuse_openings(str(api_url))
     _serve_here(cron=cron, on_data_update=on_data_update, notify=notify, jobs=jobs)
     return 0
@@ -123,7 +123,7 @@ def tell_data_update(source: str) -> int:
     Raises:
         ValueError: there is no server to tell.
     """
-    api_url = prepare_client(needs_server=True)
+    api_url = find_server(needed=True)
     from pipelines import events
 
     events.tell_data_update(source)

@@ -32,6 +32,8 @@ class CountParams(Section):
     """Seconds that a step takes."""
     fails_at: int | None = None
     """Step at which the first attempt fails."""
+    linger_s: float = 0.0
+    """Seconds between the last step and the end."""
     exit_status: int = 0
     """How to end after the last step."""
 
@@ -51,6 +53,7 @@ def run(*, source: Input, total: Output, state: Scratch, params: CountParams) ->
     if params.exit_status:
         raise StageFailure("the count is not good enough", status=params.exit_status)
     write_json(total, {"total": params.steps})
+    time.sleep(params.linger_s)
 
 
 if __name__ == "__main__":
