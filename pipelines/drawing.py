@@ -13,7 +13,7 @@ COLOURS = {
     "Failed": "#fb4e4e",
     "Skipped": "#c9ccd3",
 }
-BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 190, 40, 60, 18, 12
+BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 150, 42, 34, 16, 10
 
 
 def graph_svg(nodes: Sequence[StageNode], states: Mapping[str, str]) -> str:
@@ -71,5 +71,5 @@ def _box(name: str, place: tuple[int, int], state: str) -> str:
     return (
         f'<g><rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" fill="{fill}"/>'
         f'<text x="{x + 10}" y="{y + 17}" font-weight="bold">{escape(name)}</text>'
-        f'<text x="{x + 10}" y="{y + 32}">{escape(state)}</text></g>'
+        f'<text x="{x + 10}" y="{y + 33}">{escape(state)}</text></g>'
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from pipelines.graph import StageNode, node_of
@@ -16,7 +15,7 @@ class Plan(NamedTuple):
     """Names of the stages whose code, parameters, inputs and outputs are those of dvc.lock."""
 
 
-def make_plan(targets: Sequence[str] = (), root: Path = Path()) -> Plan:
+def make_plan(targets: Sequence[str] = ()) -> Plan:
     """The stages that `dvc repro TARGETS` would look at, and which of them it would find unchanged.
 
     One look in this process costs a tenth of asking a `dvc` per stage.
@@ -24,7 +23,6 @@ def make_plan(targets: Sequence[str] = (), root: Path = Path()) -> Plan:
     Args:
         targets: names of stages (`evaluation@bco`), of groups of them (`evaluation`) or of methods (`bco`); none
             stands for all.
-        root: folder of dvc.yaml.
 
     Raises:
         ValueError: a target is none of these; the nearest is named.
@@ -33,7 +31,7 @@ def make_plan(targets: Sequence[str] = (), root: Path = Path()) -> Plan:
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
     # Without the flag, another dvc that is saving a large output fails this one after three seconds.
-    with Repo(str(root), _wait_for_lock=True) as repo, repo.lock:
+    with Repo(_wait_for_lock=True) as repo, repo.lock:
         graph = get_active_graph(repo.index.graph)
         by_name = {stage.addressing: stage for stage in graph}
         wanted = [by_name[name] for name in resolve_targets(targets, list(by_name))]
@@ -52,11 +50,11 @@ def _is_unchanged(stage: Any) -> bool:
         return False
 
 
-def stage_names(root: Path = Path()) -> list[str]:
-    """Names of all stages of dvc.yaml below `root`."""
+def stage_names() -> list[str]:
+    """Names of all stages of dvc.yaml."""
     from dvc.repo import Repo
 
-    with Repo(str(root)) as repo:
+    with Repo() as repo:
         return [stage.addressing for stage in repo.index.stages]
 
 

@@ -98,7 +98,8 @@ def stage_table(records: Mapping[str, StageRecord]) -> str:
 
 def artifact_key(kind: str, stage: str) -> str:
     """Name of an artifact, in the letters that Prefect allows."""
-    return re.sub(r"[^a-z0-9]+", "-", f"{kind}-{stage}".lower()).strip("-")
+    name = stage if stage.startswith(kind) else f"{kind}-{stage}"
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 @contextmanager

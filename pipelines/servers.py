@@ -118,7 +118,8 @@ def _started(host: str, port: int, groups: ProcessGroups) -> str:
         SERVER_LOG.parent.mkdir(parents=True, exist_ok=True)
         with SERVER_LOG.open("ab") as log:
             words = ["server", "start", "--host", host, "--port", str(port)]
-            process = groups.start("prefect", words, output=log)
+            # Without this its pages look for their data at port 4200, wherever the server listens.
+            process = groups.start("prefect", words, environment={"PREFECT_SERVER_UI_API_URL": "/api"}, output=log)
         _await(process, api_url)
     return api_url
 

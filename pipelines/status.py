@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from pipelines.graph import StageNode, read_graph
-from pipelines.locks import LOCK_FILE, lock_holder
+from pipelines.locks import lock_holder
 
 MAX_REASONS = 4
 
@@ -22,25 +22,25 @@ class StageStatus(NamedTuple):
     """What changed, or after which stage it follows; empty if it is up to date."""
 
 
-def status_text(root: Path = Path()) -> str:
+def status_text() -> str:
     """A line per stage, and whether a flow has the workspace."""
-    rows = stage_status(root)
+    rows = stage_status()
     width = max((len(row.name) for row in rows), default=0)
     lines = [f"{row.name:<{width}}  {row.state:<10}  {row.why}".rstrip() for row in rows]
-    holder = lock_holder(root / LOCK_FILE)
+    holder = lock_holder()
     lines.append("")
     lines.append(f"workspace taken by {holder.sentence()}" if holder else "no flow runs in this workspace")
     return "\n".join(lines)
 
 
-def stage_status(root: Path = Path()) -> list[StageStatus]:
+def stage_status() -> list[StageStatus]:
     """Where each stage stands, in the order in which they run."""
     from dvc.repo import Repo
 
-    nodes = read_graph(root)
-    with Repo(str(root), _wait_for_lock=True) as repo:
+    nodes = read_graph()
+    with Repo(_wait_for_lock=True) as repo:
         changed = repo.status()
-    known = _recorded(root / "dvc.lock")
+    known = _recorded(Path("dvc.lock"))
     pending: set[str] = set()
     return [_status_of(node, changed.get(node.name), pending, is_new=node.name not in known) for node in nodes]
 

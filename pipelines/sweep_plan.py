@@ -1,7 +1,6 @@
 """What a sweep comes to: its experiments, what they share, and what each has to run."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from pipelines.graph import StageNode, read_graph
@@ -22,21 +21,20 @@ class SweepPlan(NamedTuple):
     """Metrics files that the choices may change."""
 
 
-def plan_sweep(overrides: Sequence[str], targets: Sequence[str] = (), root: Path = Path()) -> SweepPlan:
+def plan_sweep(overrides: Sequence[str], targets: Sequence[str] = ()) -> SweepPlan:
     """Spread out the values of each override, and find what they change.
 
     Args:
         overrides: such as "training.bco.beta=0.05,0.1,0.3"; several give all combinations.
         targets: methods or stages to run; none stands for all that the overrides change.
-        root: folder of dvc.yaml.
 
     Raises:
         ValueError: an override can't be read, names no parameter, or changes nothing that is to run.
     """
     choices = spread_out(overrides)
     for choice in choices:
-        overridden(choice, root / "params.yaml")
-    nodes = read_graph(root)
+        overridden(choice)
+    nodes = read_graph()
     wanted = _ancestors(nodes, resolve_targets(targets, [node.name for node in nodes])) if targets else None
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     touched = _touched(nodes, keys)
