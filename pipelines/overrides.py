@@ -38,16 +38,33 @@ def overridden(overrides: Sequence[str], path: Path = PARAMS_FILE) -> str:
         return copy.read_text(encoding="utf-8")
 
 
+def as_given_to_dvc(override: str) -> str:
+    """The override with the signs by which a value can be set that so far stands at its default.
+
+    Names that are no parameter are refused by the model instead.
+    """
+    return override if override[0] in "+~" else f"++{override}"
+
+
+def refuse_malformed(overrides: Sequence[str]) -> None:
+    """Refuse what is no KEY=VALUE.
+
+    Raises:
+        ValueError: one of them isn't.
+    """
+    for override in overrides:
+        key, sign, _ = override.partition("=")
+        if not key or not sign:
+            raise ValueError(f"--set: expected KEY=VALUE such as training.bco.beta=0.3, found {override!r}")
+
+
 def _set_values(overrides: Sequence[str], path: Path) -> None:
     from dvc.exceptions import InvalidArgumentError
     from dvc.utils.hydra import apply_overrides as set_values
 
-    for override in overrides:
-        if "=" not in override or not override.partition("=")[0]:
-            raise ValueError(f"--set: expected KEY=VALUE such as training.bco.beta=0.3, found {override!r}")
+    refuse_malformed(overrides)
     try:
-        # The two signs let a value be set that so far stands at its default; the model refuses what is no parameter.
-        set_values(str(path), [override if override[0] in "+~" else f"++{override}" for override in overrides])
+        set_values(str(path), [as_given_to_dvc(override) for override in overrides])
     except InvalidArgumentError as error:
         reason = error.__cause__ or error
         raise ValueError(f"--set {' '.join(overrides)}: {' '.join(str(reason).split())}") from None

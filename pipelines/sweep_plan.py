@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from pipelines.graph import StageNode, read_graph
-from pipelines.overrides import overridden
+from pipelines.overrides import overridden, refuse_malformed
 from pipelines.planning import resolve_targets
 
 
@@ -64,6 +64,7 @@ def spread_out(overrides: Sequence[str]) -> list[list[str]]:
 
     if not overrides:
         raise ValueError("expected --set with the values to try, such as --set training.bco.beta=0.05,0.1,0.3")
+    refuse_malformed(overrides)
     try:
         return [list(choice["params.yaml"]) for choice in get_hydra_sweeps({"params.yaml": list(overrides)})]
     except (OverrideParseException, DvcException) as error:

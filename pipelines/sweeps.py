@@ -15,6 +15,7 @@ from prefect.states import Cancelled, Completed, Failed
 from pipelines.flows import cancelled_with_its_run, pipeline
 from pipelines.locks import workspace_lock
 from pipelines.output import is_worth_logging, progress_of, read_lines
+from pipelines.overrides import as_given_to_dvc
 from pipelines.processes import ProcessGroups
 from pipelines.run_artifacts import show_table
 from pipelines.sweep_results import results_markdown
@@ -92,7 +93,7 @@ def _run_all(
 def _run_experiment(choice: Sequence[str], targets: Sequence[str], groups: ProcessGroups) -> str | None:
     """Run one in a folder of its own; gives the name that DVC gave it, or None if it failed."""
     log = get_run_logger()
-    sets = [word for override in choice for word in ("--set-param", override)]
+    sets = [word for override in choice for word in ("--set-param", as_given_to_dvc(override))]
     # Rows that were computed in the workspace need not be computed again in the experiment's own folder.
     cache = os.environ.get("PLUMBLINE_CACHE", ".cache")
     process = groups.start(

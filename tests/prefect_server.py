@@ -21,10 +21,11 @@ class PrefectServer:
 
     Args:
         home: folder for its database and settings.
+        host: address to listen on.
         settings: further settings, by the name of their variable.
     """
 
-    def __init__(self, home: Path, **settings: str) -> None:
+    def __init__(self, home: Path, *, host: str = "127.0.0.1", **settings: str) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.api_url = f"{self.url}/api"
         self.environment = {
@@ -36,7 +37,7 @@ class PrefectServer:
         }
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "server.log"
-        words = ["server", "start", "--host", "127.0.0.1", "--port", self.url.rpartition(":")[2]]
+        words = ["server", "start", "--host", host, "--port", self.url.rpartition(":")[2]]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "prefect", *words],

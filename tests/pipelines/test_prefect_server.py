@@ -1,15 +1,76 @@
-"""The locked packages can start a Prefect server: with some pairs of prefect and fastapi its import fails."""
+"""The locked packages can start a Prefect server, and one that anybody may command is refused."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from pipelines.servers import openings, own_addresses, refuse_open_host
+from pipelines.serving import refuse_openings
 from tests.prefect_server import PrefectServer
+
+ROOT = Path(__file__).resolve().parents[2]
+EVERYWHERE = "0.0.0.0"  # noqa: S104 -- what these tests are about
+needs_network = pytest.mark.skipif(not own_addresses(), reason="this machine has no address but loopback")
+
+
+@pytest.fixture
+def start(tmp_path):
+    started = []
+
+    def start_server(**settings):
+        started.append(PrefectServer(tmp_path / f"home{len(started)}", **settings))
+        return started[-1]
+
+    yield start_server
+    for server in started:
+        server.stop()
 
 
 @pytest.mark.slow
-def test_a_server_starts_on_loopback_and_answers(tmp_path):
-    server = PrefectServer(tmp_path)
-    try:
-        assert server.answers()
-        assert server.ask("flow_runs/count") == 0
-    finally:
-        server.stop()
+def test_a_server_starts_on_loopback_answers_and_is_closed_to_others(start):
+    # With some pairs of prefect and fastapi its import fails.
+    server = start()
+
+    assert server.ask("flow_runs/count") == 0
+    assert openings(server.api_url) == []
+
+
+@needs_network
+@pytest.mark.slow
+def test_a_server_open_to_the_network_is_refused(start):
+    server = start(host=EVERYWHERE)
+
+    with pytest.raises(ValueError, match=r"answers anybody at http://.*PREFECT_SERVER_API_AUTH_STRING"):
+        refuse_openings(server.api_url)
+    doctor = subprocess.run(
+        [sys.executable, "-m", "pipelines", "doctor"],
+        cwd=ROOT,
+        env={**os.environ, **server.environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert doctor.returncode == 1
+    assert "FAIL  server       anybody on the network may command http://" in doctor.stdout
+
+
+@needs_network
+@pytest.mark.slow
+def test_a_server_that_asks_for_a_password_is_not_refused(start):
+    server = start(host=EVERYWHERE, PREFECT_SERVER_API_AUTH_STRING="user:password")
+
+    refuse_openings(server.api_url)
+
+
+@pytest.mark.parametrize("host", [EVERYWHERE, "192.0.2.7", "example.org"])
+def test_no_server_is_started_where_others_can_connect(host):
+    with pytest.raises(ValueError, match="lets everybody on the network run commands here; listen on 127.0.0.1"):
+        refuse_open_host(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_a_server_on_loopback_needs_no_password(host):
+    refuse_open_host(host)
