@@ -9,7 +9,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help setup demo check test lock clean
+.PHONY: help setup demo ui check test lock clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -26,6 +26,9 @@ demo: setup ## Run the graph of the methods in `run` of params.yaml on the demo'
 	python -m pipelines check
 	dvc repro $$(python -m pipelines targets)
 	@python -m pipelines results
+
+ui: setup ## Start a Prefect server on this machine, serve the nightly run, print where its pages are
+	python -m pipelines ui
 
 check: setup ## Format, lint, types, layers, params and graph
 	ruff format --check .

@@ -1,4 +1,4 @@
-"""Command line of the pipeline: `python -m pipelines check | params | deps | targets | results`."""
+"""Command line of the pipeline: `python -m pipelines COMMAND`; `--help` names the commands."""
 
 import argparse
 import json
@@ -61,12 +61,82 @@ def results(_: argparse.Namespace) -> int:
     return 0
 
 
+def run(arguments: argparse.Namespace) -> int:
+    """Bring methods or stages up to date, as a Prefect flow; needs no server."""
+    from pipelines.running import run_flow
+
+    return run_flow(arguments.targets, overrides=arguments.set, force=arguments.force, jobs=arguments.jobs)
+
+
+def sweep(arguments: argparse.Namespace) -> int:
+    """Try several values of a parameter, each as an experiment of DVC's; what they share is computed once."""
+    from pipelines.running import run_sweep
+
+    return run_sweep(arguments.targets, overrides=arguments.set, jobs=arguments.jobs)
+
+
+def status(_: argparse.Namespace) -> int:
+    """Print what the next run would do, and why."""
+    from pipelines.status import status_text
+
+    print(status_text())
+    return 0
+
+
+def doctor(_: argparse.Namespace) -> int:
+    """Look at environment, graph, server, devices, disk, model and data; fail if a run would."""
+    from pipelines.doctor import examine, findings_text
+
+    findings = examine()
+    print(findings_text(findings))
+    return 1 if any(finding.verdict == "FAIL" for finding in findings) else 0
+
+
+def serve(arguments: argparse.Namespace) -> int:
+    """Start the flow on a schedule, and early when the data changed, until interrupted; needs a server."""
+    from pipelines.serving import serve as serve_flow
+
+    return serve_flow(
+        cron=arguments.cron,
+        on_data_update=arguments.on_data_update,
+        notify=arguments.notify,
+        jobs=arguments.jobs,
+    )
+
+
+def ui(arguments: argparse.Namespace) -> int:
+    """Start a server on this machine, serve the flow nightly and on new data, and print where its pages are."""
+    from pipelines.serving import ui as serve_with_pages
+
+    return serve_with_pages(
+        host=arguments.host,
+        port=arguments.port,
+        cron=arguments.cron,
+        notify=arguments.notify,
+        jobs=arguments.jobs,
+    )
+
+
+def data_updated(arguments: argparse.Namespace) -> int:
+    """Tell the server that the feedback log has new rows, so that the nightly run starts early."""
+    from pipelines.serving import tell_data_update
+
+    return tell_data_update(arguments.source)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": check,
     "params": params,
     "deps": deps,
     "results": results,
     "targets": targets,
+    "run": run,
+    "sweep": sweep,
+    "status": status,
+    "doctor": doctor,
+    "serve": serve,
+    "ui": ui,
+    "data-updated": data_updated,
 }
 
 
@@ -79,12 +149,39 @@ def main() -> int:
     target = f"file to write it to, where editors of {PARAMS_FILE} find it"
     subparsers.choices["params"].add_argument("--write", type=Path, metavar="FILE", help=target)
     subparsers.choices["deps"].add_argument("modules", nargs="+", metavar="MODULE")
+    _add_run_flags(subparsers.choices["run"], subparsers.choices["sweep"])
+    _add_serving_flags(subparsers.choices["serve"], subparsers.choices["ui"])
+    subparsers.choices["data-updated"].add_argument("source", nargs="?", default="", help="what is new, or who says so")
     arguments = parser.parse_args()
     try:
         return COMMANDS[arguments.command](arguments)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
+
+
+def _add_serving_flags(serve: argparse.ArgumentParser, ui: argparse.ArgumentParser) -> None:
+    serve.add_argument("--cron", metavar="CRON", help='when, such as "0 3 * * *" for every night at three')
+    serve.add_argument("--on-data-update", action="store_true", help="also when `data-updated` says so")
+    ui.add_argument("--cron", metavar="CRON", default="0 3 * * *", help="when; every night at three if not said")
+    ui.add_argument("--host", default="127.0.0.1", help="address that the server listens on")
+    ui.add_argument("--port", type=int, default=4200, help="port that the server listens on")
+    for parser in (serve, ui):
+        parser.add_argument("--notify", metavar="BLOCK", help="Prefect block that tells of failures: slack-webhook/ops")
+        parser.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help="stages at a time; 2 if not said")
+
+
+def _add_run_flags(run: argparse.ArgumentParser, sweep: argparse.ArgumentParser) -> None:
+    values = "value to set in {file}; it stays set", "values to try: training.bco.beta=0.05,0.1; several are combined"
+    for parser, meaning, what in ((run, values[0], "stages"), (sweep, values[1], "experiments")):
+        parser.add_argument(
+            "targets", nargs="*", metavar="METHOD|STAGE", help="what to bring up to date; run.methods if none"
+        )
+        parser.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", help=meaning.format(file=PARAMS_FILE)
+        )
+        parser.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help=f"{what} at a time; 2 if not said")
+    run.add_argument("--force", action="store_true", help="run what didn't change as well")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,46 @@
 """The graph as dvc.yaml defines it, read through DVC, and what must hold between it and the code."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from stages.contracts.closure import code_files
+
+
+@dataclass(frozen=True)
+class RunPolicy:
+    """How a stage is run, from `meta` in dvc.yaml; it never changes what the stage writes."""
+
+    resources: str = "cpu"
+    """What it needs a slot of: "cpu", or "accelerator"."""
+    retries: int = 0
+    """How often it is started again after it failed."""
+    timeout_s: float | None = None
+    """Seconds after which it is killed; None waits for ever."""
+
+    @staticmethod
+    def from_meta(stage: str, meta: Mapping[str, Any] | None) -> "RunPolicy":
+        """The policy that `meta` of a stage asks for.
+
+        Raises:
+            ValueError: a key is unknown or a value makes no sense.
+        """
+        values = dict(meta or {})
+        for key in values.keys() - RunPolicy.__dataclass_fields__.keys():
+            near = get_close_matches(key, RunPolicy.__dataclass_fields__, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(RunPolicy.__dataclass_fields__)}"
+            raise ValueError(f"dvc.yaml: {stage}: meta.{key} is unknown; {hint}")
+        policy = RunPolicy(**values)
+        if policy.resources not in {"cpu", "accelerator"}:
+            raise ValueError(f"dvc.yaml: {stage}: expected meta.resources cpu or accelerator, found {policy.resources}")
+        if not isinstance(policy.retries, int) or policy.retries < 0:
+            raise ValueError(f"dvc.yaml: {stage}: expected meta.retries of 0 or more, found {policy.retries}")
+        if policy.timeout_s is not None and not (isinstance(policy.timeout_s, int | float) and policy.timeout_s > 0):
+            raise ValueError(f"dvc.yaml: {stage}: expected meta.timeout_s in seconds, found {policy.timeout_s}")
+        return policy
 
 
 @dataclass(frozen=True)
@@ -21,6 +55,16 @@ class StageNode:
     outs: tuple[str, ...]
     upstream: tuple[str, ...]
     """Names of the stages whose outputs it reads."""
+    metrics: tuple[str, ...] = ()
+    """Those of `outs` that hold metrics."""
+    params: tuple[str, ...] = ()
+    """Dotted names of the parameters that it depends on."""
+    policy: RunPolicy = RunPolicy()
+
+    @property
+    def is_gate(self) -> bool:
+        """Whether it only judges what others measured."""
+        return "stages.gate" in self.modules()
 
     def modules(self) -> list[str]:
         """Modules of this project that the command runs: the stage, and the trainer of its method."""
@@ -39,17 +83,26 @@ def read_graph(root: Path = Path()) -> list[StageNode]:
 
     with Repo(str(root)) as repo:
         graph = repo.index.graph
-        return [
-            StageNode(
-                name=stage.addressing,
-                command=tuple(shlex.split(stage.cmd)),
-                deps=tuple(dict.fromkeys(dep.def_path for dep in stage.deps if not hasattr(dep, "params"))),
-                outs=tuple(out.def_path for out in stage.outs),
-                upstream=tuple(sorted(other.addressing for other in graph.successors(stage))),
-            )
-            for stage in reversed(list(nx.topological_sort(graph)))
-            if stage.cmd
-        ]
+        return [node_of(stage, graph) for stage in reversed(list(nx.topological_sort(graph))) if stage.cmd]
+
+
+def node_of(stage: Any, graph: Any) -> StageNode:
+    """One of DVC's stages as a node.
+
+    Args:
+        stage: the stage.
+        graph: DVC's graph, with an edge from each stage to each that it reads from.
+    """
+    return StageNode(
+        name=stage.addressing,
+        command=tuple(shlex.split(stage.cmd)),
+        deps=tuple(dict.fromkeys(dep.def_path for dep in stage.deps if not hasattr(dep, "params"))),
+        outs=tuple(out.def_path for out in stage.outs),
+        upstream=tuple(sorted(other.addressing for other in graph.successors(stage) if other.cmd)),
+        metrics=tuple(out.def_path for out in stage.outs if out.metric),
+        params=tuple(name for dep in stage.deps if hasattr(dep, "params") for name in dep.params),
+        policy=RunPolicy.from_meta(stage.addressing, stage.meta),
+    )
 
 
 def targets_of(methods: Sequence[str], nodes: Sequence[StageNode]) -> list[str]:

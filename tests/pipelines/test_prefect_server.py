@@ -1,47 +1,76 @@
-"""The locked packages can start a Prefect server: with some pairs of prefect and fastapi its import fails."""
+"""The locked packages can start a Prefect server, and one that anybody may command is refused."""
 
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
+from pathlib import Path
 
 import pytest
 
+from pipelines.servers import openings, own_addresses, refuse_open_host
+from pipelines.serving import refuse_openings
+from tests.prefect_server import PrefectServer
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+ROOT = Path(__file__).resolve().parents[2]
+EVERYWHERE = "0.0.0.0"  # noqa: S104 -- what these tests are about
+needs_network = pytest.mark.skipif(not own_addresses(), reason="this machine has no address but loopback")
+
+
+@pytest.fixture
+def start(tmp_path):
+    started = []
+
+    def start_server(**settings):
+        started.append(PrefectServer(tmp_path / f"home{len(started)}", **settings))
+        return started[-1]
+
+    yield start_server
+    for server in started:
+        server.stop()
 
 
 @pytest.mark.slow
-def test_a_server_starts_on_loopback_and_answers(tmp_path):
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)],
-        env={**os.environ, "PREFECT_HOME": str(tmp_path), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+def test_a_server_starts_on_loopback_answers_and_is_closed_to_others(start):
+    # With some pairs of prefect and fastapi its import fails.
+    server = start()
+
+    assert server.ask("flow_runs/count") == 0
+    assert openings(server.api_url) == []
+
+
+@needs_network
+@pytest.mark.slow
+def test_a_server_open_to_the_network_is_refused(start):
+    server = start(host=EVERYWHERE)
+
+    with pytest.raises(ValueError, match=r"answers anybody at http://.*PREFECT_SERVER_API_AUTH_STRING"):
+        refuse_openings(server.api_url)
+    doctor = subprocess.run(
+        [sys.executable, "-m", "pipelines", "doctor"],
+        cwd=ROOT,
+        env={**os.environ, **server.environment},
+        capture_output=True,
         text=True,
+        check=False,
     )
-    try:
-        answer = wait_for_answer(server, f"http://127.0.0.1:{port}/api/health")
-    finally:
-        server.terminate()
-        log, _ = server.communicate(timeout=60)
-
-    assert answer == "true", log
+    assert doctor.returncode == 1
+    assert "FAIL  server       anybody on the network may command http://" in doctor.stdout
 
 
-def wait_for_answer(server, url, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and server.poll() is None:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                return response.read().decode()
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.3)
-    return "no answer"
+@needs_network
+@pytest.mark.slow
+def test_a_server_that_asks_for_a_password_is_not_refused(start):
+    server = start(host=EVERYWHERE, PREFECT_SERVER_API_AUTH_STRING="user:password")
+
+    refuse_openings(server.api_url)
+
+
+@pytest.mark.parametrize("host", [EVERYWHERE, "192.0.2.7", "example.org"])
+def test_no_server_is_started_where_others_can_connect(host):
+    with pytest.raises(ValueError, match="lets everybody on the network run commands here; listen on 127.0.0.1"):
+        refuse_open_host(host)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1"])
+def test_a_server_on_loopback_needs_no_password(host):
+    refuse_open_host(host)

@@ -1,0 +1,105 @@
+"""One flow at a time in a workspace: two would block each other's stages, or edit params.yaml under them."""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from threading import Event
+from typing import IO, NamedTuple
+
+LOCK_FILE = Path(".dvc/tmp/flow.lock")
+POLL_S = 0.5
+REMIND_EVERY_S = 60.0
+
+
+class Holder(NamedTuple):
+    """Who has the workspace."""
+
+    pid: int
+    since: str
+    doing: str
+
+    def sentence(self) -> str:
+        """Who it is, since when, and what it does."""
+        return f"process {self.pid}, which since {self.since} runs {self.doing}"
+
+
+@contextmanager
+def workspace_lock(
+    doing: str, *, say: Callable[[str], None], stopping: Event | None = None, path: Path = LOCK_FILE
+) -> Iterator[None]:
+    """Have the workspace alone; wait for it, and say for what.
+
+    The kernel gives the lock back when its holder dies, however it dies.
+
+    Args:
+        doing: what the holder does, for those who wait.
+        say: told what is waited for, at once and then every minute.
+        stopping: gives up waiting when it is set.
+        path: file to lock.
+
+    Raises:
+        ValueError: there is no DVC repository here.
+        InterruptedError: the wait was given up.
+    """
+    if not path.parent.parent.is_dir():
+        raise ValueError(f"expected a DVC repository in {Path.cwd()}, found none; run from the project's root")
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        _wait_for(file, say, stopping or Event(), path)
+        try:
+            holder = Holder(os.getpid(), datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S"), doing)
+            _write(file, json.dumps(holder._asdict()))
+            yield
+        finally:
+            # Whoever looks sees an empty file; closing it gives the lock back.
+            _write(file, "")
+
+
+def lock_holder(path: Path = LOCK_FILE) -> Holder | None:
+    """Who has the workspace now, or None."""
+    try:
+        with path.open("a+", encoding="utf-8") as file:
+            return None if _try(file) else _read(file)
+    except FileNotFoundError:
+        return None
+
+
+def _wait_for(file: IO[str], say: Callable[[str], None], stopping: Event, path: Path) -> None:
+    said_at = -float("inf")
+    while not _try(file):
+        if stopping.is_set():
+            raise InterruptedError(f"stopped while waiting for {path}")
+        if time.monotonic() - said_at >= REMIND_EVERY_S:
+            holder = _read(file)
+            say(f"waiting for {holder.sentence() if holder else f'the holder of {path}'}")
+            said_at = time.monotonic()
+        stopping.wait(POLL_S)
+
+
+def _try(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(file: IO[str]) -> Holder | None:
+    file.seek(0)
+    try:
+        return Holder(**json.loads(file.read()))
+    except (ValueError, TypeError):
+        # Between taking the lock and writing who took it.
+        return None
+
+
+def _write(file: IO[str], text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()

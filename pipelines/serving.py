@@ -1,0 +1,131 @@
+"""Serves the flow: nightly, and early when the data changed; and the pages to look at it."""
+
+import os
+from typing import TYPE_CHECKING, cast
+
+from pipelines.processes import ProcessGroups
+from pipelines.servers import find_server, openings, start_server
+
+if TYPE_CHECKING:
+    from prefect.deployments.runner import RunnerDeployment
+
+NIGHTLY = "nightly"
+
+
+def serve(*, cron: str | None, on_data_update: bool, notify: str | None, jobs: int) -> int:
+    """Register the nightly run with the server and start its runs here, until interrupted.
+
+    Args:
+        cron: when it runs; None leaves it to events and people.
+        on_data_update: start it as well when `python -m pipelines data-updated` says that there are new rows.
+        notify: block that messages go through, as "slack-webhook/ops".
+        jobs: stages that may run at a time.
+
+    Raises:
+        ValueError: there is no server, or it is open to the network without authentication.
+    """
+    api_url = find_server(needed=True)
+    refuse_openings(str(api_url))
+    _serve_here(cron=cron, on_data_update=on_data_update, notify=notify, jobs=jobs)
+    return 0
+
+
+def ui(*, host: str, port: int, cron: str, notify: str | None, jobs: int) -> int:
+    """Start a server on this machine, serve the nightly run, print where its pages are; until interrupted.
+
+    Args:
+        host: address to listen on.
+        port: port to listen on.
+        cron: when the nightly run starts.
+        notify: block that messages go through.
+        jobs: stages that may run at a time.
+
+    Raises:
+        ValueError: the server would be open to the network without authentication, or doesn't start.
+    """
+    groups = ProcessGroups()
+    try:
+        api_url = start_server(host, port, groups)
+        print(f"Prefect's pages: {api_url.removesuffix('/api')}  (Ctrl-C ends the server and what it runs)", flush=True)
+        _serve_here(cron=cron, on_data_update=True, notify=notify, jobs=jobs)
+    finally:
+        groups.stop("the server was ended")
+    return 0
+
+
+def refuse_openings(api_url: str) -> None:
+    """Refuse a server that lets anybody on the network start runs here.
+
+    Raises:
+        ValueError: it does; says at which address.
+    """
+    found = openings(api_url)
+    if found:
+        raise ValueError(
+            f"the Prefect server answers anybody at {', '.join(found)}, who could run commands here; let it listen on "
+            "127.0.0.1, or set PREFECT_SERVER_API_AUTH_STRING there and PREFECT_API_AUTH_STRING here"
+        )
+
+
+def nightly_deployment(*, cron: str | None, on_data_update: bool, jobs: int) -> "RunnerDeployment":
+    """The deployment that brings everything up to date.
+
+    Args:
+        cron: when; None leaves it to events and people.
+        on_data_update: whether new data starts it early.
+        jobs: stages that may run at a time.
+    """
+    from prefect.events import DeploymentEventTrigger
+    from prefect.types.entrypoint import EntrypointType
+
+    from pipelines.events import DATA_UPDATED, FEEDBACK
+    from pipelines.flows import pipeline
+
+    trigger = DeploymentEventTrigger(
+        name="plumbline: new feedback starts the nightly run early",
+        expect={DATA_UPDATED},
+        match={"prefect.resource.id": FEEDBACK},
+    )
+    deployment = pipeline.to_deployment(
+        NIGHTLY,
+        cron=cron,
+        triggers=[trigger] if on_data_update else [],
+        parameters={"jobs": jobs},
+        description="Brings every stage up to date; what didn't change is not run.",
+        # By module, so that what the flow keeps track of is imported and never pickled.
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+    return cast("RunnerDeployment", deployment)
+
+
+def _serve_here(*, cron: str | None, on_data_update: bool, notify: str | None, jobs: int) -> None:
+    from pipelines.automations import HEARTBEAT_S, register_automations
+
+    # Runs inherit this environment; without a sign of life, a run whose process was killed shows as running.
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_S))
+    from prefect import serve as serve_deployments
+
+    for name in register_automations(notify):
+        print(f"automation  {name}", flush=True)
+    if not notify:
+        print("nobody is told of failures; --notify slack-webhook/NAME sends them through a Prefect block", flush=True)
+    deployment = nightly_deployment(cron=cron, on_data_update=on_data_update, jobs=jobs)
+    # One at a time: a second would only wait for the workspace.
+    serve_deployments(deployment, limit=1, print_starting_message=False)
+
+
+def tell_data_update(source: str) -> int:
+    """Tell the server that the feedback log has new rows.
+
+    Args:
+        source: who says so, or what is new.
+
+    Raises:
+        ValueError: there is no server to tell.
+    """
+    api_url = find_server(needed=True)
+    from pipelines import events
+
+    events.tell_data_update(source)
+    print(f"told {api_url} that there is new feedback{f': {source}' if source else ''}")
+    return 0

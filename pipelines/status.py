@@ -1,0 +1,81 @@
+"""What the next run would do, and why: which stages changed, in what, and which follow from them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from pipelines.graph import StageNode, read_graph
+from pipelines.locks import lock_holder
+
+MAX_REASONS = 4
+
+
+class StageStatus(NamedTuple):
+    """Where a stage stands."""
+
+    name: str
+    state: str
+    """"up to date", "changed", "new" or "follows"."""
+    why: str
+    """What changed, or after which stage it follows; empty if it is up to date."""
+
+
+def status_text() -> str:
+    """A line per stage, and whether a flow has the workspace."""
+    rows = stage_status()
+    width = max((len(row.name) for row in rows), default=0)
+    lines = [f"{row.name:<{width}}  {row.state:<10}  {row.why}".rstrip() for row in rows]
+    holder = lock_holder()
+    lines.append("")
+    lines.append(f"workspace taken by {holder.sentence()}" if holder else "no flow runs in this workspace")
+    return "\n".join(lines)
+
+
+def stage_status() -> list[StageStatus]:
+    """Where each stage stands, in the order in which they run."""
+    from dvc.repo import Repo
+
+    nodes = read_graph()
+    with Repo(_wait_for_lock=True) as repo:
+        changed = repo.status()
+    known = _recorded(Path("dvc.lock"))
+    pending: set[str] = set()
+    return [_status_of(node, changed.get(node.name), pending, is_new=node.name not in known) for node in nodes]
+
+
+def _recorded(lock: Path) -> set[str]:
+    """Names of the stages that ran before."""
+    return set(yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]) if lock.is_file() else set()
+
+
+def _status_of(node: StageNode, changes: Any, pending: set[str], *, is_new: bool) -> StageStatus:
+    if is_new:
+        pending.add(node.name)
+        return StageStatus(node.name, "new", "never ran here")
+    causes = sorted(pending.intersection(node.upstream))
+    reasons = list(dict.fromkeys(_reasons(changes or [])))
+    if not reasons and not causes:
+        return StageStatus(node.name, "up to date", "")
+    pending.add(node.name)
+    # What an upstream stage is about to write again is no change of this stage's own.
+    if not reasons:
+        return StageStatus(node.name, "follows", f"after {', '.join(causes)}")
+    shown = ", ".join(reasons[:MAX_REASONS])
+    more = f" and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
+    return StageStatus(node.name, "changed", shown + more)
+
+
+def _reasons(changes: list[Any]) -> Iterator[str]:
+    """What DVC says changed, in few words: a parameter by its dotted name, a file by its path."""
+    for change in changes:
+        if isinstance(change, str):
+            yield "the command" if change == "changed command" else change
+            continue
+        for kind, entries in change.items():
+            for path, what in entries.items():
+                if isinstance(what, Mapping):
+                    yield from (f"{name} ({how})" for name, how in what.items())
+                else:
+                    yield f"{path} ({what}{' output' if kind == 'changed outs' else ''})"

@@ -1,0 +1,114 @@
+"""Sweeps over parameters: what all choices share is computed once, then each choice is an experiment of DVC's."""
+
+import os
+import re
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from prefect import State, Task, flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.states import Cancelled, Completed, Failed
+
+from pipelines.flows import cancelled_with_its_run, pipeline
+from pipelines.locks import workspace_lock
+from pipelines.output import is_worth_logging, progress_of, read_lines
+from pipelines.overrides import as_given_to_dvc
+from pipelines.processes import ProcessGroups
+from pipelines.run_artifacts import show_table
+from pipelines.sweep_results import results_markdown
+
+RAN = re.compile(r"^Ran experiment\(s\): (\S+)")
+
+
+@flow(name="plumbline-sweep", persist_result=False)
+def sweep_flow(
+    choices: list[list[str]], shared: list[str], targets: list[str], metrics: list[str], jobs: int
+) -> State[Any]:
+    """Bring up to date what all choices share, then run each choice as an experiment beside the workspace.
+
+    Args:
+        choices: overrides of params.yaml, one list per experiment.
+        shared: stages that no choice changes.
+        targets: stages that each experiment ends with.
+        metrics: metrics files to compare the experiments by.
+        jobs: experiments at a time.
+
+    Returns:
+        Completed if every experiment ran, else Failed or Cancelled.
+    """
+    log = get_run_logger()
+    if shared:
+        # The reference is scored in this pass, once, and every experiment takes it from DVC's cache.
+        state = pipeline(shared, None, False, jobs, return_state=True)
+        if not state.is_completed():
+            return Failed(message=f"what the experiments share is not up to date: {state.message}")
+    groups = ProcessGroups()
+    with cancelled_with_its_run(groups):
+        try:
+            with workspace_lock(f"{flow_run.name} (a sweep)", say=log.info, stopping=groups.stopping):
+                names = _run_all(choices, targets, groups, jobs)
+        except InterruptedError as stopped:
+            return Cancelled(message=str(stopped))
+        except BaseException as error:
+            groups.stop(f"the sweep is stopping: {type(error).__name__}")
+            raise
+    if groups.stopping.is_set():
+        return Cancelled(message=groups.reason)
+    found = {" ".join(choice): name for choice, name in zip(choices, names, strict=True) if name}
+    table = results_markdown(found, metrics)
+    show_table("sweep", table, "how the experiments compare")
+    for line in table.splitlines():
+        log.info(line)
+    message = f"{len(found)} of {len(choices)} experiments ran; `dvc exp apply NAME` takes one over"
+    return Completed(message=message) if len(found) == len(choices) else Failed(message=message)
+
+
+def _run_all(
+    choices: Sequence[Sequence[str]], targets: Sequence[str], groups: ProcessGroups, jobs: int
+) -> list[str | None]:
+    """Names of the experiments, in the order of the choices; None for one that failed."""
+    slots = threading.Semaphore(jobs)
+
+    def experiment_task(choice: Sequence[str]) -> Task[[], State[Any]]:
+        @task(name=" ".join(choice), task_run_name=" ".join(choice), cache_policy=NO_CACHE, persist_result=False)
+        def body() -> State[Any]:
+            with slots:
+                try:
+                    name = _run_experiment(choice, targets, groups)
+                except InterruptedError as stopped:
+                    return Cancelled(message=str(stopped))
+            return Completed(message=name, data=name) if name else Failed(message="the experiment failed; see its log")
+
+        return body
+
+    futures = [experiment_task(choice).submit(return_state=False) for choice in choices]
+    for future in futures:
+        future.wait()
+    return [future.state.message if future.state.is_completed() else None for future in futures]
+
+
+def _run_experiment(choice: Sequence[str], targets: Sequence[str], groups: ProcessGroups) -> str | None:
+    """Run one in a folder of its own; gives the name that DVC gave it, or None if it failed."""
+    log = get_run_logger()
+    sets = [word for override in choice for word in ("--set-param", as_given_to_dvc(override))]
+    # Rows that were computed in the workspace need not be computed again in the experiment's own folder.
+    cache = os.environ.get("PLUMBLINE_CACHE", ".cache")
+    process = groups.start(
+        "dvc", ["exp", "run", "--temp", *sets, *targets], environment={"PLUMBLINE_CACHE": str(Path(cache).resolve())}
+    )
+    name = None
+    try:
+        for line in read_lines(process.stdout):
+            found = RAN.match(line)
+            name = found[1] if found else name
+            if is_worth_logging(line) and not progress_of(line):
+                log.info(line)
+        status = process.wait()
+    finally:
+        groups.forget(process)
+    if groups.stopping.is_set():
+        raise InterruptedError(groups.reason)
+    return name if status == 0 else None

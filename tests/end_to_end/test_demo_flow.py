@@ -1,0 +1,103 @@
+"""The demo's graph as a flow, from nothing: what runs and what doesn't, and the page that people see of it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from pipelines.planning import make_plan
+from tests.prefect_server import PrefectServer, run_id_in
+from tests.workspace import SMALL, Workspace
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+METHOD = "bco"
+CHROMIUM = shutil.which("chromium")
+AFTER_TRAINING = {f"{stage}@{METHOD}" for stage in ("training", "evaluation", "gate", "report")}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    started = PrefectServer(tmp_path_factory.mktemp("prefect"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory, server):
+    workspace = Workspace(tmp_path_factory.mktemp("demo") / "project", SMALL)
+    workspace.environment.update(server.environment)
+    workspace.first_run = run_flow(workspace, METHOD)
+    return workspace
+
+
+def run_flow(workspace, *words):
+    """Run the flow, which must end well; gives the id of its run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", "run", *words],
+        cwd=workspace.root,
+        env=workspace.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return run_id_in(done.stdout)
+
+
+def test_every_stage_of_the_graph_is_a_task_that_completes(server, demo, monkeypatch):
+    monkeypatch.chdir(demo.root)
+    names = {node.name for node in make_plan([METHOD]).nodes}
+
+    assert len(names) > 10
+    assert server.states(demo.first_run) == dict.fromkeys(names, "Completed")
+
+
+def test_metrics_gate_and_report_are_shown(server, demo):
+    artifacts = server.artifacts(demo.first_run)
+
+    assert "true_reward/gain" in artifacts[f"metrics-evaluation-{METHOD}"]["data"]
+    assert isinstance(json.loads(artifacts[f"gate-{METHOD}"]["data"]), list)
+    assert f"reports/{METHOD}.html" in artifacts[f"page-report-{METHOD}"]["data"]
+    assert any(key.startswith("progress-") for key in artifacts)
+
+
+@pytest.mark.skipif(
+    not CHROMIUM and not os.environ.get("CI"), reason="chromium is not on PATH; `apt-get install chromium` installs it"
+)
+def test_the_page_of_the_run_shows_stages_and_states(server, demo, tmp_path):
+    states = server.states(demo.first_run)
+    with sync_playwright() as playwright:
+        # Without its sandbox, which needs rights that a container doesn't give.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 820})
+        page.goto(f"{server.url}/runs/flow-run/{demo.first_run}")
+        page.locator("[role=tab], .p-tab").filter(has_text="Task Runs").first.click(timeout=60_000)
+        for name in states:
+            page.get_by_text(name, exact=True).first.wait_for()
+        shown = page.inner_text("body")
+        page.screenshot(path=tmp_path / "run.png")
+        browser.close()
+
+    for name, state in states.items():
+        assert re.search(rf"^{re.escape(name)}\n(\w+\n)?{state}$", shown, flags=re.MULTILINE), shown
+
+
+def test_a_second_run_finds_every_stage_cached(server, demo):
+    run_id = run_flow(demo, METHOD)
+
+    assert set(server.states(run_id).values()) == {"Cached"}
+
+
+def test_changing_beta_runs_training_and_what_reads_it(server, demo):
+    run_id = run_flow(demo, METHOD, "--set", f"training.{METHOD}.beta=0.3")
+
+    states = server.states(run_id)
+    assert {name for name, state in states.items() if state == "Completed"} == AFTER_TRAINING
+    assert {state for name, state in states.items() if name not in AFTER_TRAINING} == {"Cached"}

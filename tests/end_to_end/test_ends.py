@@ -1,0 +1,237 @@
+"""However a flow ends, it leaves no process behind, records nothing wrong, and the next run goes on from there."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import httpx
+import psutil
+import pytest
+
+from pipelines.locks import LOCK_FILE, lock_holder
+from tests.counting import Counting
+from tests.prefect_server import PrefectServer, run_id_in, wait_until
+from tests.workspace import stages_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    started = PrefectServer(tmp_path_factory.mktemp("prefect"), PREFECT_RUNNER_POLL_FREQUENCY="2")
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def workspace(server, tmp_path):
+    """One stage that takes a minute, and one that follows."""
+    made = Counting(
+        tmp_path / "project", {"slow": None, "next": "slow"}, {"slow": {"steps": 600, "step_s": 0.1}}, server=server
+    )
+    yield made
+    for process in made.processes():
+        process.kill()
+
+
+def finish(workspace):
+    """Let the slow stage go on, with little left to do; gives the log."""
+    done = workspace.pipelines("run")
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def shorten(workspace):
+    """Make the slow stage a quick one: other parameters, so it begins anew."""
+    workspace.set_params({"counts": {"slow": {"steps": 3, "step_s": 0.0}}})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_a_signal_ends_everything(workspace, number):
+    started = workspace.start("run")
+    started.wait_for("step 3 of")
+
+    started.process.send_signal(number)
+
+    # Prefect gives SIGTERM on to the process itself, once the flow is through.
+    assert started.process.wait(15) == {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}[number]
+    workspace.wait_for_nobody(5)
+    assert lock_holder(workspace.root / LOCK_FILE) is None
+    assert not (workspace.root / "dvc.lock").exists()
+
+
+def test_cancelling_a_run_of_the_command_line_ends_everything(server, workspace):
+    started = workspace.start("run")
+    started.wait_for("step 3 of")
+    run_id = run_id_in(started.log())
+
+    cancel(server, run_id)
+
+    workspace.wait_for_nobody(15)
+    assert started.process.wait(5) == 130
+    assert server.run(run_id)["state_type"] == "CANCELLED"
+
+
+def test_cancelling_a_served_run_ends_all_but_the_server(server, workspace):
+    serving = workspace.start("serve")
+    deployment = wait_until(lambda: server.ask("deployments/filter", deployments={"name": {"any_": ["nightly"]}}))[0]
+    run_id = server.ask(f"deployments/{deployment['id']}/create_flow_run")["id"]
+    serving.wait_for("step 3 of")
+
+    cancel(server, run_id)
+
+    wait_until(lambda: {process.pid for process in workspace.processes()} == {serving.process.pid}, timeout_s=15)
+    wait_until(lambda: server.run(run_id)["state_type"] == "CANCELLED")
+    serving.process.send_signal(signal.SIGTERM)
+    workspace.wait_for_nobody(15)
+    serving.process.wait()
+
+
+def cancel(server, run_id):
+    """What the button in the page does."""
+    body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
+    httpx.post(f"{server.api_url}/flow_runs/{run_id}/set_state", json=body, timeout=30).raise_for_status()
+
+
+@pytest.mark.parametrize("moment", ["while it plans", "while a stage computes", "while dvc saves"])
+def test_killing_the_flow_leaves_nobody_and_the_next_run_goes_on(workspace, moment):
+    workspace.set_params({"counts": {"slow": {"steps": 20, "step_s": 0.1}}})
+    started = workspace.start("run")
+    if moment == "while it plans":
+        started.wait_for("stages, 0 of them unchanged")
+    elif moment == "while a stage computes":
+        started.wait_for("step 5 of")
+    else:
+        started.wait_for("step 20 of")
+
+    os.kill(started.process.pid, signal.SIGKILL)
+    started.process.wait()
+
+    workspace.wait_for_nobody(15)
+    log = finish(workspace)
+    assert workspace.total("next") == 2
+    assert workspace.repro() == set()
+    if moment == "while a stage computes":
+        assert "counting from 0" not in log.partition("count@next")[0]
+
+
+MOMENTS = ("before it computes", "while it computes", "when it is done")
+
+
+def test_killing_dvc_or_a_stage_fails_the_attempt_and_the_retry_goes_on(server, tmp_path):
+    cases = {f"{victim}{i}": (victim, moment) for victim in ("dvc", "stage") for i, moment in enumerate(MOMENTS)}
+    workspace = Counting(
+        tmp_path / "project",
+        dict.fromkeys(cases),
+        {name: {"steps": 20, "step_s": 0.1, "linger_s": 1.0} for name in cases},
+        {name: {"retries": 1} for name in cases},
+        server=server,
+    )
+    started = workspace.start("run", "-j", "6")
+    killed = {}
+
+    def kill(name):
+        killed[name] = kill_at(workspace, name, *cases[name])
+
+    threads = [threading.Thread(target=kill, args=(name,)) for name in cases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert started.process.wait(120) == 0, started.log()
+    assert killed == dict.fromkeys(cases, True)
+    assert {name: workspace.total(name) for name in cases} == dict.fromkeys(cases, 20)
+    workspace.wait_for_nobody(5)
+    assert workspace.repro() == set()
+    assert not list(workspace.root.glob("out/*.tmp-*"))
+    counted = {line.partition("count@")[2] for line in started.log().splitlines() if "counting from" in line}
+    # Each began once; what was killed while it computed went on from there, and what had counted to the end did not.
+    assert len([line for line in counted if line.endswith("counting from 0")]) == 6
+    assert any(line.startswith("dvc1") and not line.endswith("from 0") for line in counted)
+    assert "stage2' - counting from 20" in "".join(counted)
+
+
+def kill_at(workspace, name, victim, moment):
+    """Kill a stage's process or its dvc; True if it still ran then."""
+    dvc = wait_until(lambda: workspace.find("dvc", f"count@{name}"))[0]
+    if victim == "dvc" and moment == MOMENTS[0]:
+        return killed(dvc)
+    stage = wait_until(lambda: workspace.find("stages.count", f"counts.{name}"))[0]
+    done = lambda: next(iter(workspace.root.glob(f"checkpoints/count-{name}/*/done")), None)  # noqa: E731
+    if moment == MOMENTS[1]:
+        wait_until(lambda: done() and done().read_text() in {"5", "6", "7"}, every_s=0.01)
+    elif moment == MOMENTS[2] and victim == "stage":
+        wait_until(lambda: list(workspace.root.glob(f"out/{name}.json.tmp-*")), every_s=0.01)
+    elif moment == MOMENTS[2]:
+        wait_until(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, every_s=0.002)
+    return killed(dvc if victim == "dvc" else stage)
+
+
+def killed(process):
+    try:
+        process.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+def test_a_second_flow_waits_and_says_for_what(workspace):
+    first = workspace.start("run", "slow")
+    first.wait_for("step 3 of")
+    second = workspace.start("run", "next")
+    second.wait_for("waiting for process")
+
+    assert f"waiting for process {first.process.pid}, which since" in second.log()
+    assert "(slow)" in second.log()
+    assert "step" not in second.log()
+    shorten(workspace)
+    # The holder's end, even this one, lets the next one in.
+    first.process.kill()
+    first.process.wait()
+    assert second.process.wait(90) == 0, second.log()
+    assert workspace.total("next") == 2
+
+
+HOLD = """
+import sys, time
+from dvc.repo import Repo
+
+repo = Repo()
+with repo.lock:
+    print("held", flush=True)
+    time.sleep(float(sys.argv[1]))
+"""
+
+
+def test_work_that_is_done_is_not_lost_while_another_dvc_saves(workspace):
+    # dvc gives up after 3 s of its own; what its stage computed would then be computed again.
+    workspace.set_params({"counts": {"slow": {"steps": 30}}})
+    started = workspace.start("run", "slow")
+    started.wait_for("step 1 of")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, "8"], cwd=workspace.root, env=workspace.environment, stdout=subprocess.PIPE
+    )
+    assert holder.stdout.readline() == b"held\n"
+
+    assert started.process.wait(60) == 0, started.log()
+    holder.communicate()
+    assert started.log().count("counting from") == 1
+    assert workspace.repro("count@slow") == set()
+
+
+def test_a_stage_that_somebody_else_runs_is_named_and_left_alone(workspace):
+    workspace.set_params({"counts": {"slow": {"steps": 60}}})
+    theirs = workspace.start_dvc("repro", "count@slow")
+    wait_until(lambda: workspace.find("stages.count", "counts.slow"))
+
+    done = workspace.pipelines("run", "slow")
+
+    assert done.returncode == 1
+    assert "is busy" in done.stdout
+    log, _ = theirs.communicate(timeout=60)
+    assert theirs.returncode == 0
+    assert stages_run(log) == {"count@slow"}
+    assert workspace.repro("count@slow") == set()

@@ -1,0 +1,153 @@
+"""A real Prefect server on loopback with a database of its own, and what tests ask it."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+
+T = TypeVar("T")
+RUN_PAGE = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
+
+
+class PrefectServer:
+    """A server that is started here, and stopped by `stop`.
+
+    Args:
+        home: folder for its database and settings.
+        host: address to listen on.
+        settings: further settings, by the name of their variable.
+    """
+
+    def __init__(self, home: Path, *, host: str = "127.0.0.1", **settings: str) -> None:
+        self.url = f"http://127.0.0.1:{free_port()}"
+        self.api_url = f"{self.url}/api"
+        self.environment = {
+            "PREFECT_HOME": str(home),
+            "PREFECT_API_URL": self.api_url,
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            **settings,
+        }
+        home.mkdir(parents=True, exist_ok=True)
+        self.log = home / "server.log"
+        words = ["server", "start", "--host", host, "--port", self.url.rpartition(":")[2]]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "prefect", *words],
+                env={**os.environ, **self.environment},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            self.wait_until(self.answers, timeout_s=120)
+        except BaseException:
+            self.stop()
+            raise
+
+    def answers(self) -> bool:
+        """Whether it is up; fails if it never will be."""
+        assert self.process.poll() is None, self.log.read_text()
+        try:
+            return httpx.get(f"{self.api_url}/health", timeout=5).text == "true"
+        except httpx.HTTPError:
+            return False
+
+    def stop(self) -> None:
+        """End it and wait for its end."""
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def ask(self, path: str, **body: Any) -> Any:
+        """What the server answers to a POST."""
+        answer = httpx.post(f"{self.api_url}/{path}", json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def read(self, path: str) -> Any:
+        """What the server answers to a GET."""
+        answer = httpx.get(f"{self.api_url}/{path}", timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """A flow run."""
+        found: dict[str, Any] = self.read(f"flow_runs/{run_id}")
+        return found
+
+    def runs(self, deployment: str) -> list[dict[str, Any]]:
+        """Flow runs of a deployment, newest first."""
+        found: list[dict[str, Any]] = self.ask(
+            "flow_runs/filter", deployments={"name": {"any_": [deployment]}}, sort="EXPECTED_START_TIME_DESC"
+        )
+        return found
+
+    def states(self, run_id: str) -> dict[str, str]:
+        """Name of the state of each task of a flow run, once the run and all of them ended.
+
+        The server learns of a task's states a little after they came about.
+        """
+
+        def ended() -> dict[str, str] | None:
+            tasks = self.ask("task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
+            final = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+            if self.run(run_id)["state_type"] in final and tasks and all(task["state_type"] in final for task in tasks):
+                return {task["name"]: task["state_name"] for task in tasks}
+            return None
+
+        return self.wait_until(ended)
+
+    def messages(self, run_id: str) -> dict[str, str]:
+        """Message of the state of each task of a flow run."""
+        self.states(run_id)
+        tasks = self.ask("task_runs/filter", flow_runs={"id": {"any_": [run_id]}})
+        return {task["name"]: task["state"]["message"] or "" for task in tasks}
+
+    def lines(self, run_id: str) -> list[str]:
+        """What the run and its tasks logged."""
+        logs = self.ask("logs/filter", logs={"flow_run_id": {"any_": [run_id]}}, sort="TIMESTAMP_ASC", limit=200)
+        return [log["message"] for log in logs]
+
+    def artifacts(self, run_id: str) -> dict[str, dict[str, Any]]:
+        """Artifacts of a run, by key."""
+        found = self.ask("artifacts/filter", artifacts={"flow_run_id": {"any_": [run_id]}})
+        return {artifact["key"]: artifact for artifact in found}
+
+    def wait_until(self, look: Callable[[], T | None], *, timeout_s: float = 60) -> T:
+        """Look until there is something to see."""
+        return wait_until(look, timeout_s=timeout_s)
+
+
+def wait_until(look: Callable[[], T | None], *, timeout_s: float = 60, every_s: float = 0.1) -> T:
+    """Look until there is something to see, and give it."""
+    deadline = time.monotonic() + timeout_s
+    while not (found := look()):
+        assert time.monotonic() < deadline, f"waited {timeout_s} s in vain"
+        time.sleep(every_s)
+    return found
+
+
+def run_id_in(log: str) -> str:
+    """Id of the flow run whose page a log names."""
+    found = RUN_PAGE.search(log)
+    assert found, log
+    return found[1]
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
