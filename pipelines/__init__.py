@@ -1,1 +1,1 @@
-"""What runs when: the params model, the graph and its checks, the Prefect flow and its deployments, the command line."""
+"""What runs when: the params model, the graph and its checks, the Prefect flow, the command line."""
