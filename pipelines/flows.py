@@ -22,7 +22,7 @@ from prefect.states import Cancelled, Completed, Failed
 
 from pipelines.events import DATA_REJECTED, GATE_FAILED, tell_failure
 from pipelines.graph import StageNode
-from pipelines.locks import workspace_lock
+from pipelines.locks import wait_for_leftovers, workspace_lock
 from pipelines.overrides import apply_overrides
 from pipelines.planning import Plan, make_plan
 from pipelines.processes import ProcessGroups
@@ -67,6 +67,7 @@ def pipeline(
     with cancelled_with_its_run(groups):
         try:
             with workspace_lock(doing, say=log.info, stopping=groups.stopping):
+                wait_for_leftovers(groups.stopping)
                 if overrides:
                     apply_overrides(overrides)
                     log.info("params.yaml: %s", ", ".join(overrides))

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,10 @@ from threading import Event
 from typing import IO, NamedTuple
 
 LOCK_FILE = Path(".dvc/tmp/flow.lock")
+DVC_LOCKS = Path(".dvc/tmp/rwlock")
+"""Where DVC notes which process reads and writes which path; it refuses to wait for any of them."""
 POLL_S = 0.5
+LEFTOVER_GRACE_S = 5.0
 REMIND_EVERY_S = 60.0
 
 
@@ -58,6 +62,26 @@ def workspace_lock(
         finally:
             # Whoever looks sees an empty file; closing it gives the lock back.
             _write(file, "")
+
+
+def wait_for_leftovers(stopping: Event, path: Path = DVC_LOCKS) -> None:
+    """Give the processes of a flow that was killed the moment that they need to be gone.
+
+    Those of somebody else's `dvc`, which may run for hours, are not waited for any longer.
+
+    Args:
+        stopping: gives up waiting when it is set.
+        path: DVC's note of who reads and writes what.
+    """
+    deadline = time.monotonic() + LEFTOVER_GRACE_S
+    while _noted_processes(path) and time.monotonic() < deadline and not stopping.wait(0.1):
+        pass
+
+
+def _noted_processes(path: Path) -> list[int]:
+    """Processes in DVC's note that still exist."""
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    return [pid for pid in map(int, re.findall(r'"pid": *(\d+)', text)) if Path(f"/proc/{pid}").exists()]
 
 
 def lock_holder(path: Path = LOCK_FILE) -> Holder | None:

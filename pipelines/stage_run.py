@@ -107,7 +107,7 @@ class _Seen:
     def __init__(self) -> None:
         self.outcome = Outcome.UNCHANGED
         self._last_own = ""
-        self._last = ""
+        self._complaint = ""
         self._status: int | None = None
 
     def add(self, line: str) -> None:
@@ -120,9 +120,10 @@ class _Seen:
             self._status = int(found[1])
         elif self._status is None:
             self._last_own = line
-        self._last = line
+        if line.startswith("ERROR: ") and not self._complaint:
+            self._complaint = line.removeprefix("ERROR: ")
 
     def error(self, stage: str, dvc_status: int) -> StageError:
         if self._status is None:
-            return StageError(f"{stage}: dvc ended with {dvc_status}: {self._last}", status=None)
+            return StageError(f"{stage}: dvc ended with {dvc_status}: {self._complaint or self._last_own}", status=None)
         return StageError(f"{stage} ended with {self._status}: {self._last_own}", status=self._status)

@@ -223,7 +223,7 @@ def test_work_that_is_done_is_not_lost_while_another_dvc_saves(workspace):
 
 
 def test_a_stage_that_somebody_else_runs_is_named_and_left_alone(workspace):
-    workspace.set_params({"counts": {"slow": {"steps": 60}}})
+    workspace.set_params({"counts": {"slow": {"steps": 150}}})
     theirs = workspace.start_dvc("repro", "count@slow")
     wait_until(lambda: workspace.find("stages.count", "counts.slow"))
 

@@ -243,7 +243,7 @@ def test_the_schedule_starts_the_nightly_run(server, served):
         runs = server.runs("nightly")
         return [found for found in runs if found["auto_scheduled"] and found["state_name"] == "Completed"]
 
-    assert wait_until(started, timeout_s=120)
+    assert wait_until(started, timeout_s=120), served.root
 
 
 @pytest.mark.parametrize(

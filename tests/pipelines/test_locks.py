@@ -1,11 +1,15 @@
 """One flow at a time, and whoever waits is told for whom."""
 
+import json
 import os
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
-from pipelines.locks import lock_holder, workspace_lock
+from pipelines.locks import lock_holder, wait_for_leftovers, workspace_lock
 
 
 @pytest.fixture
@@ -57,6 +61,25 @@ def test_waiting_ends_when_the_flow_stops(lock):
         with pytest.raises(InterruptedError, match="stopped while waiting"):
             second.__enter__()
         assert lock_holder(lock).doing == "first"
+
+
+def test_a_process_that_dvc_still_notes_is_waited_for_and_a_dead_one_is_not(tmp_path):
+    note = tmp_path / "rwlock"
+    alive = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.7)"])
+    note.write_text(json.dumps({"read": {"a": [{"pid": alive.pid, "cmd": "dvc"}]}, "write": {}}))
+    reaper = threading.Thread(target=alive.wait)
+    reaper.start()
+
+    start = time.monotonic()
+    wait_for_leftovers(threading.Event(), note)
+    waited_s = time.monotonic() - start
+    reaper.join()
+    start = time.monotonic()
+    wait_for_leftovers(threading.Event(), note)
+    wait_for_leftovers(threading.Event(), tmp_path / "none")
+
+    assert 0.1 < waited_s < 4
+    assert time.monotonic() - start < 0.1
 
 
 def test_without_a_repository_the_root_is_named(tmp_path):
