@@ -16,11 +16,11 @@ from stages.contracts.closure import ROOT, code_files
 from stages.contracts.files import files_below, tree_digest
 from stages.models.held_out import read_reward
 from stages.models.loading import load_causal_lm, load_tokenizer
-from stages.models.reference import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
 from stages.ppo_training import PPOTrainingParams, run
 from stages.trainers.sections import LoraParams
 from tests.stages.feedback import write_completions
-from tests.trainers.tiny import WORDS, tiny_llama, tiny_tokenizer
+from tests.stages.training_runs import write_base_model
+from tests.trainers.tiny import WORDS
 
 # peft 0.21 asks transformers 5 under a name that has changed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -44,18 +44,7 @@ def share_of_wanted(prompt, completion, row):
 
 @pytest.fixture(scope="module")
 def base_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "base"
-    tiny_llama(dropout=0.1).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    reference = ModelReference(
-        source="scratch",
-        fingerprint=fingerprint(folder),
-        tokenizer_fingerprint=tokenizer_fingerprint(folder),
-        pad_token="<pad>",
-        pad_token_is_eos=False,
-    )
-    write_reference(folder, reference)
-    return folder
+    return write_base_model(tmp_path_factory.mktemp("models") / "base")
 
 
 @pytest.fixture

@@ -22,10 +22,9 @@ from stages.contracts.files import files_below, tree_digest
 from stages.contracts.reference_logps import REFERENCE_LOGPS
 from stages.contracts.tokens import TOKENS
 from stages.models.loading import load_causal_lm, load_tokenizer
-from stages.models.reference import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
 from stages.trainers.sections import LoraParams
 from stages.training import BCOTrainingParams, run
-from tests.trainers.tiny import tiny_llama, tiny_tokenizer
+from tests.stages.training_runs import write_base_model
 
 PARAMS = {
     "learning_rate": 1e-2,
@@ -38,18 +37,7 @@ PARAMS = {
 
 @pytest.fixture(scope="module")
 def base_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "base"
-    tiny_llama(dropout=0.1).save_pretrained(folder)
-    tiny_tokenizer().save_pretrained(folder)
-    reference = ModelReference(
-        source="scratch",
-        fingerprint=fingerprint(folder),
-        tokenizer_fingerprint=tokenizer_fingerprint(folder),
-        pad_token="<pad>",
-        pad_token_is_eos=False,
-    )
-    write_reference(folder, reference)
-    return folder
+    return write_base_model(tmp_path_factory.mktemp("models") / "base")
 
 
 @pytest.fixture
