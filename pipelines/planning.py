@@ -53,10 +53,12 @@ def _is_unchanged(stage: Any) -> bool:
 
 def usual_methods() -> list[str]:
     """The methods that params.yaml names for runs without a target; none where it doesn't say."""
+    values = (read_params("") or {}).get("run")
+    if values is None:
+        return []
     from pipelines.params import RunParams
 
-    values = read_params("").get("run")
-    return [] if values is None else parse_section(RunParams, values, where="run").methods
+    return parse_section(RunParams, values, where="run").methods
 
 
 def stage_names() -> list[str]:
