@@ -16,13 +16,14 @@ import httpx
 from prefect import State, Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectException
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
-from prefect.states import Cancelled, Completed, Failed
+from prefect.states import Cancelled, Completed, Crashed, Failed
 
 from pipelines.events import DATA_REJECTED, GATE_FAILED, tell_failure
 from pipelines.graph import StageNode
-from pipelines.locks import wait_for_leftovers, workspace_lock
+from pipelines.locks import Holder, mend_notes, wait_for_leftovers, workspace_lock
 from pipelines.overrides import apply_overrides
 from pipelines.planning import Plan, make_plan
 from pipelines.processes import ProcessGroups
@@ -66,8 +67,7 @@ def pipeline(
     doing = f"{flow_run.name} ({' '.join(targets or ['all stages'])})"
     with cancelled_with_its_run(groups):
         try:
-            with workspace_lock(doing, say=log.info, stopping=groups.stopping):
-                wait_for_leftovers(groups.stopping)
+            with workspace(doing, groups):
                 if overrides:
                     apply_overrides(overrides)
                     log.info("params.yaml: %s", ", ".join(overrides))
@@ -208,6 +208,24 @@ class _Settled(PrefectFuture[Any]):
 
 
 @contextmanager
+def workspace(doing: str, groups: ProcessGroups) -> Iterator[None]:
+    """The workspace for this run alone, once what a killed run left is cleared away.
+
+    Args:
+        doing: what this run does, for those who wait.
+        groups: gives up waiting when they are stopped.
+    """
+    log = get_run_logger()
+    with workspace_lock(doing, run_id=str(flow_run.id), say=log.info, stopping=groups.stopping) as killed:
+        if killed:
+            close_killed(killed)
+        wait_for_leftovers(groups.stopping)
+        if mend_notes():
+            log.warning("DVC's note of who reads and writes what was cut off; it is begun anew")
+        yield
+
+
+@contextmanager
 def cancelled_with_its_run(groups: ProcessGroups) -> Iterator[None]:
     """End all processes once the run is cancelled in Prefect: nobody else does for a run that no `serve` started."""
     over = threading.Event()
@@ -218,6 +236,21 @@ def cancelled_with_its_run(groups: ProcessGroups) -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
+
+
+def close_killed(killed: Holder) -> None:
+    """Show the run of a process that was killed as crashed; nobody else knows, and it would seem to run for ever."""
+    log = get_run_logger()
+    log.warning("the flow before this one was killed: %s", killed.sentence())
+    try:
+        with get_client(sync_client=True) as client:
+            run_id = UUID(killed.run_id)
+            state = client.read_flow_run(run_id).state
+            if state is None or not state.is_final():
+                client.set_flow_run_state(run_id, Crashed(message="its process was killed"), force=True)
+    except (httpx.HTTPError, PrefectException, ValueError) as error:
+        # It ran under another server, which is not asked.
+        log.info("its run is not known to this server: %s", error)
 
 
 def _watch(run_id: str, groups: ProcessGroups, over: threading.Event) -> None:

@@ -13,7 +13,7 @@ from threading import Event
 from typing import IO, NamedTuple
 
 LOCK_FILE = Path(".dvc/tmp/flow.lock")
-DVC_LOCKS = Path(".dvc/tmp/rwlock")
+DVC_NOTES = Path(".dvc/tmp/rwlock")
 """Where DVC notes which process reads and writes which path; it refuses to wait for any of them."""
 POLL_S = 0.5
 LEFTOVER_GRACE_S = 5.0
@@ -26,6 +26,8 @@ class Holder(NamedTuple):
     pid: int
     since: str
     doing: str
+    run_id: str = ""
+    """Id of its flow run."""
 
     def sentence(self) -> str:
         """Who it is, since when, and what it does."""
@@ -34,14 +36,20 @@ class Holder(NamedTuple):
 
 @contextmanager
 def workspace_lock(
-    doing: str, *, say: Callable[[str], None], stopping: Event | None = None, path: Path = LOCK_FILE
-) -> Iterator[None]:
+    doing: str,
+    *,
+    run_id: str = "",
+    say: Callable[[str], None],
+    stopping: Event | None = None,
+    path: Path = LOCK_FILE,
+) -> Iterator[Holder | None]:
     """Have the workspace alone; wait for it, and say for what.
 
-    The kernel gives the lock back when its holder dies, however it dies.
+    The kernel gives the lock back when its holder dies, however it dies. Gives the last holder if it was killed.
 
     Args:
         doing: what the holder does, for those who wait.
+        run_id: id of its flow run.
         say: told what is waited for, at once and then every minute.
         stopping: gives up waiting when it is set.
         path: file to lock.
@@ -55,16 +63,42 @@ def workspace_lock(
     path.parent.mkdir(exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         _wait_for(file, say, stopping or Event(), path)
+        killed = _read(file)
         try:
-            holder = Holder(os.getpid(), datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S"), doing)
+            holder = Holder(os.getpid(), datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S"), doing, run_id)
             _write(file, json.dumps(holder._asdict()))
-            yield
+            yield killed
         finally:
             # Whoever looks sees an empty file; closing it gives the lock back.
             _write(file, "")
 
 
-def wait_for_leftovers(stopping: Event, path: Path = DVC_LOCKS) -> None:
+def mend_notes(path: Path = DVC_NOTES) -> bool:
+    """Remove DVC's note of who reads and writes what if a kill cut it off; every `dvc` would fail over it.
+
+    Args:
+        path: the note.
+
+    Returns:
+        Whether it was cut off.
+    """
+    from dvc.lock import make_lock
+
+    if not path.is_file():
+        return False
+    # Its guard: without it, a note that is just being written looks the same.
+    with make_lock(str(path.with_name(f"{path.name}.lock")), tmp_dir=str(path.parent), wait=True):
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return False
+        except ValueError:
+            path.unlink()
+            return True
+    return False
+
+
+def wait_for_leftovers(stopping: Event, path: Path = DVC_NOTES) -> None:
     """Give the processes of a flow that was killed the moment that they need to be gone.
 
     Those of somebody else's `dvc`, which may run for hours, are not waited for any longer.

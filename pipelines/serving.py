@@ -1,6 +1,5 @@
 """Serves the flow: nightly, and early when the data changed; and the pages to look at it."""
 
-import os
 from typing import TYPE_CHECKING, cast
 
 from pipelines.processes import ProcessGroups
@@ -99,13 +98,11 @@ def nightly_deployment(*, cron: str | None, on_data_update: bool, jobs: int) -> 
 
 
 def _serve_here(*, cron: str | None, on_data_update: bool, notify: str | None, jobs: int) -> None:
-    from pipelines.automations import HEARTBEAT_S, register_automations
-
-    # Runs inherit this environment; without a sign of life, a run whose process was killed shows as running.
-    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", str(HEARTBEAT_S))
     from prefect import serve as serve_deployments
 
-    for name in register_automations(notify):
+    from pipelines.automations import register_automations
+
+    for name in register_automations(notify) if notify else []:
         print(f"automation  {name}", flush=True)
     if not notify:
         print("nobody is told of failures; --notify slack-webhook/NAME sends them through a Prefect block", flush=True)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from enum import StrEnum
 
 from pipelines.graph import StageNode
+from pipelines.locks import mend_notes
 from pipelines.output import Progress, is_worth_logging, progress_of, read_lines
 from pipelines.processes import ProcessGroups, end_groups
 
@@ -27,12 +28,14 @@ class StageError(Exception):
 
     Args:
         message: the stage's own words, and how it ended.
-        status: exit status of its command; None if dvc failed before or after.
+        status: exit status of its command; None if dvc failed before or after, or was killed.
+        is_of_dvc: whether dvc gave up by itself, for reasons of its own.
     """
 
-    def __init__(self, message: str, *, status: int | None) -> None:
+    def __init__(self, message: str, *, status: int | None, is_of_dvc: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.is_of_dvc = is_of_dvc
 
 
 def run_stage(
@@ -56,6 +59,25 @@ def run_stage(
         StageError: it failed, or took longer than its policy allows.
         InterruptedError: the flow is stopping.
     """
+    try:
+        return _attempt(node, groups, force=force, on_line=on_line, on_progress=on_progress)
+    except StageError as error:
+        if not error.is_of_dvc:
+            raise
+        # A sibling that was killed while it wrote dvc's notes makes every other dvc stumble over them.
+        on_line(f"once more, as dvc failed by itself: {error}")
+        mend_notes()
+        return _attempt(node, groups, force=force, on_line=on_line, on_progress=on_progress)
+
+
+def _attempt(
+    node: StageNode,
+    groups: ProcessGroups,
+    *,
+    force: bool,
+    on_line: Callable[[str], None],
+    on_progress: Callable[[Progress], None],
+) -> Outcome:
     # The repository's lock is waited for: a sibling that saves a large output holds it for longer than dvc's own
     # three seconds, and then this stage's finished work would be lost.
     words = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), node.name]
@@ -125,5 +147,6 @@ class _Seen:
 
     def error(self, stage: str, dvc_status: int) -> StageError:
         if self._status is None:
-            return StageError(f"{stage}: dvc ended with {dvc_status}: {self._complaint or self._last_own}", status=None)
+            message = f"{stage}: dvc ended with {dvc_status}: {self._complaint or self._last_own}"
+            return StageError(message, status=None, is_of_dvc=dvc_status > 0)
         return StageError(f"{stage} ended with {self._status}: {self._last_own}", status=self._status)

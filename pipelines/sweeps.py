@@ -12,8 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from pipelines.flows import cancelled_with_its_run, pipeline
-from pipelines.locks import workspace_lock
+from pipelines.flows import cancelled_with_its_run, pipeline, workspace
 from pipelines.output import is_worth_logging, progress_of, read_lines
 from pipelines.overrides import as_given_to_dvc
 from pipelines.processes import ProcessGroups
@@ -48,7 +47,7 @@ def sweep_flow(
     groups = ProcessGroups()
     with cancelled_with_its_run(groups):
         try:
-            with workspace_lock(f"{flow_run.name} (a sweep)", say=log.info, stopping=groups.stopping):
+            with workspace(f"{flow_run.name} (a sweep)", groups):
                 names = _run_all(choices, targets, groups, jobs)
         except InterruptedError as stopped:
             return Cancelled(message=str(stopped))

@@ -96,7 +96,7 @@ def cancel(server, run_id):
 
 
 @pytest.mark.parametrize("moment", ["while it plans", "while a stage computes", "while dvc saves"])
-def test_killing_the_flow_leaves_nobody_and_the_next_run_goes_on(workspace, moment):
+def test_killing_the_flow_leaves_nobody_and_the_next_run_goes_on(server, workspace, moment):
     workspace.set_params({"counts": {"slow": {"steps": 20, "step_s": 0.1}}})
     started = workspace.start("run")
     if moment == "while it plans":
@@ -113,6 +113,7 @@ def test_killing_the_flow_leaves_nobody_and_the_next_run_goes_on(workspace, mome
     log = finish(workspace)
     assert workspace.total("next") == 2
     assert workspace.repro() == set()
+    assert server.run(run_id_in(started.log()))["state_type"] == "CRASHED"
     if moment == "while a stage computes":
         assert "counting from 0" not in log.partition("count@next")[0]
 
@@ -193,6 +194,20 @@ def test_a_second_flow_waits_and_says_for_what(workspace):
     first.process.wait()
     assert second.process.wait(90) == 0, second.log()
     assert workspace.total("next") == 2
+
+
+def test_a_note_of_dvc_that_a_kill_cut_off_stops_nobody(workspace):
+    workspace.set_params({"counts": {"slow": {"steps": 10}}})
+    started = workspace.start("run")
+    started.wait_for("step 1 of")
+    note = workspace.root / ".dvc/tmp/rwlock"
+    note.write_text("")
+
+    assert started.process.wait(60) == 0, started.log()
+    assert workspace.total("next") == 2
+    assert "once more, as dvc failed by itself" in started.log()
+    note.write_text("")
+    assert "it is begun anew" in finish(workspace)
 
 
 HOLD = """

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from pipelines.locks import lock_holder, wait_for_leftovers, workspace_lock
+from pipelines.locks import lock_holder, mend_notes, wait_for_leftovers, workspace_lock
 
 
 @pytest.fixture
@@ -63,6 +63,17 @@ def test_waiting_ends_when_the_flow_stops(lock):
         assert lock_holder(lock).doing == "first"
 
 
+def test_a_holder_that_was_killed_is_known_to_the_next(lock):
+    with workspace_lock("first", say=print, path=lock) as killed:
+        assert killed is None
+    lock.write_text(json.dumps({"pid": 1, "since": "then", "doing": "what was killed", "run_id": "7"}))
+
+    with workspace_lock("second", say=print, path=lock) as killed:
+        assert (killed.doing, killed.run_id) == ("what was killed", "7")
+    with workspace_lock("third", say=print, path=lock) as killed:
+        assert killed is None
+
+
 def test_a_process_that_dvc_still_notes_is_waited_for_and_a_dead_one_is_not(tmp_path):
     note = tmp_path / "rwlock"
     alive = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(0.7)"])
@@ -80,6 +91,16 @@ def test_a_process_that_dvc_still_notes_is_waited_for_and_a_dead_one_is_not(tmp_
 
     assert 0.1 < waited_s < 4
     assert time.monotonic() - start < 0.1
+
+
+@pytest.mark.parametrize(("text", "mended"), [("", True), ('{"read"', True), ("{}", False), (None, False)])
+def test_a_note_of_dvc_that_was_cut_off_is_removed(tmp_path, text, mended):
+    note = tmp_path / "rwlock"
+    if text is not None:
+        note.write_text(text)
+
+    assert mend_notes(note) is mended
+    assert note.exists() == (text == "{}")
 
 
 def test_without_a_repository_the_root_is_named(tmp_path):
