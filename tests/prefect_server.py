@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 import httpx
 
+from tests.workspace import Workspace
+
 T = TypeVar("T")
 RUN_PAGE = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
 
@@ -22,10 +24,13 @@ class PrefectServer:
     Args:
         home: folder for its database and settings.
         host: address to listen on.
+        workspace: start it there with `python -m pipelines ui`, which also serves the nightly run.
         settings: further settings, by the name of their variable.
     """
 
-    def __init__(self, home: Path, *, host: str = "127.0.0.1", **settings: str) -> None:
+    def __init__(
+        self, home: Path, *, host: str = "127.0.0.1", workspace: Workspace | None = None, **settings: str
+    ) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.api_url = f"{self.url}/api"
         self.environment = {
@@ -37,11 +42,16 @@ class PrefectServer:
         }
         home.mkdir(parents=True, exist_ok=True)
         self.log = home / "server.log"
-        words = ["server", "start", "--host", host, "--port", self.url.rpartition(":")[2]]
+        if workspace:
+            # What `ui` starts is found by other commands without being told where it is.
+            del self.environment["PREFECT_API_URL"]
+            workspace.environment.update(self.environment)
+        command = ["pipelines", "ui"] if workspace else ["prefect", "server", "start"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "prefect", *words],
-                env={**os.environ, **self.environment},
+                [sys.executable, "-m", *command, "--host", host, "--port", self.url.rpartition(":")[2]],
+                cwd=workspace.root if workspace else home,
+                env=workspace.environment if workspace else {**os.environ, **self.environment},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

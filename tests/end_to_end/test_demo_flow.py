@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from pipelines.planning import make_plan
-from tests.prefect_server import PrefectServer, run_id_in
+from tests.prefect_server import PrefectServer, run_id_in, wait_until
 from tests.workspace import SMALL, Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -22,18 +22,23 @@ AFTER_TRAINING = {f"{stage}@{METHOD}" for stage in ("training", "evaluation", "g
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    started = PrefectServer(tmp_path_factory.mktemp("prefect"))
+def project(tmp_path_factory):
+    return Workspace(tmp_path_factory.mktemp("demo") / "project", SMALL)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, project):
+    """What `make ui` starts."""
+    started = PrefectServer(tmp_path_factory.mktemp("prefect"), workspace=project)
+    wait_until((project.root / ".cache/prefect/server.json").exists)
     yield started
     started.stop()
 
 
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory, server):
-    workspace = Workspace(tmp_path_factory.mktemp("demo") / "project", SMALL)
-    workspace.environment.update(server.environment)
-    workspace.first_run = run_flow(workspace, METHOD)
-    return workspace
+def demo(project, server):
+    project.first_run = run_flow(project, METHOD)
+    return project
 
 
 def run_flow(workspace, *words):
@@ -57,6 +62,14 @@ def test_every_stage_of_the_graph_is_a_task_that_completes(server, demo, monkeyp
 
     assert len(names) > 10
     assert server.states(demo.first_run) == dict.fromkeys(names, "Completed")
+
+
+def test_the_nightly_run_is_served_and_the_address_is_told(server, demo):
+    deployments = wait_until(lambda: server.ask("deployments/filter"))
+
+    assert [found["name"] for found in deployments] == ["nightly"]
+    assert deployments[0]["schedules"][0]["schedule"]["cron"] == "0 3 * * *"
+    assert f"Prefect's pages: {server.url}" in server.log.read_text()
 
 
 def test_metrics_gate_and_report_are_shown(server, demo):
