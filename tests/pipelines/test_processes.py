@@ -16,8 +16,8 @@ DEAF = """
 import os, signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = os.fork()
-print("ready", flush=True)
+if os.fork():
+    print("ready", flush=True)
 time.sleep(60)
 """
 
