@@ -103,6 +103,8 @@ class Counting(Workspace):
         meta: retries and timeout_s of each stage, by its name.
     """
 
+    usual = ()
+
     def __init__(
         self,
         root: Path,

@@ -18,6 +18,17 @@ T = TypeVar("T")
 RUN_PAGE = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
 
 
+def _answer(call: Callable[[], httpx.Response]) -> Any:
+    """What a request is answered with; a server whose database is busy is asked again, as Prefect's client does."""
+    for _ in range(20):
+        answer = call()
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+            break
+        time.sleep(0.5)
+    answer.raise_for_status()
+    return answer.json()
+
+
 class PrefectServer:
     """A server that is started here, and stopped by `stop`.
 
@@ -81,15 +92,11 @@ class PrefectServer:
 
     def ask(self, path: str, **body: Any) -> Any:
         """What the server answers to a POST."""
-        answer = httpx.post(f"{self.api_url}/{path}", json=body, timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+        return _answer(lambda: httpx.post(f"{self.api_url}/{path}", json=body, timeout=30))
 
     def read(self, path: str) -> Any:
         """What the server answers to a GET."""
-        answer = httpx.get(f"{self.api_url}/{path}", timeout=30)
-        answer.raise_for_status()
-        return answer.json()
+        return _answer(lambda: httpx.get(f"{self.api_url}/{path}", timeout=30))
 
     def run(self, run_id: str) -> dict[str, Any]:
         """A flow run."""

@@ -48,6 +48,9 @@ class Workspace:
         params: overrides of params.yaml, nested.
     """
 
+    usual: tuple[str, ...] = BCO
+    """What `repro` reproduces without targets."""
+
     def __init__(self, root: Path, params: Mapping[str, Any]) -> None:
         self.root = root
         root.mkdir(parents=True)
@@ -95,8 +98,8 @@ class Workspace:
         )
 
     def repro(self, *targets: str) -> set[str]:
-        """Reproduce the targets, or BCO's graph, and give the names of the stages that ran."""
-        return stages_run(self.dvc("repro", *(targets or BCO)).stdout)
+        """Reproduce the targets, or the usual ones, and give the names of the stages that ran."""
+        return stages_run(self.dvc("repro", *(targets or self.usual)).stdout)
 
     def set_params(self, overrides: Mapping[str, Any]) -> None:
         """Change params.yaml."""

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 
-import httpx
 import psutil
 import pytest
 
@@ -92,7 +91,7 @@ def test_cancelling_a_served_run_ends_all_but_the_server(server, workspace):
 def cancel(server, run_id):
     """What the button in the page does."""
     body = {"state": {"type": "CANCELLING", "name": "Cancelling"}}
-    httpx.post(f"{server.api_url}/flow_runs/{run_id}/set_state", json=body, timeout=30).raise_for_status()
+    server.ask(f"flow_runs/{run_id}/set_state", **body)
 
 
 @pytest.mark.parametrize("moment", ["while it plans", "while a stage computes", "while dvc saves"])
