@@ -270,8 +270,11 @@ def _prompt_of_pair(cells: dict[Column, Any]) -> Text | None:
     if "prompt" in cells:
         return _text(cells.pop("prompt"), "prompt")
     name = next((name for name in _CONVERSATIONS if name in cells), None)
+    if name is None:
+        return None
+    held = _parsed(cells[name])
     # Some sets keep the whole chosen conversation beside the pair; it is no prompt.
-    if name is None or _is_assistant((_parsed(cells[name]) or [None])[-1]):
+    if isinstance(held, list | tuple) and held and _is_assistant(held[-1]):
         return None
     return _take_conversation(cells, name)
 
