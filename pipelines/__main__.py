@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pipelines.processes import DEFAULT_JOBS
 from stages.contracts.closure import code_files
 from stages.contracts.stage import PARAMS_FILE, parse_section, read_params
 
@@ -97,6 +98,7 @@ def serve(arguments: argparse.Namespace) -> int:
     from pipelines.serving import serve as serve_flow
 
     return serve_flow(
+        name=arguments.name,
         cron=arguments.cron,
         on_data_update=arguments.on_data_update,
         notify=arguments.notify,
@@ -155,12 +157,28 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         return COMMANDS[arguments.command](arguments)
-    except ValueError as error:
-        print(error, file=sys.stderr)
+    except Exception as error:
+        if not _is_for_people(error):
+            raise
+        print(" ".join(str(error).split()), file=sys.stderr)
         return 1
 
 
+def _is_for_people(error: Exception) -> bool:
+    """Whether an error says what a user can do something about: ours, and those of DVC if it was loaded."""
+    dvc = sys.modules.get("dvc.exceptions")
+    return isinstance(error, ValueError) or (dvc is not None and isinstance(error, dvc.DvcException))
+
+
+def _jobs(text: str) -> int:
+    """Value of --jobs."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return int(text)
+
+
 def _add_serving_flags(serve: argparse.ArgumentParser, ui: argparse.ArgumentParser) -> None:
+    serve.add_argument("--name", default="nightly", help="of the deployment, on a server of several workspaces")
     serve.add_argument("--cron", metavar="CRON", help='when, such as "0 3 * * *" for every night at three')
     serve.add_argument("--on-data-update", action="store_true", help="also when `data-updated` says so")
     ui.add_argument("--cron", metavar="CRON", default="0 3 * * *", help="when; every night at three if not said")
@@ -168,7 +186,7 @@ def _add_serving_flags(serve: argparse.ArgumentParser, ui: argparse.ArgumentPars
     ui.add_argument("--port", type=int, default=4200, help="port that the server listens on")
     for parser in (serve, ui):
         parser.add_argument("--notify", metavar="BLOCK", help="Prefect block that tells of failures: slack-webhook/ops")
-        parser.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help="stages at a time; 2 if not said")
+        parser.add_argument("-j", "--jobs", type=_jobs, default=DEFAULT_JOBS, metavar="N", help="stages at a time")
 
 
 def _add_run_flags(run: argparse.ArgumentParser, sweep: argparse.ArgumentParser) -> None:
@@ -180,7 +198,7 @@ def _add_run_flags(run: argparse.ArgumentParser, sweep: argparse.ArgumentParser)
         parser.add_argument(
             "--set", action="append", default=[], metavar="KEY=VALUE", help=meaning.format(file=PARAMS_FILE)
         )
-        parser.add_argument("-j", "--jobs", type=int, default=2, metavar="N", help=f"{what} at a time; 2 if not said")
+        parser.add_argument("-j", "--jobs", type=_jobs, default=DEFAULT_JOBS, metavar="N", help=f"{what} at a time")
     run.add_argument("--force", action="store_true", help="run what didn't change as well")
 
 

@@ -1,18 +1,18 @@
 """Looks at what a run needs before it is needed: environment, server, devices, disk, model and data."""
 
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
-import yaml
+from dvc.exceptions import DvcException
 
-from pipelines.graph import code_problems, read_graph
+from pipelines.graph import code_problems, read_graph, recorded_stages
 from pipelines.params import Params
 from pipelines.servers import find_server, openings
+from stages.contracts.engines import num_processors
 from stages.contracts.stage import parse_section, read_params
 
 LOCKED = Path("requirements.lock")
@@ -31,7 +31,15 @@ class Finding(NamedTuple):
 def examine() -> list[Finding]:
     """Everything that was found, in the order of looking."""
     checks: list[Callable[[], Iterator[Finding]]] = [_environment, _graph, _server, _devices, _disk, _model, _data]
-    return [finding for check in checks for finding in check()]
+    return [finding for check in checks for finding in _outcome(check)]
+
+
+def _outcome(check: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """What a check found; that it could not be made, where what it looks at can't be read."""
+    try:
+        return list(check())
+    except (ValueError, DvcException) as error:
+        return [Finding(check.__name__.strip("_"), "FAIL", f"not looked at: {' '.join(str(error).split())}")]
 
 
 def findings_text(findings: list[Finding]) -> str:
@@ -62,12 +70,8 @@ def _environment() -> Iterator[Finding]:
 
 
 def _graph() -> Iterator[Finding]:
-    try:
-        parse_section(Params, read_params(""), where="")
-        nodes = read_graph()
-    except ValueError as error:
-        yield Finding("graph", "FAIL", str(error))
-        return
+    parse_section(Params, read_params(""), where="")
+    nodes = read_graph()
     problems = code_problems(nodes)
     yield from (Finding("graph", "FAIL", problem) for problem in problems)
     if not problems:
@@ -106,7 +110,6 @@ def _server_answer(api_url: str) -> Finding:
 def _devices() -> Iterator[Finding]:
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
@@ -115,7 +118,7 @@ def _devices() -> Iterator[Finding]:
     elif torch.backends.mps.is_available():
         yield Finding("device", "ok", "Apple GPU")
     else:
-        yield Finding("device", "note", f"no accelerator; {cores} cores, enough for the demo's model")
+        yield Finding("device", "note", f"no accelerator; {num_processors()} cores, enough for the demo's model")
 
 
 def _disk() -> Iterator[Finding]:
@@ -127,9 +130,7 @@ def _disk() -> Iterator[Finding]:
 
 
 def _bytes_of_outputs() -> int:
-    lock = Path("dvc.lock")
-    stages: dict[str, Any] = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"] if lock.is_file() else {}
-    return sum(out.get("size", 0) for stage in stages.values() for out in stage.get("outs", []))
+    return sum(out.get("size", 0) for stage in recorded_stages().values() for out in stage.get("outs", []))
 
 
 def _model() -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+from dvc.exceptions import DvcException
 from prefect import State, Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
@@ -26,15 +27,16 @@ from pipelines.graph import StageNode
 from pipelines.locks import Holder, mend_notes, wait_for_leftovers, workspace_lock
 from pipelines.overrides import apply_overrides
 from pipelines.planning import Plan, make_plan
-from pipelines.processes import ProcessGroups
-from pipelines.run_artifacts import ProgressReporter, show_outputs, show_run
+from pipelines.processes import DEFAULT_JOBS, ProcessGroups
+from pipelines.pushing import PushError, push
+from pipelines.run_artifacts import ProgressReporter, show_gate, show_outputs, show_run
 from pipelines.run_record import FAILED, SKIPPED, StageRecord, summary
 from pipelines.stage_run import Outcome, StageError, run_stage
 from stages.contracts.stage import EXIT_GATE, EXIT_REJECTED
 
-DEFAULT_JOBS = 2
 WATCH_EVERY_S = 3.0
 RETRY_DELAY_S = 1.0
+PUSH_RETRIES = 2
 FAILURE_EVENTS = {EXIT_GATE: GATE_FAILED, EXIT_REJECTED: DATA_REJECTED}
 """By exit status of a stage, the event that tells of it. Running such a stage again would change nothing."""
 REASONS = {
@@ -54,7 +56,8 @@ def pipeline(
     """Bring stages up to date, and show what became of each.
 
     Args:
-        targets: methods or stages, with all that they read from; none stands for all.
+        targets: methods or stages, with all that they read from; none stands for the methods in `run.methods` of
+            params.yaml.
         overrides: values to set in params.yaml first, such as "training.bco.beta=0.3"; they stay set.
         force: run every stage, changed or not.
         jobs: stages that may run at a time.
@@ -62,9 +65,11 @@ def pipeline(
     Returns:
         Completed if every stage is up to date, Failed with what failed, Cancelled if the run was cancelled.
     """
+    if jobs < 1:
+        return Failed(message=f"expected jobs of 1 or more, found {jobs}")
     log = get_run_logger()
     groups = ProcessGroups()
-    doing = f"{flow_run.name} ({' '.join(targets or ['all stages'])})"
+    doing = f"{flow_run.name} ({' '.join(targets or ['the usual methods'])})"
     with cancelled_with_its_run(groups):
         try:
             with workspace(doing, groups):
@@ -73,22 +78,21 @@ def pipeline(
                     log.info("params.yaml: %s", ", ".join(overrides))
                 plan = make_plan(targets or ())
                 log.info("%d stages, %d of them unchanged", len(plan.nodes), len(plan.unchanged))
-                records = _GraphRun(plan, groups, force=force, jobs=jobs).execute()
+                run = _GraphRun(plan, groups, force=force, jobs=jobs)
+                run.execute()
         except InterruptedError as stopped:
             return Cancelled(message=str(stopped))
-        except ValueError as error:
+        except (ValueError, DvcException) as error:
             return Failed(message=str(error))
-        except BaseException as error:
-            # Prefect waits for its threads before it lets a signal through; without their processes they end at once.
-            groups.stop(f"the flow is stopping: {type(error).__name__}")
-            raise
     if groups.stopping.is_set():
         return Cancelled(message=groups.reason)
+    records = run.in_order()
     show_run(plan.nodes, records)
-    log.info(summary(records))
-    if any(record.state == FAILED for record in records.values()):
-        return Failed(message=summary(records))
-    return Completed(message=summary(records))
+    came_of_it = "; ".join(filter(None, [summary(records), run.push_failure]))
+    log.info(came_of_it)
+    if run.push_failure or any(record.state == FAILED for record in records.values()):
+        return Failed(message=came_of_it)
+    return Completed(message=came_of_it)
 
 
 class _GraphRun:
@@ -105,18 +109,26 @@ class _GraphRun:
         """By stage that did not come to its end, the stage whose failure is to blame."""
         self.final_failures: set[str] = set()
         """Stages that would fail the same way if they ran again."""
+        self.push_failure = ""
+        """Why the results are not on the remote."""
         self.job_slots = threading.Semaphore(jobs)
         self.accelerator_slots = threading.Semaphore(1 if has_accelerator() else jobs)
 
-    def execute(self) -> dict[str, StageRecord]:
-        """Submit all tasks, wait for them, and give the records in the order of the plan."""
+    def execute(self) -> None:
+        """Submit all tasks and wait for them."""
         futures: dict[str, PrefectFuture[Any]] = {}
         for node in self.plan.nodes:
             upstream = [_Settled(futures[other]) for other in node.upstream if other in futures]
             futures[node.name] = self._task(node).submit(wait_for=upstream, return_state=False)
         for future in futures.values():
             future.wait()
-        return {node.name: self.records[node.name] for node in self.plan.nodes if node.name in self.records}
+        if self.plan.remote:
+            self._push().submit(wait_for=list(map(_Settled, futures.values())), return_state=False).wait()
+
+    def in_order(self) -> dict[str, StageRecord]:
+        """What became of each stage, in the order of the plan."""
+        lost = StageRecord(FAILED, 0.0, "its task ended without a word")
+        return {node.name: self.records.get(node.name, lost) for node in self.plan.nodes}
 
     def _task(self, node: StageNode) -> Task[[], State[Any]]:
         def may_differ_next_time(*_: object) -> bool:
@@ -133,7 +145,37 @@ class _GraphRun:
             tags=[node.policy.resources],
         )
         def body() -> State[Any]:
-            return self._bring_up_to_date(node)
+            try:
+                return self._bring_up_to_date(node)
+            except Exception as error:
+                # Whatever it is, nothing that reads from this stage may run.
+                self.culprits[node.name] = node.name
+                self._ended(node, FAILED, 0.0, f"{node.name}: {type(error).__name__}: {error}")
+                raise
+
+        return body
+
+    def _push(self) -> Task[[], State[Any]]:
+        @task(
+            name="dvc push",
+            task_run_name="dvc push",
+            retries=PUSH_RETRIES,
+            retry_delay_seconds=RETRY_DELAY_S,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )
+        def body() -> State[Any]:
+            stages = [name for name, record in self.records.items() if record.state not in {FAILED, SKIPPED}]
+            self.push_failure = "dvc push did not come to its end"
+            try:
+                push(stages, self.groups, on_line=get_run_logger().info)
+            except InterruptedError as stopped:
+                return Cancelled(message=str(stopped))
+            except PushError as error:
+                self.push_failure = str(error)
+                return Failed(message=self.push_failure)
+            self.push_failure = ""
+            return Completed(message=f"{self.plan.remote} has what {len(stages)} stages wrote, and the run cache")
 
         return body
 
@@ -146,7 +188,8 @@ class _GraphRun:
         if is_settled and not self.force:
             return self._ended(node, Outcome.UNCHANGED, 0.0, REASONS[Outcome.UNCHANGED])
         needs_accelerator = node.policy.resources == "accelerator"
-        with self.job_slots, self.accelerator_slots if needs_accelerator else nullcontext():
+        # In this order, so that a stage that waits for the accelerator keeps no other from running.
+        with self.accelerator_slots if needs_accelerator else nullcontext(), self.job_slots:
             try:
                 return self._run(node)
             except InterruptedError as stopped:
@@ -154,6 +197,8 @@ class _GraphRun:
 
     def _run(self, node: StageNode) -> State[Any]:
         start = time.monotonic()
+        if node.is_gate:
+            show_gate(node)
         try:
             outcome = run_stage(
                 node,
@@ -221,15 +266,22 @@ def workspace(doing: str, groups: ProcessGroups) -> Iterator[None]:
             close_killed(killed)
         wait_for_leftovers(groups.stopping)
         if mend_notes():
-            log.warning("DVC's note of who reads and writes what was cut off; it is begun anew")
-        yield
+            log.warning("DVC's note of who reads and writes what held what a kill had left; that is taken out")
+        try:
+            yield
+        except BaseException as error:
+            # Prefect waits for its threads before it lets a signal through; without their processes they end at once.
+            # And nobody else may have the workspace before they did.
+            groups.stop(f"the flow is stopping: {type(error).__name__}")
+            raise
 
 
 @contextmanager
 def cancelled_with_its_run(groups: ProcessGroups) -> Iterator[None]:
     """End all processes once the run is cancelled in Prefect: nobody else does for a run that no `serve` started."""
     over = threading.Event()
-    watcher = threading.Thread(target=_watch, args=(flow_run.id, groups, over), daemon=True)
+    runs = {run_id for run_id in (flow_run.id, flow_run.root_flow_run_id) if run_id}
+    watcher = threading.Thread(target=_watch, args=(runs, groups, over), daemon=True)
     watcher.start()
     try:
         yield
@@ -253,14 +305,14 @@ def close_killed(killed: Holder) -> None:
         log.info("its run is not known to this server: %s", error)
 
 
-def _watch(run_id: str, groups: ProcessGroups, over: threading.Event) -> None:
+def _watch(runs: set[str], groups: ProcessGroups, over: threading.Event) -> None:
     with get_client(sync_client=True) as client:
         while not over.wait(WATCH_EVERY_S):
             try:
-                state = client.read_flow_run(UUID(run_id)).state
-            except httpx.HTTPError:
+                states = [client.read_flow_run(UUID(run_id)).state for run_id in runs]
+            except (httpx.HTTPError, PrefectException):
                 continue  # a server that restarts is no reason to end a training
-            if state and (state.is_cancelling() or state.is_cancelled()):
+            if any(state and (state.is_cancelling() or state.is_cancelled()) for state in states):
                 groups.stop("cancelled in Prefect")
 
 

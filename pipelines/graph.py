@@ -7,6 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from stages.contracts.closure import code_files
 
 
@@ -81,6 +83,7 @@ def read_graph(root: Path = Path()) -> list[StageNode]:
     import networkx as nx
     from dvc.repo import Repo
 
+    recorded_stages(root / "dvc.lock")  # which says better than DVC what to do about a file that a kill cut off
     with Repo(str(root)) as repo:
         graph = repo.index.graph
         return [node_of(stage, graph) for stage in reversed(list(nx.topological_sort(graph))) if stage.cmd]
@@ -122,11 +125,38 @@ def targets_of(methods: Sequence[str], nodes: Sequence[StageNode]) -> list[str]:
             near = get_close_matches(method, known, n=1)
             meant = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(f"expected a method of the graph ({', '.join(known)}), found {method!r}{meant}")
-        own = [node for node in nodes if node.name.partition("@")[2] == method]
-        own += [node for node in nodes if "@" not in node.name and f"evaluation@{method}" in node.upstream]
+        own = stages_of(method, nodes)
         read = {name for node in own for name in node.upstream}
         found += [node.name for node in own if node.name not in read]
     return found
+
+
+def stages_of(method: str, nodes: Sequence[StageNode]) -> list[StageNode]:
+    """The stages that are a method's own: `training@METHOD` and the like, and what shows its evaluation alone."""
+    return [
+        node
+        for node in nodes
+        if node.name.partition("@")[2] == method or ("@" not in node.name and f"evaluation@{method}" in node.upstream)
+    ]
+
+
+def recorded_stages(lock: Path = Path("dvc.lock")) -> dict[str, Any]:
+    """What dvc.lock says of each stage, by its name; nothing where there is no such file.
+
+    Raises:
+        ValueError: the file is cut off, as a kill leaves it while DVC rewrites it.
+    """
+    try:
+        stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
+        # A stage's command is the first thing that DVC writes of it, so this fails on one that was cut off.
+        return {name: {"cmd": stage["cmd"], **stage} for name, stage in stages.items()}
+    except FileNotFoundError:
+        return {}
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError, ValueError):
+        raise ValueError(
+            f"{lock}: expected what DVC wrote of each stage, found it cut off; `git checkout {lock}` brings back what "
+            "was committed, and what ran since then comes out of DVC's run cache"
+        ) from None
 
 
 def code_problems(nodes: list[StageNode]) -> list[str]:

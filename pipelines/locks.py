@@ -12,6 +12,8 @@ from pathlib import Path
 from threading import Event
 from typing import IO, NamedTuple
 
+from stages.contracts.files import write_text
+
 LOCK_FILE = Path(".dvc/tmp/flow.lock")
 DVC_NOTES = Path(".dvc/tmp/rwlock")
 """Where DVC notes which process reads and writes which path; it refuses to wait for any of them."""
@@ -74,13 +76,16 @@ def workspace_lock(
 
 
 def mend_notes(path: Path = DVC_NOTES) -> bool:
-    """Remove DVC's note of who reads and writes what if a kill cut it off; every `dvc` would fail over it.
+    """Take out of DVC's note of who reads and writes what everything that a kill left there.
+
+    That is a note that was cut off, over which every `dvc` would fail, and processes that are dead but that nobody
+    reaped, as in a container whose first process reaps none: DVC takes them for alive.
 
     Args:
         path: the note.
 
     Returns:
-        Whether it was cut off.
+        Whether there was anything.
     """
     from dvc.lock import make_lock
 
@@ -89,13 +94,30 @@ def mend_notes(path: Path = DVC_NOTES) -> bool:
     # Its guard: without it, a note that is just being written looks the same.
     with make_lock(str(path.with_name(f"{path.name}.lock")), tmp_dir=str(path.parent), wait=True):
         try:
-            json.loads(path.read_text(encoding="utf-8"))
+            noted = {"write": {}, "read": {}, **json.loads(path.read_text(encoding="utf-8"))}
         except FileNotFoundError:
             return False
         except ValueError:
             path.unlink()
             return True
-    return False
+        living = {
+            "write": {each: one for each, one in noted["write"].items() if _is_alive(one["pid"])},
+            "read": {each: [one for one in all_ if _is_alive(one["pid"])] for each, all_ in noted["read"].items()},
+        }
+        if living == noted:
+            return False
+        write_text(path, json.dumps(living))
+        return True
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process exists and is more than a zombie."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for_leftovers(stopping: Event, path: Path = DVC_NOTES) -> None:
@@ -113,9 +135,9 @@ def wait_for_leftovers(stopping: Event, path: Path = DVC_NOTES) -> None:
 
 
 def _noted_processes(path: Path) -> list[int]:
-    """Processes in DVC's note that still exist."""
+    """Processes in DVC's note that are alive."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    return [pid for pid in map(int, re.findall(r'"pid": *(\d+)', text)) if Path(f"/proc/{pid}").exists()]
+    return [pid for pid in map(int, re.findall(r'"pid": *(\d+)', text)) if _is_alive(pid)]
 
 
 def lock_holder(path: Path = LOCK_FILE) -> Holder | None:

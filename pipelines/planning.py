@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from pipelines.graph import StageNode, node_of
+from pipelines.graph import StageNode, node_of, recorded_stages, stages_of
 from stages.contracts.stage import parse_section, read_params
 
 
@@ -14,6 +14,8 @@ class Plan(NamedTuple):
     nodes: list[StageNode]
     unchanged: frozenset[str]
     """Names of the stages whose code, parameters, inputs and outputs are those of dvc.lock."""
+    remote: str | None = None
+    """Name of DVC's default remote, which gets what the run wrote; None if there is none."""
 
 
 def make_plan(targets: Sequence[str] = ()) -> Plan:
@@ -26,19 +28,21 @@ def make_plan(targets: Sequence[str] = ()) -> Plan:
             stands for the methods in `run.methods` of params.yaml, and for all stages where it has no such section.
 
     Raises:
-        ValueError: a target is none of these; the nearest is named.
+        ValueError: a target is none of these; the nearest is named. Or dvc.lock is cut off.
     """
     from dvc.repo import Repo
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
+    recorded_stages()  # which says better than DVC what to do about a file that a kill cut off
     # Without the flag, another dvc that is saving a large output fails this one after three seconds.
     with Repo(_wait_for_lock=True) as repo, repo.lock:
         graph = get_active_graph(repo.index.graph)
         by_name = {stage.addressing: stage for stage in graph}
-        wanted = [by_name[name] for name in resolve_targets(targets or usual_methods(), list(by_name))]
+        nodes = [node_of(stage, graph) for stage in graph if stage.cmd]
+        wanted = [by_name[name] for name in resolve_targets(targets or usual_methods(), nodes)]
         stages = [stage for stage in plan_repro(graph, wanted or None) if stage.cmd]
         unchanged = frozenset(stage.addressing for stage in stages if _is_unchanged(stage))
-        return Plan([node_of(stage, graph) for stage in stages], unchanged)
+        return Plan([node_of(stage, graph) for stage in stages], unchanged, repo.config["core"].get("remote"))
 
 
 def _is_unchanged(stage: Any) -> bool:
@@ -61,27 +65,21 @@ def usual_methods() -> list[str]:
     return parse_section(RunParams, values, where="run").methods
 
 
-def stage_names() -> list[str]:
-    """Names of all stages of dvc.yaml."""
-    from dvc.repo import Repo
-
-    with Repo() as repo:
-        return [stage.addressing for stage in repo.index.stages]
-
-
-def resolve_targets(targets: Sequence[str], names: Sequence[str]) -> list[str]:
+def resolve_targets(targets: Sequence[str], nodes: Sequence[StageNode]) -> list[str]:
     """Names of the stages that the targets stand for, in the order given and each once.
 
     Args:
-        targets: a stage's name, the part of names before the @, or the part after it.
-        names: names of all stages.
+        targets: a stage's name, the part of names before the @, or a method, which is the part after it.
+        nodes: all stages.
 
     Raises:
         ValueError: a target stands for none; the nearest is named.
     """
     found: dict[str, None] = {}
+    names = [node.name for node in nodes]
     for target in targets:
-        matches = [name for name in names if target == name or target in name.split("@")]
+        matches = [name for name in names if target in {name, name.partition("@")[0]}]
+        matches = matches or [node.name for node in stages_of(target, nodes)]
         if not matches:
             known = sorted({*names, *(part for name in names for part in name.split("@"))})
             near = get_close_matches(target, known, n=1)

@@ -9,6 +9,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO
 
+DEFAULT_JOBS = 2
+"""Stages, or experiments, that run at a time unless somebody says otherwise."""
 INTERRUPT_GRACE_S = 5.0
 """Seconds that a stage has to tidy up after an interrupt; dvc also clears its locks then."""
 TERMINATE_GRACE_S = 2.0
@@ -48,7 +50,7 @@ class ProcessGroups:
             if self.stopping.is_set():
                 raise InterruptedError(self.reason or "the flow is stopping")
             process = subprocess.Popen(
-                [sys.executable, "-u", "-m", "pipelines.leash", module, *arguments],
+                [sys.executable, "-u", "-m", "pipelines.leash", str(os.getpid()), module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -25,6 +25,8 @@ from pipelines.graph import StageNode
 from pipelines.metric_rows import metric_rows
 from pipelines.output import Progress
 from pipelines.run_record import StageRecord
+from stages.contracts.stage import parse_section, read_params
+from stages.gate import GateParams, compare
 
 PROGRESS_EVERY_S = 2.0
 
@@ -56,20 +58,30 @@ class ProgressReporter:
 
 
 def show_outputs(node: StageNode) -> None:
-    """Show what a stage wrote: a table of its metrics, of a gate's checks, a link to its pages."""
+    """Show what a stage wrote: a table of its metrics, a link to its pages."""
     with _optional(f"results of {node.name}"):
-        for path in node.metrics:
-            values = json.loads(Path(path).read_text(encoding="utf-8"))
-            is_verdict = isinstance(values.get("checks"), list)
-            table = values["checks"] if is_verdict else [row._asdict() for row in metric_rows(values)]
-            kind = "gate" if is_verdict else "metrics"
-            create_table_artifact(table, key=artifact_key(kind, node.name), description=f"{node.name}: {path}")
+        for path in node.metrics if not node.is_gate else ():
+            rows = [row._asdict() for row in metric_rows(json.loads(Path(path).read_text(encoding="utf-8")))]
+            create_table_artifact(rows, key=artifact_key("metrics", node.name), description=f"{node.name}: {path}")
         for path in node.outs:
             if path.endswith(".html"):
                 link = Path(path).resolve().as_uri()
                 create_link_artifact(
-                    link, path, key=artifact_key("page", node.name), description=f"written by {node.name}"
+                    link,
+                    path,
+                    key=artifact_key("page", node.name),
+                    # Browsers follow no link from a server's page to a file.
+                    description=f"written by {node.name}; open {Path(path).resolve()} on the machine of the workspace",
                 )
+
+
+def show_gate(node: StageNode) -> None:
+    """Show what a gate asked for and what was found, whether or not it was met; one that isn't met writes nothing."""
+    with _optional(f"checks of {node.name}"):
+        metrics, section = (node.command[node.command.index(flag) + 1] for flag in ("--metrics", "--params"))
+        checks = compare(Path(metrics), parse_section(GateParams, read_params(section), where=section))
+        rows = [check._asdict() for check in checks]
+        create_table_artifact(rows, key=artifact_key("gate", node.name), description=f"{node.name}: {metrics}")
 
 
 def show_run(nodes: Iterable[StageNode], records: Mapping[str, StageRecord]) -> None:

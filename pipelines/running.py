@@ -4,8 +4,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipelines.graph import read_graph
 from pipelines.overrides import overridden
-from pipelines.planning import resolve_targets, stage_names
+from pipelines.planning import resolve_targets
 from pipelines.servers import have_server
 from pipelines.sweep_plan import plan_sweep
 
@@ -27,10 +28,9 @@ def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, j
     Raises:
         ValueError: a target or a value is wrong; found before Prefect is loaded.
     """
-    _check_jobs(jobs)
     overridden(overrides)
     if targets:
-        resolve_targets(targets, stage_names())
+        resolve_targets(targets, read_graph())
     have_server()
     from pipelines.flows import pipeline
 
@@ -51,18 +51,12 @@ def run_sweep(targets: Sequence[str], *, overrides: Sequence[str], jobs: int) ->
     Raises:
         ValueError: a target or a value is wrong.
     """
-    _check_jobs(jobs)
     plan = plan_sweep(overrides, targets)
     print(f"{len(plan.choices)} experiments of {', '.join(plan.targets)}; {len(plan.shared)} stages are shared")
     have_server()
     from pipelines.sweeps import sweep_flow
 
     return _exit_status(lambda: sweep_flow(*plan, jobs, return_state=True))
-
-
-def _check_jobs(jobs: int) -> None:
-    if jobs < 1:
-        raise ValueError(f"--jobs: expected 1 or more, found {jobs}")
 
 
 def _exit_status(run: Callable[[], Any]) -> int:

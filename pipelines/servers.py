@@ -81,13 +81,15 @@ def _noted_url() -> str | None:
         url = str(json.loads(SERVER_NOTE.read_text(encoding="utf-8"))["api_url"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return url if answers(url) else None
+    # Where nobody listens, that is known at once; a server that is busy may take its time.
+    return url if answers(url, timeout_s=10.0) else None
 
 
 def answers(api_url: str, timeout_s: float = 2.0) -> bool:
     """Whether a Prefect server is there and well."""
     try:
-        return httpx.get(f"{api_url}/health", timeout=timeout_s).status_code == httpx.codes.OK
+        # By what it says: pages of other programs on the same port answer as well.
+        return httpx.get(f"{api_url}/health", timeout=timeout_s).text == "true"
     except httpx.HTTPError:
         return False
 
@@ -113,7 +115,7 @@ def start_server(host: str, port: int, groups: ProcessGroups) -> str:
 def _started(host: str, port: int, groups: ProcessGroups) -> str:
     quieten(os.environ)
     reachable = host if host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104 -- compared, not bound
-    api_url = f"http://{reachable}:{port}/api"
+    api_url = f"http://{bracketed(reachable)}:{port}/api"
     if not answers(api_url):
         SERVER_LOG.parent.mkdir(parents=True, exist_ok=True)
         with SERVER_LOG.open("ab") as log:
@@ -162,8 +164,13 @@ def openings(api_url: str) -> list[str]:
     parts = urlsplit(api_url)
     host, port = parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
     hosts = own_addresses() if _is_loopback(host) else [host]
-    urls = [f"{parts.scheme}://{f'[{each}]' if ':' in each else each}:{port}{parts.path}" for each in hosts]
+    urls = [f"{parts.scheme}://{bracketed(each)}:{port}{parts.path}" for each in hosts]
     return [url for url in urls if _lets_anybody_in(url)]
+
+
+def bracketed(host: str) -> str:
+    """A host as it stands in an address."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _lets_anybody_in(api_url: str) -> bool:

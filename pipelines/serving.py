@@ -1,5 +1,6 @@
 """Serves the flow: nightly, and early when the data changed; and the pages to look at it."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pipelines.processes import ProcessGroups
@@ -9,23 +10,27 @@ if TYPE_CHECKING:
     from prefect.deployments.runner import RunnerDeployment
 
 NIGHTLY = "nightly"
+WORKSPACE_TAG = "workspace:"
+"""Begins the tag of a deployment that says in which folder its runs work."""
 
 
-def serve(*, cron: str | None, on_data_update: bool, notify: str | None, jobs: int) -> int:
+def serve(*, name: str, cron: str | None, on_data_update: bool, notify: str | None, jobs: int) -> int:
     """Register the nightly run with the server and start its runs here, until interrupted.
 
     Args:
+        name: of the deployment.
         cron: when it runs; None leaves it to events and people.
         on_data_update: start it as well when `python -m pipelines data-updated` says that there are new rows.
         notify: block that messages go through, as "slack-webhook/ops".
         jobs: stages that may run at a time.
 
     Raises:
-        ValueError: there is no server, or it is open to the network without authentication.
+        ValueError: there is no server, or it is open to the network without authentication, or another workspace has a
+            deployment of that name there.
     """
     api_url = find_server(needed=True)
     refuse_openings(str(api_url))
-    _serve_here(cron=cron, on_data_update=on_data_update, notify=notify, jobs=jobs)
+    _serve_here(name=name, cron=cron, on_data_update=on_data_update, notify=notify, jobs=jobs)
     return 0
 
 
@@ -45,8 +50,10 @@ def ui(*, host: str, port: int, cron: str, notify: str | None, jobs: int) -> int
     groups = ProcessGroups()
     try:
         api_url = start_server(host, port, groups)
+        # One that ran already may listen elsewhere as well.
+        refuse_openings(api_url)
         print(f"Prefect's pages: {api_url.removesuffix('/api')}  (Ctrl-C ends the server and what it runs)", flush=True)
-        _serve_here(cron=cron, on_data_update=True, notify=notify, jobs=jobs)
+        _serve_here(name=NIGHTLY, cron=cron, on_data_update=True, notify=notify, jobs=jobs)
     finally:
         groups.stop("the server was ended")
     return 0
@@ -66,10 +73,11 @@ def refuse_openings(api_url: str) -> None:
         )
 
 
-def nightly_deployment(*, cron: str | None, on_data_update: bool, jobs: int) -> "RunnerDeployment":
+def nightly_deployment(*, name: str, cron: str | None, on_data_update: bool, jobs: int) -> "RunnerDeployment":
     """The deployment that brings everything up to date.
 
     Args:
+        name: of the deployment.
         cron: when; None leaves it to events and people.
         on_data_update: whether new data starts it early.
         jobs: stages that may run at a time.
@@ -86,29 +94,56 @@ def nightly_deployment(*, cron: str | None, on_data_update: bool, jobs: int) -> 
         match={"prefect.resource.id": FEEDBACK},
     )
     deployment = pipeline.to_deployment(
-        NIGHTLY,
+        name,
         cron=cron,
         triggers=[trigger] if on_data_update else [],
         parameters={"jobs": jobs},
-        description="Brings every stage up to date; what didn't change is not run.",
+        description="Brings the methods in `run.methods` of params.yaml up to date; what didn't change is not run.",
+        tags=[f"{WORKSPACE_TAG}{Path.cwd()}"],
         # By module, so that what the flow keeps track of is imported and never pickled.
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
     return cast("RunnerDeployment", deployment)
 
 
-def _serve_here(*, cron: str | None, on_data_update: bool, notify: str | None, jobs: int) -> None:
+def _serve_here(*, name: str, cron: str | None, on_data_update: bool, notify: str | None, jobs: int) -> None:
     from prefect import serve as serve_deployments
 
     from pipelines.automations import register_automations
 
-    for name in register_automations(notify) if notify else []:
-        print(f"automation  {name}", flush=True)
+    refuse_taken_name(name)
+    for automation in register_automations(notify) if notify else []:
+        print(f"automation  {automation}", flush=True)
     if not notify:
         print("nobody is told of failures; --notify slack-webhook/NAME sends them through a Prefect block", flush=True)
-    deployment = nightly_deployment(cron=cron, on_data_update=on_data_update, jobs=jobs)
+    deployment = nightly_deployment(name=name, cron=cron, on_data_update=on_data_update, jobs=jobs)
     # One at a time: a second would only wait for the workspace.
     serve_deployments(deployment, limit=1, print_starting_message=False)
+
+
+def refuse_taken_name(name: str) -> None:
+    """Refuse the name of a deployment whose runs work in another folder that still exists.
+
+    Raises:
+        ValueError: it is taken; says by which folder.
+    """
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    from pipelines.flows import pipeline
+
+    try:
+        with get_client(sync_client=True) as client:
+            tags = client.read_deployment_by_name(f"{pipeline.name}/{name}").tags
+    except ObjectNotFound:
+        return
+    folders = [Path(tag.removeprefix(WORKSPACE_TAG)) for tag in tags if tag.startswith(WORKSPACE_TAG)]
+    for folder in folders:
+        if folder != Path.cwd() and folder.is_dir():
+            raise ValueError(
+                f"{folder} already serves its runs as {pipeline.name}/{name} on this server; give those of this "
+                "workspace a name of their own: python -m pipelines serve --name NAME"
+            )
 
 
 def tell_data_update(source: str) -> int:

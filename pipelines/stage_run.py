@@ -1,18 +1,18 @@
 """Runs one stage: `dvc repro` of it alone, in a group of processes that ends with it."""
 
 import re
-import subprocess
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from enum import StrEnum
 
+from pipelines.dvc_process import STARTS_STAGE, run_dvc
 from pipelines.graph import StageNode
 from pipelines.locks import mend_notes
-from pipelines.output import Progress, is_worth_logging, progress_of, read_lines
-from pipelines.processes import ProcessGroups, end_groups
+from pipelines.output import Progress
+from pipelines.processes import ProcessGroups
 
-EXIT_STATUS = re.compile(r"exited with (-?\d+)")
+EXIT_STATUS = re.compile(r"^ERROR: .*exited with (-?\d+)$")
+DAMAGED_NOTE = "RWLock"
+"""Stands in what dvc says of a note that was cut off."""
 
 
 class Outcome(StrEnum):
@@ -62,11 +62,10 @@ def run_stage(
     try:
         return _attempt(node, groups, force=force, on_line=on_line, on_progress=on_progress)
     except StageError as error:
-        if not error.is_of_dvc:
-            raise
         # A sibling that was killed while it wrote dvc's notes makes every other dvc stumble over them.
-        on_line(f"once more, as dvc failed by itself: {error}")
-        mend_notes()
+        if not (error.is_of_dvc and (mend_notes() or DAMAGED_NOTE in str(error))):
+            raise
+        on_line(f"once more, as dvc's note of who reads and writes what held what a kill had left: {error}")
         return _attempt(node, groups, force=force, on_line=on_line, on_progress=on_progress)
 
 
@@ -78,49 +77,21 @@ def _attempt(
     on_line: Callable[[str], None],
     on_progress: Callable[[Progress], None],
 ) -> Outcome:
-    # The repository's lock is waited for: a sibling that saves a large output holds it for longer than dvc's own
-    # three seconds, and then this stage's finished work would be lost.
-    words = ["--wait-for-lock", "repro", "--single-item", *(["--force"] if force else []), node.name]
-    process = groups.start("dvc", words)
     seen = _Seen()
+
+    def note(line: str) -> None:
+        on_line(line)
+        seen.add(line)
+
+    words = ["repro", "--single-item", *(["--force"] if force else []), node.name]
+    limit_s = node.policy.timeout_s
     try:
-        with _time_limit(process, node.policy.timeout_s) as late:
-            for line in read_lines(process.stdout):
-                progress = progress_of(line)
-                if progress:
-                    on_progress(progress)
-                elif is_worth_logging(line):
-                    on_line(line)
-                    seen.add(line)
-            status = process.wait()
-    finally:
-        groups.forget(process)
-    if groups.stopping.is_set():
-        raise InterruptedError(groups.reason)
-    if late.is_set():
-        raise StageError(f"{node.name} took longer than {node.policy.timeout_s:g} s and was ended", status=None)
+        status = run_dvc(words, groups, on_line=note, on_progress=on_progress, limit_s=limit_s)
+    except TimeoutError:
+        raise StageError(f"{node.name} took longer than {limit_s:g} s and was ended", status=None) from None
     if status:
         raise seen.error(node.name, status)
     return seen.outcome
-
-
-@contextmanager
-def _time_limit(process: subprocess.Popen[bytes], limit_s: float | None) -> Iterator[threading.Event]:
-    """End the process's group after a time; gives the event that says so. Prefect's own limit can't end a thread."""
-    late = threading.Event()
-
-    def expire() -> None:
-        late.set()
-        end_groups([process])
-
-    timer = threading.Timer(limit_s or 0, expire)
-    timer.daemon = True
-    if limit_s is not None:
-        timer.start()
-    try:
-        yield late
-    finally:
-        timer.cancel()
 
 
 class _Seen:
@@ -133,7 +104,7 @@ class _Seen:
         self._status: int | None = None
 
     def add(self, line: str) -> None:
-        if line.startswith("Running stage '"):
+        if line.startswith(STARTS_STAGE):
             self.outcome = Outcome.COMPUTED
         elif "is cached - skipping run" in line:
             self.outcome = Outcome.RESTORED

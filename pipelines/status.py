@@ -1,12 +1,9 @@
 """What the next run would do, and why: which stages changed, in what, and which follow from them."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from pipelines.graph import StageNode, read_graph
+from pipelines.graph import StageNode, read_graph, recorded_stages
 from pipelines.locks import lock_holder
 
 MAX_REASONS = 4
@@ -37,17 +34,11 @@ def stage_status() -> list[StageStatus]:
     """Where each stage stands, in the order in which they run."""
     from dvc.repo import Repo
 
-    nodes = read_graph()
+    nodes, known = read_graph(), recorded_stages()
     with Repo(_wait_for_lock=True) as repo:
         changed = repo.status()
-    known = _recorded(Path("dvc.lock"))
     pending: set[str] = set()
     return [_status_of(node, changed.get(node.name), pending, is_new=node.name not in known) for node in nodes]
-
-
-def _recorded(lock: Path) -> set[str]:
-    """Names of the stages that ran before."""
-    return set(yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]) if lock.is_file() else set()
 
 
 def _status_of(node: StageNode, changes: Any, pending: set[str], *, is_new: bool) -> StageStatus:

@@ -35,7 +35,7 @@ def plan_sweep(overrides: Sequence[str], targets: Sequence[str] = ()) -> SweepPl
     for choice in choices:
         overridden(choice)
     nodes = read_graph()
-    wanted = _ancestors(nodes, resolve_targets(targets, [node.name for node in nodes])) if targets else None
+    wanted = _ancestors(nodes, resolve_targets(targets, nodes)) if targets else None
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     touched = _touched(nodes, keys)
     run = [node for node in nodes if node.name in touched and not node.is_gate and (not wanted or node.name in wanted)]

@@ -12,8 +12,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Failed
 
-from pipelines.flows import cancelled_with_its_run, pipeline, workspace
-from pipelines.output import is_worth_logging, progress_of, read_lines
+from pipelines.dvc_process import run_dvc
+from pipelines.flows import cancelled_with_its_run, has_accelerator, pipeline, workspace
 from pipelines.overrides import as_given_to_dvc
 from pipelines.processes import ProcessGroups
 from pipelines.run_artifacts import show_table
@@ -33,7 +33,7 @@ def sweep_flow(
         shared: stages that no choice changes.
         targets: stages that each experiment ends with.
         metrics: metrics files to compare the experiments by.
-        jobs: experiments at a time.
+        jobs: experiments at a time; one, where they would share an accelerator.
 
     Returns:
         Completed if every experiment ran, else Failed or Cancelled.
@@ -42,6 +42,8 @@ def sweep_flow(
     if shared:
         # The reference is scored in this pass, once, and every experiment takes it from DVC's cache.
         state = pipeline(shared, None, False, jobs, return_state=True)
+        if state.is_cancelled():
+            return Cancelled(message=state.message)
         if not state.is_completed():
             return Failed(message=f"what the experiments share is not up to date: {state.message}")
     groups = ProcessGroups()
@@ -51,9 +53,6 @@ def sweep_flow(
                 names = _run_all(choices, targets, groups, jobs)
         except InterruptedError as stopped:
             return Cancelled(message=str(stopped))
-        except BaseException as error:
-            groups.stop(f"the sweep is stopping: {type(error).__name__}")
-            raise
     if groups.stopping.is_set():
         return Cancelled(message=groups.reason)
     found = {" ".join(choice): name for choice, name in zip(choices, names, strict=True) if name}
@@ -69,7 +68,7 @@ def _run_all(
     choices: Sequence[Sequence[str]], targets: Sequence[str], groups: ProcessGroups, jobs: int
 ) -> list[str | None]:
     """Names of the experiments, in the order of the choices; None for one that failed."""
-    slots = threading.Semaphore(jobs)
+    slots = threading.Semaphore(1 if has_accelerator() else jobs)
 
     def experiment_task(choice: Sequence[str]) -> Task[[], State[Any]]:
         @task(name=" ".join(choice), task_run_name=" ".join(choice), cache_policy=NO_CACHE, persist_result=False)
@@ -95,19 +94,17 @@ def _run_experiment(choice: Sequence[str], targets: Sequence[str], groups: Proce
     sets = [word for override in choice for word in ("--set-param", as_given_to_dvc(override))]
     # Rows that were computed in the workspace need not be computed again in the experiment's own folder.
     cache = os.environ.get("PLUMBLINE_CACHE", ".cache")
-    process = groups.start(
-        "dvc", ["exp", "run", "--temp", *sets, *targets], environment={"PLUMBLINE_CACHE": str(Path(cache).resolve())}
+    names: list[str] = []
+
+    def note(line: str) -> None:
+        log.info(line)
+        names.extend(RAN.findall(line))
+
+    status = run_dvc(
+        ["exp", "run", "--temp", *sets, *targets],
+        groups,
+        on_line=note,
+        on_progress=lambda _: None,
+        environment={"PLUMBLINE_CACHE": str(Path(cache).resolve())},
     )
-    name = None
-    try:
-        for line in read_lines(process.stdout):
-            found = RAN.match(line)
-            name = found[1] if found else name
-            if is_worth_logging(line) and not progress_of(line):
-                log.info(line)
-        status = process.wait()
-    finally:
-        groups.forget(process)
-    if groups.stopping.is_set():
-        raise InterruptedError(groups.reason)
-    return name if status == 0 else None
+    return names[-1] if status == 0 and names else None

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
@@ -58,15 +59,29 @@ def run(*, metrics: Input, verdict: Output, params: GateParams) -> None:
         ValueError: a metric that is asked for wasn't measured.
         StageFailure: a limit isn't kept; ends with exit status 10.
     """
-    found = dict(_numbers(json.loads(metrics.read_text(encoding="utf-8"))))
-    checks = [_check(found, name, "at least", limit, params.use) for name, limit in sorted(params.minimums.items())]
-    checks += [_check(found, name, "at most", limit, params.use) for name, limit in sorted(params.maximums.items())]
+    checks = compare(metrics, params)
     for check in checks:
         print(f"{'passed' if check.passed else 'FAILED'}  {check.sentence()}")
     short = [check.sentence() for check in checks if not check.passed]
     if short:
         raise StageFailure(f"the policy falls short of its gate. {'; '.join(short)}", status=EXIT_GATE)
     write_json(verdict, {"passed": True, "checks": [check._asdict() for check in checks]})
+
+
+def compare(metrics: Path, params: GateParams) -> list[Check]:
+    """Each limit against the metric that it is for.
+
+    Args:
+        metrics: JSON that `evaluation` wrote.
+        params: the limits.
+
+    Raises:
+        ValueError: a metric that is asked for wasn't measured.
+    """
+    found = dict(_numbers(json.loads(metrics.read_text(encoding="utf-8"))))
+    checks = [_check(found, name, "at least", limit, params.use) for name, limit in sorted(params.minimums.items())]
+    checks += [_check(found, name, "at most", limit, params.use) for name, limit in sorted(params.maximums.items())]
+    return checks
 
 
 def _numbers(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, float]]]:

@@ -18,6 +18,7 @@ STAGE = '''
 """Stage `count`: counts up to a number, one step after the other."""
 
 import time
+from pathlib import Path
 
 from stages.contracts.files import write_json
 from stages.contracts.stage import Input, Output, Scratch, Section, StageFailure, stage_main
@@ -34,6 +35,8 @@ class CountParams(Section):
     """Step at which the first attempt fails."""
     linger_s: float = 0.0
     """Seconds between the last step and the end."""
+    waits_for: str | None = None
+    """File without which it doesn't end; nothing is printed meanwhile."""
     exit_status: int = 0
     """How to end after the last step."""
 
@@ -54,6 +57,8 @@ def run(*, source: Input, total: Output, state: Scratch, params: CountParams) ->
         raise StageFailure("the count is not good enough", status=params.exit_status)
     write_json(total, {"total": params.steps})
     time.sleep(params.linger_s)
+    while params.waits_for and not Path(params.waits_for).exists():
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":
@@ -152,9 +157,9 @@ class Counting(Workspace):
             check=False,
         )
 
-    def start(self, *words: str) -> "Started":
+    def start(self, *words: str, hears_interrupts: bool = True) -> "Started":
         """Start `python -m pipelines` and don't wait."""
-        return Started(self, words)
+        return Started(self, words, hears_interrupts=hears_interrupts)
 
     def total(self, name: str) -> Any:
         """What a stage counted."""
@@ -193,9 +198,11 @@ class Counting(Workspace):
 class Started:
     """A command that goes on; its output is in a file."""
 
-    def __init__(self, workspace: Counting, words: tuple[str, ...]) -> None:
+    def __init__(self, workspace: Counting, words: tuple[str, ...], *, hears_interrupts: bool) -> None:
         self.workspace = workspace
         self.path = workspace.root.parent / f"{words[0]}-{len(list(workspace.root.parent.glob('*.log')))}.log"
+        # A shell starts what runs in the background with SIGINT ignored, and its children inherit that.
+        action = signal.SIG_DFL if hears_interrupts else signal.SIG_IGN
         with self.path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pipelines", *words],
@@ -204,8 +211,7 @@ class Started:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # A shell starts what runs in the background with SIGINT ignored, and its children inherit that.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+                preexec_fn=lambda: signal.signal(signal.SIGINT, action),  # noqa: PLW1509
             )
 
     def log(self) -> str:
@@ -221,15 +227,10 @@ class Started:
 
         wait_until(look, timeout_s=timeout_s)
 
-    def end(self, number: signal.Signals = signal.SIGKILL) -> None:
-        """End it if it still runs, and everything that it started."""
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+    def end(self) -> None:
+        """Kill it if it still runs; everything that it started goes with it."""
+        self.process.kill()
+        self.process.wait()
 
 
 def copy_of(workspace: Counting, root: Path) -> Counting:

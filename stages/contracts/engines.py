@@ -22,6 +22,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 
 from stages.contracts.closure import ROOT
+from stages.contracts.extras import missing_extra
 from stages.contracts.stage import StageFailure, die_with_parent
 
 Engine = Literal["inline", "processes", "ray"]
@@ -34,13 +35,18 @@ _QUEUED = 2
 _ERROR = "error of a row function"
 
 
+def num_processors() -> int:
+    """Processors that this process may use, which may be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def num_processes() -> int:
     """Workers to share work among: PLUMBLINE_PROCESSES, by default one per processor.
 
     Raises:
         ValueError: the variable holds something else than a positive number.
     """
-    text = os.environ.get("PLUMBLINE_PROCESSES", str(os.cpu_count() or 1))
+    text = os.environ.get("PLUMBLINE_PROCESSES", str(num_processors()))
     if not text.isdecimal() or int(text) == 0:
         raise ValueError(f"expected PLUMBLINE_PROCESSES as a positive number, found {text!r}")
     return int(text)
@@ -101,7 +107,9 @@ def _in_processes(rows: Iterable[pa.Table], fn: RowFunction) -> Iterator[pa.Tabl
     places = context.SimpleQueue()
     for place in range(number):
         places.put(place)
-    pool = ProcessPoolExecutor(number, mp_context=context, initializer=_start_worker, initargs=(fn, places))
+    pool = ProcessPoolExecutor(
+        number, mp_context=context, initializer=_start_worker, initargs=(fn, places, os.getpid())
+    )
     waiting: deque[Future[pa.Table]] = deque()
     try:
         for piece in rows:
@@ -118,8 +126,8 @@ def _in_processes(rows: Iterable[pa.Table], fn: RowFunction) -> Iterator[pa.Tabl
         pool.shutdown(cancel_futures=True)
 
 
-def _start_worker(fn: RowFunction, places: Any) -> None:
-    die_with_parent()
+def _start_worker(fn: RowFunction, places: Any, parent: int) -> None:
+    die_with_parent(parent)
     # The processes already share out the processors.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     devices = [name for name in os.environ.get("PLUMBLINE_WORKER_DEVICES", "").split(",") if name]
@@ -188,13 +196,11 @@ def _joined_ray(number: int) -> Any:
     try:
         ray = import_module("ray")
         import_module("ray.data")
-    except ImportError:
-        raise ValueError(
-            'PLUMBLINE_ENGINE=ray: expected Ray, found none; install the extra: pip install "plumbline[ray]"'
-        ) from None
+    except ModuleNotFoundError as error:
+        raise missing_extra(error, extra="ray", purpose="PLUMBLINE_ENGINE=ray") from None
     if not ray.is_initialized():
         # Ray would otherwise give each worker one thread, and so perhaps other bits than this process.
-        threads = os.environ.get("OMP_NUM_THREADS", str(os.cpu_count() or 1))
+        threads = os.environ.get("OMP_NUM_THREADS", str(num_processors()))
         modules = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         variables = {"PYTHONPATH": modules, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
         local = {} if "RAY_ADDRESS" in os.environ else {"num_cpus": number, "include_dashboard": False}

@@ -6,10 +6,8 @@ The command in dvc.yaml stays as it is: the stage's own process starts the launc
 publishes what the processes wrote. How many there are is a matter of the machine, as devices are.
 """
 
-import ctypes
 import os
 import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -18,7 +16,7 @@ from pathlib import Path
 
 import yaml
 
-from stages.contracts.stage import RUN_KEY, StageFailure
+from stages.contracts.stage import RUN_KEY, StageFailure, ask_to_die_with_parent
 
 VARIABLE = "PLUMBLINE_LAUNCH"
 _GRACE_S = 10.0
@@ -52,7 +50,7 @@ class Launcher:
             [sys.executable, *self.command, *words],
             env={**os.environ, RUN_KEY: key},
             # Safe here: it makes one system call, and this process has no thread but the watch over its own parent.
-            preexec_fn=_die_with_parent if sys.platform.startswith("linux") else None,  # noqa: PLW1509
+            preexec_fn=ask_to_die_with_parent if sys.platform.startswith("linux") else None,  # noqa: PLW1509
         )
         try:
             status = process.wait()
@@ -64,8 +62,10 @@ class Launcher:
             )
 
 
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+def unlaunched() -> None:
+    """For a training that runs in one process: say so where PLUMBLINE_LAUNCH asks for several."""
+    if os.environ.get(VARIABLE):
+        print(f"{VARIABLE} is for stages/training.py (BCO, KTO, DPO); this stage trains in one process", flush=True)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -89,6 +89,11 @@ def launcher() -> Launcher | None:
         return None
     first, *rest = words
     if first == "torchrun":
+        if _value(rest, "nnodes") not in {None, "1", "1:1"} and _value(rest, "node_rank") is None:
+            raise ValueError(
+                f"{VARIABLE}: expected --node_rank beside --nnodes, found none; each machine says its own, from 0, and "
+                "outputs are published by the first alone"
+            )
         return Launcher(("-m", "torch.distributed.run", *rest), _number(rest, "node_rank", 0))
     if Path(first).suffix not in {".yaml", ".yml"}:
         raise ValueError(
@@ -108,12 +113,23 @@ def launcher() -> Launcher | None:
 
 
 def _number(words: Sequence[str], name: str, default: int) -> int:
-    """Value of an argument, written `--name 1` or `--name=1`, with underscores or dashes."""
+    """Value of an argument that is a number.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    text = _value(words, name)
+    if text is None:
+        return default
+    if not text.isdecimal():
+        raise ValueError(f"{VARIABLE}: expected --{name} as a number, found {text!r}")
+    return int(text)
+
+
+def _value(words: Sequence[str], name: str) -> str | None:
+    """Value of an argument, written `--name 1` or `--name=1`, with underscores or dashes; None if it isn't there."""
     for word, following in zip(words, [*words[1:], ""], strict=True):
         flag, _, value = word.partition("=")
         if flag.removeprefix("--").replace("-", "_") == name:
-            text = value or following
-            if not text.isdecimal():
-                raise ValueError(f"{VARIABLE}: expected --{name} as a number, found {text!r}")
-            return int(text)
-    return default
+            return value or following
+    return None

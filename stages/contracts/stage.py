@@ -151,16 +151,37 @@ def _leave(stage: str, message: str, status: int) -> NoReturn:
     raise SystemExit(status)
 
 
-def die_with_parent() -> None:
-    """Ask the kernel to kill this process when its parent dies; a shell in between is watched as well."""
+def die_with_parent(expected: int | None = None) -> None:
+    """Ask the kernel to kill this process when its parent dies; a shell in between is watched as well.
+
+    Args:
+        expected: process that started this one. With it, this process also dies if its parent died before the kernel
+            was asked; a stage finds that out by itself.
+    """
     if not sys.platform.startswith("linux"):
         return
     parent = os.getppid()
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
-    if os.getppid() != parent:
+    ask_to_die_with_parent()
+    is_stage_of_dvc = "DVC_STAGE" in os.environ and RUN_KEY not in os.environ
+    if os.getppid() != (expected or parent) or (is_stage_of_dvc and _is_orphan()):
         os.kill(os.getpid(), signal.SIGKILL)
     if _is_shell(parent):
         threading.Thread(target=_watch_grandparent, args=(parent, _parent_of(parent)), daemon=True).start()
+
+
+def ask_to_die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies, which holds on Linux alone."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
+
+
+def _is_orphan() -> bool:
+    """Whether what started this process is gone: what adopts a process stands in another session."""
+    parent = os.getppid()
+    line = [parent, _parent_of(parent)] if _is_shell(parent) else [parent]
+    try:
+        return any(pid is None or os.getsid(pid) != os.getsid(0) for pid in line)
+    except ProcessLookupError:
+        return True
 
 
 def _is_shell(pid: int) -> bool:
@@ -280,7 +301,8 @@ class _Invocation:
                 _publish(beside[name], path)
         finally:
             self._sweep(outputs.values())
-        shutil.rmtree(self._scratch(key), ignore_errors=True)
+        # With it goes what runs of other parameters or inputs left that were killed; nothing else would remove it.
+        shutil.rmtree(self._scratch(key).parent, ignore_errors=True)
 
     def take_part(self, key: str) -> None:
         """Be one of the processes of the run `key`, whose first process alone is heard and written for."""
@@ -353,8 +375,10 @@ class _Invocation:
     def _sweep(outputs: Any) -> None:
         """Remove what an earlier run that was killed, or this one if it failed, left beside the outputs."""
         for path in outputs:
-            for left in path.parent.glob(f"{path.name}.tmp-*"):
-                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            # The second is what `written_beside` writes to on the way to the first.
+            for pattern in (f"{path.name}.tmp-*", f".{path.name}.tmp-*.tmp"):
+                for left in path.parent.glob(pattern):
+                    shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _own_command_line() -> list[str]:

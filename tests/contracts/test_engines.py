@@ -6,6 +6,7 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -22,10 +23,15 @@ class Squares:
     """Squares of a column, with the process that computed them."""
 
     refused: int = -1
+    meeting: Path | None = None
+    """Folder in which two processes are waited for, so that none has done all before another is there."""
 
     @cached_property
     def load(self):
         """Something that is made once a process."""
+        if self.meeting:
+            (self.meeting / str(os.getpid())).touch()
+            meet(self.meeting)
         return os.getpid()
 
     def __call__(self, rows):
@@ -35,6 +41,14 @@ class Squares:
         # The first pieces take longest, so that results come in another order than they are asked for.
         time.sleep(0.02 * (values[0] < 4))
         return pa.table({"square": [value**2 for value in values], "by": [self.load] * len(values)})
+
+
+def meet(folder):
+    """Wait until two processes left a file."""
+    deadline = time.monotonic() + 60
+    while len(list(folder.iterdir())) < 2:
+        assert time.monotonic() < deadline, "no other process came"
+        time.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -49,8 +63,11 @@ class Dies:
 class NamesItsDevice:
     """The device that a worker was told to compute on."""
 
+    meeting: Path
+
     def __call__(self, rows):
-        time.sleep(0.2)
+        (self.meeting / str(os.getpid())).touch()
+        meet(self.meeting)
         return pa.table({"device": [os.environ["PLUMBLINE_DEVICE"]] * len(rows)})
 
 
@@ -74,8 +91,9 @@ def _ray_ends():
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_results_come_in_the_order_of_the_rows(engine):
-    found = pa.concat_tables(run_missing(pieces(30), Squares(), engine=engine))
+def test_results_come_in_the_order_of_the_rows(engine, tmp_path):
+    meeting = None if engine == "inline" else tmp_path
+    found = pa.concat_tables(run_missing(pieces(30), Squares(meeting=meeting), engine=engine))
 
     assert found["square"].to_pylist() == [x**2 for x in range(30)]
     if engine == "inline":
@@ -116,10 +134,10 @@ def test_says_that_a_worker_was_killed():
 
 
 @pytest.mark.slow
-def test_workers_share_out_the_devices(monkeypatch):
+def test_workers_share_out_the_devices(monkeypatch, tmp_path):
     monkeypatch.setenv("PLUMBLINE_WORKER_DEVICES", "cuda:0,cuda:1")
 
-    found = pa.concat_tables(run_missing(pieces(16), NamesItsDevice(), engine="processes"))
+    found = pa.concat_tables(run_missing(pieces(16), NamesItsDevice(tmp_path), engine="processes"))
 
     assert set(found["device"].to_pylist()) == {"cuda:0", "cuda:1"}
 
@@ -154,5 +172,5 @@ def test_the_number_of_workers_is_checked(monkeypatch, text):
 def test_says_that_ray_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
 
-    with pytest.raises(ValueError, match=r"PLUMBLINE_ENGINE=ray: expected Ray, found none; .*plumbline\[ray\]"):
+    with pytest.raises(ValueError, match=r"PLUMBLINE_ENGINE=ray: expected the package ray.*plumbline\[ray\]"):
         list(run_missing(pieces(4), Squares(), engine="ray"))

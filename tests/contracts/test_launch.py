@@ -102,6 +102,7 @@ def test_a_machine_that_is_not_the_first_is_told_by_its_rank(monkeypatch, text):
         ("mpirun -n 2", "expected a profile of accelerate .* or torchrun, .* found 'mpirun'"),
         ("nowhere.yaml", "expected a profile at nowhere.yaml, found none"),
         ("torchrun --node_rank first", "expected --node_rank as a number, found 'first'"),
+        ("torchrun --nnodes 2 --rdzv_backend c10d", "expected --node_rank beside --nnodes, found none"),
     ],
 )
 def test_says_what_it_cannot_launch(monkeypatch, text, message):

@@ -171,11 +171,34 @@ def test_a_killed_run_leaves_no_output_and_the_next_one_finds_its_scratch(worksp
     process.communicate()
     assert [name for name in published(workspace) if ".tmp-" not in name] == []
     assert len(list((workspace / "checkpoints").rglob("progress"))) == 1
+    # What a kill within `written_beside` leaves.
+    (workspace / "out/.copy.tmp-0123456789abcdef.99.tmp").write_text("half")
 
     (workspace / "params.yaml").write_text("probe: {times: 2}")
 
     assert finish(workspace)[0] == 0
     assert published(workspace) == ["copy", "second"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent-death signal is Linux's")
+@pytest.mark.parametrize("shell", ["exec ", "", "true; "], ids=["exec", "direct", "shell in between"])
+def test_a_stage_whose_dvc_died_before_it_came_up_ends_at_once(workspace, shell):
+    # What stands for dvc is gone half a second before the stage looks who its parent is.
+    command = f"sleep 0.5; {shell}{sys.executable} {COMMAND}" + ("; true" if shell == "true; " else "")
+    dvc = f"import subprocess; subprocess.Popen({command!r}, shell=True)"
+
+    done = subprocess.run(
+        [sys.executable, "-c", dvc],
+        cwd=workspace,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "probe"},
+        capture_output=True,
+        start_new_session=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert done.stdout == b""
+    assert published(workspace) == []
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent-death signal is Linux's")

@@ -1,6 +1,6 @@
 """However a flow ends, it leaves no process behind, records nothing wrong, and the next run goes on from there."""
 
-import os
+import json
 import signal
 import subprocess
 import sys
@@ -47,9 +47,13 @@ def shorten(workspace):
     workspace.set_params({"counts": {"slow": {"steps": 3, "step_s": 0.0}}})
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
-def test_a_signal_ends_everything(workspace, number):
-    started = workspace.start("run")
+@pytest.mark.parametrize(
+    ("number", "hears_interrupts"),
+    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)],
+    ids=["SIGINT", "SIGTERM", "SIGTERM in the background of a shell"],
+)
+def test_a_signal_ends_everything(workspace, number, hears_interrupts):
+    started = workspace.start("run", hears_interrupts=hears_interrupts)
     started.wait_for("step 3 of")
 
     started.process.send_signal(number)
@@ -59,6 +63,8 @@ def test_a_signal_ends_everything(workspace, number):
     workspace.wait_for_nobody(5)
     assert lock_holder(workspace.root / LOCK_FILE) is None
     assert not (workspace.root / "dvc.lock").exists()
+    # DVC heard an interrupt and took back its note of who writes what.
+    assert json.loads((workspace.root / ".dvc/tmp/rwlock").read_text()) == {}
 
 
 def test_cancelling_a_run_of_the_command_line_ends_everything(server, workspace):
@@ -94,21 +100,31 @@ def cancel(server, run_id):
     server.ask(f"flow_runs/{run_id}/set_state", **body)
 
 
-@pytest.mark.parametrize("moment", ["while it plans", "while a stage computes", "while dvc saves"])
+@pytest.mark.parametrize(
+    "moment", ["while it plans", "while a stage computes", "while a stage ends", "while dvc saves"]
+)
 def test_killing_the_flow_leaves_nobody_and_the_next_run_goes_on(server, workspace, moment):
-    workspace.set_params({"counts": {"slow": {"steps": 20, "step_s": 0.1}}})
+    # It would wait for this file for ever and in silence, so an orphan is there to be found.
+    go_on = workspace.root / "go_on"
+    workspace.set_params({"counts": {"slow": {"steps": 20, "step_s": 0.1, "waits_for": go_on.name}}})
+    if moment == "while dvc saves":
+        go_on.touch()
     started = workspace.start("run")
     if moment == "while it plans":
         started.wait_for("stages, 0 of them unchanged")
     elif moment == "while a stage computes":
         started.wait_for("step 5 of")
-    else:
+    elif moment == "while a stage ends":
         started.wait_for("step 20 of")
+    else:
+        stage = wait_until(lambda: workspace.find("stages.count", "counts.slow"))[0]
+        wait_until(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, every_s=0.002)
+        assert workspace.find("dvc", "count@slow")
 
-    os.kill(started.process.pid, signal.SIGKILL)
-    started.process.wait()
+    started.end()
 
-    workspace.wait_for_nobody(15)
+    workspace.wait_for_nobody(5)
+    go_on.touch()
     log = finish(workspace)
     assert workspace.total("next") == 2
     assert workspace.repro() == set()
@@ -162,7 +178,7 @@ def kill_at(workspace, name, victim, moment):
     stage = wait_until(lambda: workspace.find("stages.count", f"counts.{name}"))[0]
     done = lambda: next(iter(workspace.root.glob(f"checkpoints/count-{name}/*/done")), None)  # noqa: E731
     if moment == MOMENTS[1]:
-        wait_until(lambda: done() and done().read_text() in {"5", "6", "7"}, every_s=0.01)
+        wait_until(lambda: done() and int(done().read_text() or 0) >= 5, every_s=0.01)
     elif moment == MOMENTS[2] and victim == "stage":
         wait_until(lambda: list(workspace.root.glob(f"out/{name}.json.tmp-*")), every_s=0.01)
     elif moment == MOMENTS[2]:
@@ -189,8 +205,7 @@ def test_a_second_flow_waits_and_says_for_what(workspace):
     assert "step" not in second.log()
     shorten(workspace)
     # The holder's end, even this one, lets the next one in.
-    first.process.kill()
-    first.process.wait()
+    first.end()
     assert second.process.wait(90) == 0, second.log()
     assert workspace.total("next") == 2
 
@@ -204,9 +219,9 @@ def test_a_note_of_dvc_that_a_kill_cut_off_stops_nobody(workspace):
 
     assert started.process.wait(60) == 0, started.log()
     assert workspace.total("next") == 2
-    assert "once more, as dvc failed by itself" in started.log()
+    assert "once more, as dvc's note of who reads and writes what held" in started.log()
     note.write_text("")
-    assert "it is begun anew" in finish(workspace)
+    assert "that is taken out" in finish(workspace)
 
 
 HOLD = """
@@ -222,13 +237,14 @@ with repo.lock:
 
 def test_work_that_is_done_is_not_lost_while_another_dvc_saves(workspace):
     # dvc gives up after 3 s of its own; what its stage computed would then be computed again.
-    workspace.set_params({"counts": {"slow": {"steps": 30}}})
+    workspace.set_params({"counts": {"slow": {"steps": 3, "waits_for": "go_on"}}})
     started = workspace.start("run", "slow")
-    started.wait_for("step 1 of")
+    started.wait_for("step 3 of")
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, "8"], cwd=workspace.root, env=workspace.environment, stdout=subprocess.PIPE
     )
     assert holder.stdout.readline() == b"held\n"
+    (workspace.root / "go_on").touch()
 
     assert started.process.wait(60) == 0, started.log()
     holder.communicate()
@@ -237,7 +253,7 @@ def test_work_that_is_done_is_not_lost_while_another_dvc_saves(workspace):
 
 
 def test_a_stage_that_somebody_else_runs_is_named_and_left_alone(workspace):
-    workspace.set_params({"counts": {"slow": {"steps": 150}}})
+    workspace.set_params({"counts": {"slow": {"steps": 3, "waits_for": "go_on"}}})
     theirs = workspace.start_dvc("repro", "count@slow")
     wait_until(lambda: workspace.find("stages.count", "counts.slow"))
 
@@ -245,7 +261,61 @@ def test_a_stage_that_somebody_else_runs_is_named_and_left_alone(workspace):
 
     assert done.returncode == 1
     assert "is busy" in done.stdout
+    (workspace.root / "go_on").touch()
     log, _ = theirs.communicate(timeout=60)
     assert theirs.returncode == 0
     assert stages_run(log) == {"count@slow"}
     assert workspace.repro("count@slow") == set()
+
+
+def test_a_killed_dvc_that_nobody_reaped_blocks_nobody(workspace):
+    # In a container whose first process reaps nothing, it stays a zombie, and dvc takes a zombie for alive.
+    workspace.set_params({"counts": {"slow": {"steps": 20, "waits_for": "go_on"}}})
+    theirs = workspace.start_dvc("repro", "count@slow")
+    wait_until(lambda: workspace.find("stages.count", "counts.slow"))
+    theirs.kill()
+    wait_until(lambda: psutil.Process(theirs.pid).status() == psutil.STATUS_ZOMBIE)
+    wait_until(lambda: not workspace.processes())
+    (workspace.root / "go_on").touch()
+
+    finish(workspace)
+
+    assert workspace.total("next") == 2
+    theirs.communicate()
+
+
+def test_two_stages_behind_one_that_is_unchanged_run_at_a_time(server, tmp_path):
+    workspace = Counting(
+        tmp_path / "project",
+        {"base": None, "left": "base", "right": "base"},
+        {name: {"waits_for": f"{name}.go"} for name in ("left", "right")},
+        server=server,
+    )
+    assert workspace.pipelines("run", "base").returncode == 0
+    started = workspace.start("run", "left", "right", "-j", "2")
+
+    # Both run: neither takes the unchanged one for its own to look at.
+    wait_until(lambda: workspace.find("stages.count", "counts.left") and workspace.find("stages.count", "counts.right"))
+    for name in ("left", "right"):
+        (workspace.root / f"{name}.go").touch()
+
+    assert started.process.wait(60) == 0, started.log()
+    assert (workspace.total("left"), workspace.total("right")) == (2, 2)
+
+
+@pytest.mark.parametrize("kept", [0, 40], ids=["empty", "cut off"])
+def test_a_lock_file_that_a_kill_cut_off_is_named_with_its_remedy(workspace, kept):
+    shorten(workspace)
+    finish(workspace)
+    workspace.commit()
+    lock = workspace.root / "dvc.lock"
+    lock.write_text(lock.read_text()[:kept])
+
+    for command in ("run", "status"):
+        done = workspace.pipelines(command)
+        assert done.returncode == 1, done.stdout
+        assert "`git checkout dvc.lock` brings back what was committed" in done.stdout
+        assert "Traceback" not in done.stdout
+
+    workspace.command("git", "checkout", "dvc.lock")
+    assert "2 Cached" in finish(workspace)

@@ -6,7 +6,15 @@ from pipelines.graph import RunPolicy, StageNode
 from pipelines.planning import resolve_targets
 from pipelines.sweep_plan import _overlap, _touched, spread_out
 
-NAMES = ["tokenization", "training@bco", "evaluation@bco", "training@kto", "evaluation@kto"]
+
+def stage(name, *, params=(), upstream=()):
+    return StageNode(name=name, command=(), deps=(), outs=(), upstream=upstream, params=params)
+
+
+NODES = [
+    *map(stage, ["tokenization", "training@bco", "evaluation@bco", "training@kto", "evaluation@kto"]),
+    stage("picture", upstream=("evaluation@kto",)),
+]
 
 
 @pytest.mark.parametrize(
@@ -15,23 +23,23 @@ NAMES = ["tokenization", "training@bco", "evaluation@bco", "training@kto", "eval
         (["evaluation@bco"], ["evaluation@bco"]),
         (["bco"], ["training@bco", "evaluation@bco"]),
         (["training"], ["training@bco", "training@kto"]),
-        (["tokenization", "kto", "training@kto"], ["tokenization", "training@kto", "evaluation@kto"]),
+        (["tokenization", "kto", "training@kto"], ["tokenization", "training@kto", "evaluation@kto", "picture"]),
         ([], []),
     ],
     ids=str,
 )
 def test_a_target_is_a_stage_a_group_or_a_method(targets, stages):
-    assert resolve_targets(targets, NAMES) == stages
+    assert resolve_targets(targets, NODES) == stages
 
 
 def test_a_misspelt_target_names_the_nearest():
     with pytest.raises(ValueError, match="evaluatoin is no stage or method of dvc.yaml; did you mean evaluation?"):
-        resolve_targets(["evaluatoin"], NAMES)
+        resolve_targets(["evaluatoin"], NODES)
 
 
 def test_a_target_like_none_lists_them_all():
     with pytest.raises(ValueError, match="there are bco, evaluation, .*training@kto"):
-        resolve_targets(["xyz"], NAMES)
+        resolve_targets(["xyz"], NODES)
 
 
 def test_meta_of_a_stage_is_its_policy():
@@ -72,10 +80,7 @@ def test_a_sweep_over_nothing_is_refused(overrides):
 
 
 def test_what_reads_from_a_touched_stage_is_touched():
-    def node(name, params, upstream):
-        return StageNode(name=name, command=(), deps=(), outs=(), upstream=upstream, params=params)
-
-    nodes = [node("a", ("x.y",), ()), node("b", ("z",), ("a",)), node("c", ("x.yy",), ())]
+    nodes = [stage("a", params=("x.y",)), stage("b", params=("z",), upstream=("a",)), stage("c", params=("x.yy",))]
 
     assert _touched(nodes, ["x.y.z"]) == {"a", "b"}
 

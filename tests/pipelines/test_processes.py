@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
@@ -51,6 +53,17 @@ def test_a_group_that_hears_no_signal_is_killed_with_its_children(module, monkey
     assert process.returncode == -signal.SIGKILL
     wait_until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family))
     groups.forget(process)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the kernel's parent-death signal is Linux's")
+def test_what_comes_up_after_its_parent_died_ends_at_once(module):
+    name = module("lives_on", "print('alive')")
+    # Of a process that died, children are the first process's.
+    words = [sys.executable, "-m", "pipelines.leash", "1", name]
+
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (-signal.SIGKILL, "")
 
 
 def test_nothing_starts_once_the_flow_stops():
