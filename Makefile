@@ -39,7 +39,7 @@ check: setup ## Format, lint, types, layers, params and graph
 	python -m pipelines check
 
 test: check ## Everything that make check does, and all tests but those that need a GPU
-	python -m pytest -n auto --dist loadscope -m 'not gpu'
+	python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m 'not gpu'
 
 lock: ## Resolve pyproject.toml anew into requirements.lock, in an environment of its own
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

@@ -22,6 +22,8 @@ class ProcessGroups:
     def __init__(self) -> None:
         self.stopping = threading.Event()
         """Set once everything is to end; nothing is started after that."""
+        self.notes_mended = 0
+        """How often DVC's note of who reads and writes what was mended in this flow."""
         self.reason = ""
         """Why it was set."""
         self._running: dict[int, subprocess.Popen[bytes]] = {}

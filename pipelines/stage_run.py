@@ -59,11 +59,15 @@ def run_stage(
         StageError: it failed, or took longer than its policy allows.
         InterruptedError: the flow is stopping.
     """
+    mended_before = groups.notes_mended
     try:
         return _attempt(node, groups, force=force, on_line=on_line, on_progress=on_progress)
     except StageError as error:
-        # A sibling that was killed while it wrote dvc's notes makes every other dvc stumble over them.
-        if not (error.is_of_dvc and (mend_notes() or DAMAGED_NOTE in str(error))):
+        # A sibling that was killed while it wrote dvc's note makes every other dvc stumble over it; and one that has
+        # mended it takes out what the others had noted, over which they stumble at their end.
+        if error.is_of_dvc and mend_notes():
+            groups.notes_mended += 1
+        if not error.is_of_dvc or (groups.notes_mended == mended_before and DAMAGED_NOTE not in str(error)):
             raise
         on_line(f"once more, as dvc's note of who reads and writes what held what a kill had left: {error}")
         return _attempt(node, groups, force=force, on_line=on_line, on_progress=on_progress)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from stages.contracts.row_cache import cached_rows, code_fingerprint, row_keys
+from stages.contracts.row_cache import _append, _read_shards, cached_rows, code_fingerprint, row_keys
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -130,6 +130,17 @@ def test_a_damaged_shard_is_named_and_computed_again(tmp_path, damage, capsys):
     again = Doubler()
     run(range(10), again, tmp_path)
     assert again.seen == []
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="what a process maps is read as Linux tells it")
+def test_small_shards_take_none_of_the_files_that_a_process_may_map(tmp_path):
+    for x in range(20):
+        _append(tmp_path, pa.table({"x": [x]}))
+
+    tables = _read_shards(tmp_path, "test")
+
+    assert sorted(table["x"][0].as_py() for table in tables) == list(range(20))
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
 
 
 def test_a_half_written_file_is_never_read(tmp_path):

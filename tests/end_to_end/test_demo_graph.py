@@ -1,27 +1,68 @@
-"""The demo's graph under real DVC: what reruns and what doesn't, and that results are the same bytes."""
+"""The demo's graph, from nothing by the flow, and then under `dvc repro`: what reruns, what doesn't, and what is shown.
+
+That either of the two finds done what the other did, and that both write the same bytes, is what is shown here too.
+"""
 
 import json
 import os
 import re
 import shutil
 import signal
-import time
+import subprocess
+import sys
 
 import psutil
 import pytest
+from playwright.sync_api import sync_playwright
 
+from pipelines.planning import make_plan
+from tests.prefect_server import PrefectServer, run_id_in, wait_until
 from tests.workspace import BCO, SMALL, Workspace, stages_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 AFTER_TRAINING = {"evaluation@bco", "gate@bco", "report@bco"}
+CHROMIUM = shutil.which("chromium")
 
 
 @pytest.fixture(scope="module")
-def reproduced(tmp_path_factory):
-    workspace = Workspace(tmp_path_factory.mktemp("demo") / "project", SMALL)
-    workspace.repro()
-    return workspace
+def project(tmp_path_factory):
+    return Workspace(tmp_path_factory.mktemp("demo") / "project", SMALL)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, project):
+    """What `make ui` starts."""
+    started = PrefectServer(tmp_path_factory.mktemp("prefect"), workspace=project)
+    wait_until((project.root / ".cache/prefect/server.json").exists)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="module")
+def first_run(project, server):
+    """Id of the flow run that did everything."""
+    return run_flow(project, "bco")
+
+
+@pytest.fixture(scope="module")
+def reproduced(project, first_run):
+    return project
+
+
+def run_flow(workspace, *words, status=0):
+    """Run the flow, which must end with this status; gives the id of its run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", "run", *words],
+        cwd=workspace.root,
+        env=workspace.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout
+    return run_id_in(done.stdout)
 
 
 @pytest.fixture
@@ -34,11 +75,64 @@ def workspace(reproduced, tmp_path):
     return copy
 
 
-def test_a_second_repro_does_nothing(reproduced):
+def test_every_stage_of_the_graph_is_a_task_that_completes(server, project, first_run, monkeypatch):
+    monkeypatch.chdir(project.root)
+    names = {node.name for node in make_plan(["bco"]).nodes}
+
+    assert len(names) > 10
+    assert server.states(first_run) == dict.fromkeys(names, "Completed")
+
+
+def test_the_nightly_run_is_served_and_the_address_is_told(server, first_run):
+    deployments = wait_until(lambda: server.ask("deployments/filter"))
+
+    assert [found["name"] for found in deployments] == ["nightly"]
+    assert deployments[0]["schedules"][0]["schedule"]["cron"] == "0 3 * * *"
+    assert f"Prefect's pages: {server.url}" in server.log.read_text()
+
+
+def test_metrics_gate_and_report_are_shown(server, first_run):
+    artifacts = server.artifacts(first_run)
+
+    assert "true_reward/gain" in artifacts["metrics-evaluation-bco"]["data"]
+    assert isinstance(json.loads(artifacts["gate-bco"]["data"]), list)
+    assert "reports/bco.html" in artifacts["page-report-bco"]["data"]
+    assert any(key.startswith("progress-") for key in artifacts)
+
+
+@pytest.mark.skipif(
+    not CHROMIUM and not os.environ.get("CI"), reason="chromium is not on PATH; `apt-get install chromium` installs it"
+)
+def test_the_page_of_the_run_shows_stages_and_states(server, first_run, tmp_path):
+    states = server.states(first_run)
+    with sync_playwright() as playwright:
+        # Without its sandbox, which needs rights that a container doesn't give.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1200, "height": 820})
+        page.goto(f"{server.url}/runs/flow-run/{first_run}")
+        page.locator("[role=tab], .p-tab").filter(has_text="Task Runs").first.click(timeout=60_000)
+        for name in states:
+            page.get_by_text(name, exact=True).first.wait_for()
+        shown = page.inner_text("body")
+        page.screenshot(path=tmp_path / "run.png")
+        browser.close()
+
+    for name, state in states.items():
+        assert re.search(rf"^{re.escape(name)}\n(\w+\n)?{state}$", shown, flags=re.MULTILINE), shown
+
+
+def test_a_second_run_finds_every_stage_cached(server, reproduced, first_run):
+    run_id = run_flow(reproduced)
+
+    # Without a target it is about the methods in `run.methods`, as `make demo` is.
+    assert server.states(run_id) == dict.fromkeys(server.states(first_run), "Cached")
+
+
+def test_a_repro_after_it_does_nothing(reproduced):
     assert reproduced.repro() == set()
 
 
-def test_two_runs_from_clean_give_the_same_bytes(reproduced, tmp_path):
+def test_a_repro_from_clean_gives_the_same_bytes(reproduced, tmp_path):
     other = Workspace(tmp_path / "elsewhere", SMALL)
     other.repro()
 
@@ -52,7 +146,7 @@ def test_changing_beta_reruns_training_and_what_follows(workspace):
     assert workspace.repro() == {"training@bco"} | AFTER_TRAINING
 
 
-def test_methods_share_tokens_and_reference_log_probabilities(workspace):
+def test_methods_share_tokens_and_reference_log_probabilities(server, workspace):
     """What BCO's graph computed isn't computed again for KTO and DPO, which add their own stages only."""
     assert workspace.repro("evaluation@kto") == {
         "mismatched_rows",
@@ -64,6 +158,11 @@ def test_methods_share_tokens_and_reference_log_probabilities(workspace):
     assert workspace.repro("report@kto", "report@dpo", "gate@kto", "gate@dpo") == {
         f"{stage}@{method}" for stage in ("report", "gate") for method in ("kto", "dpo")
     }
+
+    states = server.states(run_flow(workspace, "evaluation@dpo", "--set", "training.dpo.beta=0.3"))
+    ran = {name for name, state in states.items() if state == "Completed"}
+    assert ran == {"training@dpo", "evaluation@dpo"}
+    assert {state for name, state in states.items() if name not in ran} == {"Cached"}
 
 
 def test_every_other_method_runs_to_its_evaluation(workspace):
@@ -172,7 +271,7 @@ def test_killing_dvc_takes_the_stage_with_it_and_the_next_run_goes_on(workspace)
     assert "going on from checkpoint" in log
 
 
-def test_a_gate_that_is_not_met_fails_the_run_and_keeps_the_report(workspace):
+def test_a_gate_that_is_not_met_fails_the_run_and_keeps_the_report(server, workspace):
     workspace.set_params({"gate": {"bco": {"minimums": {"true_reward/gain": 5.0}}}})
 
     done = workspace.dvc("repro", "--keep-going", *BCO, check=False)
@@ -181,6 +280,12 @@ def test_a_gate_that_is_not_met_fails_the_run_and_keeps_the_report(workspace):
     assert "exited with 10" in done.stderr + done.stdout
     assert "true_reward/gain: required" in done.stderr + done.stdout
     assert (workspace.root / "reports/bco.html").is_file()
+
+    run_id = run_flow(workspace, "gate@bco", status=1)
+
+    assert server.states(run_id)["gate@bco"] == "Failed"
+    checks = json.loads(server.artifacts(run_id)["gate-bco"]["data"])
+    assert [(check["metric"], check["limit"], check["passed"]) for check in checks] == [("true_reward/gain", 5, False)]
 
 
 @pytest.mark.parametrize(
@@ -230,10 +335,3 @@ def wait_for_stage(pid, module):
 
     wait_until(look)
     return found[0]
-
-
-def wait_until(condition, timeout_s=120):
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)

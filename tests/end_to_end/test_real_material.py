@@ -15,11 +15,12 @@ LEARNING = {"learning_rate": 3.0e-4, "per_device_train_batch_size": 16, "logging
 QUICK = {"judge": "none", "num_prompts": 24, "num_samples": 1, "max_new_tokens": 32}
 
 
-def workspace_for(folder, log, overrides):
+def workspace_for(folder, log, overrides, *, num_rows=None):
     workspace = Workspace(folder / "project", {})
     data = workspace.root / "data"
     data.mkdir(exist_ok=True)
-    shutil.copy(SHARED / "data/feedback" / log, data / log)
+    lines = (SHARED / "data/feedback" / log).read_bytes().split(b"\n")
+    (data / log).write_bytes(b"\n".join(lines[:num_rows]))
     shutil.copytree(SHARED / "data/models/stories260K", data / "stories260K")
     workspace.set_params(
         {
@@ -67,7 +68,7 @@ def test_pairs_taken_as_single_rows_by_bco_and_kto_and_as_pairs_by_dpo(tmp_path)
         "politeness_pairs.jsonl",
         {
             "tokenization": {"max_length": 256},
-            "training": {method: {**LEARNING, "num_train_epochs": 2} for method in ("bco", "kto", "dpo")},
+            "training": {method: {**LEARNING, "max_steps": 60} for method in ("bco", "kto", "dpo")},
             "evaluation": {**QUICK, "slice_by": None},
         },
     )
@@ -99,12 +100,13 @@ def test_pairs_on_instructions(tmp_path):
             "training": {method: {**LEARNING, "max_steps": 10} for method in ("kto", "dpo")},
             "evaluation": {**QUICK, "slice_by": None},
         },
+        num_rows=250,
     )
 
     workspace.repro("evaluation@kto", "evaluation@dpo")
 
     counts = metrics(workspace, "normalization.json")
-    assert counts["rows_read"] == counts["rows_kept"] + counts["duplicates"] + counts["rejects"]
+    assert counts["rows_read"] == counts["rows_kept"] + counts["duplicates"] + counts["rejects"] == 250
     labelled, paired = (metrics(workspace, f"training/{method}.json")["rows"] for method in ("kto", "dpo"))
     assert labelled["desired"] + labelled["undesired"] == 2 * paired["pairs"] + paired["rows_without_partner"]
     assert metrics(workspace, "training/dpo.json")["steps"] == 10
