@@ -86,7 +86,7 @@ def run_missing(rows: Iterable[pa.Table], fn: RowFunction, *, engine: Engine = "
 
     Raises:
         ValueError: `fn` raised one, or the engine isn't installed.
-        StageFailure: a worker was killed.
+        StageFailure: a worker of `processes` was killed. Ray starts workers again, for as long as they are killed.
     """
     return {"inline": _inline, "processes": _in_processes, "ray": _on_ray}[engine](rows, fn)
 

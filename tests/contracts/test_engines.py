@@ -2,15 +2,18 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import psutil
 import pyarrow as pa
 import pytest
 
+from stages.contracts.closure import ROOT
 from stages.contracts.engines import chosen_engine, num_processes, run_missing
 from stages.contracts.row_cache import cached_rows
 from stages.contracts.stage import StageFailure
@@ -69,6 +72,17 @@ class NamesItsDevice:
         (self.meeting / str(os.getpid())).touch()
         meet(self.meeting)
         return pa.table({"device": [os.environ["PLUMBLINE_DEVICE"]] * len(rows)})
+
+
+@dataclass(frozen=True)
+class Waits:
+    """Work without an end."""
+
+    folder: Path
+
+    def __call__(self, rows):
+        (self.folder / str(os.getpid())).touch()
+        time.sleep(300)
 
 
 def pieces(number, size=4):
@@ -131,6 +145,37 @@ def test_the_memo_holds_the_same_whatever_engine_computed(engine, tmp_path, monk
 def test_says_that_a_worker_was_killed():
     with pytest.raises(StageFailure, match="one of 2 workers was killed, probably for lack of memory"):
         list(run_missing(pieces(8), Dies(), engine="processes"))
+
+
+ORPHANS = """
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+
+from stages.contracts.engines import run_missing
+from tests.contracts.test_engines import Waits
+
+if __name__ == "__main__":
+    list(run_missing([pa.table({"x": [1]})] * 8, Waits(Path(sys.argv[1])), engine="processes"))
+"""
+
+
+@pytest.mark.slow
+def test_no_worker_outlives_its_stage(tmp_path):
+    (tmp_path / "orphans.py").write_text(ORPHANS)
+    folder = tmp_path / "workers"
+    folder.mkdir()
+    words = [sys.executable, str(tmp_path / "orphans.py"), str(folder)]
+    stage = subprocess.Popen(words, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    meet(folder)
+    workers = [psutil.Process(int(file.name)) for file in folder.iterdir()]
+
+    stage.kill()
+    stage.wait()
+
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
 
 
 @pytest.mark.slow

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +15,7 @@ import pytest
 from stages.contracts.stage import EXIT_GATE, EXIT_REJECTED
 from tests.counting import Counting, copy_of
 from tests.prefect_server import PrefectServer, run_id_in, wait_until
+from tests.workspace import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -296,6 +299,35 @@ def test_a_message_is_sent(inbox, served, workspace, exit_status, subject):
     assert len(re.findall("Running stage", done.stdout)) == 1
     message = wait_until(lambda: [found for found in inbox.messages if found["subject"] == subject])[0]
     assert message["body"] == f"count@x ended with {exit_status}: count: the count is not good enough"
+
+
+def test_a_worker_of_a_pool_runs_what_prefect_yaml_deploys(server, workspace):
+    shutil.copy(ROOT / "prefect.yaml", workspace.root)
+    environment = {**workspace.environment, "PLUMBLINE_ROOT": str(workspace.root)}
+
+    def prefect(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "prefect", "--no-prompt", *words],
+            cwd=workspace.root,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+
+    prefect("work-pool", "create", "plumbline", "--type", "process")
+    prefect("deploy", "--all")
+    found = server.ask("deployments/filter", deployments={"name": {"any_": ["nightly-pool"]}})[0]
+    assert found["schedules"][0]["schedule"]["cron"] == "0 3 * * *"
+    assert found["global_concurrency_limit"]["limit"] == 1
+    # What the schedule has planned for the coming nights is not for this worker.
+    server.ask(f"deployments/{found['id']}/pause_deployment")
+    run_id = server.ask(f"deployments/{found['id']}/create_flow_run", state={"type": "SCHEDULED"})["id"]
+    prefect("worker", "start", "--pool", "plumbline", "--run-once")
+
+    assert set(server.states(run_id).values()) == {"Cached"}
 
 
 TWELVE = [f"s{number:02}" for number in range(12)]
