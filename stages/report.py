@@ -36,9 +36,9 @@ def run(
     *,
     normalization_metrics: Input,
     tokenization_metrics: Input,
-    density_metrics: Input,
-    density_plots: Input,
-    shift_metrics: Input,
+    density_metrics: Input | None = None,
+    density_plots: Input | None = None,
+    shift_metrics: Input | None = None,
     training_metrics: Input,
     training_plots: Input,
     evaluation_metrics: Input,
@@ -52,7 +52,8 @@ def run(
     Args:
         normalization_metrics: what became of each row of the log.
         tokenization_metrics: what was cut or had no room.
-        density_metrics: size of the shift between prompts of the two labels.
+        density_metrics: size of the shift between prompts of the two labels. This and the next two come together;
+            without them, as for a method that learns from no labels, the page has no section on it.
         density_plots: folder with reliability.csv and weights.csv.
         shift_metrics: why the prompts differ.
         training_metrics: what was trained on.
@@ -81,7 +82,8 @@ def run(
         "training": training_metrics,
         "evaluation": evaluation_metrics,
     }
-    found = {name: read_json(path) for name, path in inputs.items()}
+    found = {name: read_json(path) for name, path in inputs.items() if path is not None}
+    files = {**inputs, "generations": generations}
     method = str(found["training"].get("method", "")).upper()
     evaluation = found["evaluation"]
     groups = sections.answer_groups(read_table(generations, GENERATIONS).to_pylist(), num_examples=params.num_examples)
@@ -94,7 +96,9 @@ def run(
                 read_csv(evaluation_plots / "calibration.csv"),
             ),
             "training": sections.training(found["training"], read_csv(training_plots), beta=evaluation.get("beta")),
-            "shift": sections.shift(
+            "shift": None
+            if density_plots is None
+            else sections.shift(
                 found["density_ratio"],
                 found["shift_diagnosis"],
                 read_csv(density_plots / "weights.csv"),
@@ -109,12 +113,12 @@ def run(
     page = environment.from_string(PAGE).render(
         title=params.title,
         subtitle=f"{method} on held-out prompts; judge: {evaluation.get('judge', 'none')}",
-        sections=SECTIONS,
+        sections=[(anchor, name) for anchor, name in SECTIONS if content.get(anchor, True)],
         answer_groups=groups,
         answers_intro="Sampled answers of both models to the same held-out prompts"
         + (", each with its score." if "true_reward" in evaluation else "."),
-        graph=sections.graph(),
-        inputs=[(name, tree_digest(path)[:16]) for name, path in [*inputs.items(), ("generations", generations)]],
+        graph=sections.graph(has_shift=density_plots is not None),
+        inputs=[(name, tree_digest(path)[:16]) for name, path in files.items() if path is not None],
         **content,
     )
     write_text(report, page + "\n")

@@ -72,6 +72,7 @@ _EDGES = (
     ("evaluation", "report"),
     ("shift_diagnosis", "report"),
 )
+_ABOUT_SHIFT = {"prompt_embedding", "density_ratio", "shift_diagnosis", "reference_logprobs"}
 
 
 class Tile(NamedTuple):
@@ -472,10 +473,17 @@ def short(text: str, limit: int = MAX_TEXT) -> str:
     return text if len(text) <= limit else f"{text[:limit]} \u2026 ({len(text) - limit:,} more characters)"
 
 
-def graph() -> Markup:
-    """The picture of the stages."""
-    steps = "; ".join(f"{source} feeds {target}" for source, target in _EDGES)
-    return graph_picture(_COLUMNS, _EDGES, description=f"Graph of the stages: {steps}.")
+def graph(*, has_shift: bool) -> Markup:
+    """The picture of the stages.
+
+    Args:
+        has_shift: whether the method has to do with a shift between the labels; else the stages about it are left out.
+    """
+    hidden = set() if has_shift else _ABOUT_SHIFT
+    columns = [tuple(name for name in column if name not in hidden) for column in _COLUMNS]
+    edges = [edge for edge in _EDGES if not hidden.intersection(edge)]
+    steps = "; ".join(f"{source} feeds {target}" for source, target in edges)
+    return graph_picture([column for column in columns if column], edges, description=f"Graph of the stages: {steps}.")
 
 
 def percent(share: float, decimals: int = 0) -> str:

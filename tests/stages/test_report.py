@@ -175,6 +175,19 @@ def test_the_page_says_first_what_happened_and_shows_every_section(inputs, tmp_p
     assert len(sections) == 7
 
 
+def test_a_method_that_learns_from_no_labels_has_a_page_without_a_shift(inputs, tmp_path):
+    rest = {name: path for name, path in inputs.items() if not name.startswith(("density_", "shift_"))}
+
+    page = Page(page_of(rest, tmp_path))
+
+    sections = {attributes.get("id") for tag, attributes in page.elements if tag == "section"}
+    links = {attributes["href"].removeprefix("#") for tag, attributes in page.elements if tag == "a"}
+    assert links <= sections
+    assert "shift" not in sections
+    assert len(sections) == 6
+    assert not any("density_ratio" in attributes.get("aria-label", "") for _, attributes in page.elements)
+
+
 def test_headings_are_in_order_and_pictures_have_words(inputs, tmp_path):
     page = Page(page_of(inputs, tmp_path))
 
