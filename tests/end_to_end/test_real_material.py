@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.slow, needs_shared, pytest.mark.timeout(900)]
 
 LEARNING = {"learning_rate": 3.0e-4, "per_device_train_batch_size": 16, "logging_steps": 5}
 
-QUICK = {"judge": "none", "num_prompts": 24, "num_samples": 1, "max_new_tokens": 32}
+QUICK = {"judge": "none", "num_prompts": 8, "num_samples": 1, "max_new_tokens": 32}
 
 
 def workspace_for(folder, log, overrides, *, num_rows=None):
