@@ -121,6 +121,16 @@ def test_what_is_sampled_follows_from_the_seed_and_the_step():
     assert first[0] != first[3]  # one prompt twice gets two answers
 
 
+def test_responses_are_sampled_in_the_types_of_training():
+    trainer = tiny_trainer(accelerator_kwargs={"cpu": True, "mixed_precision": "bf16"})
+    types = []
+    trainer.model.pretrained_model.lm_head.register_forward_hook(lambda _, __, logits: types.append(logits.dtype))
+
+    sample_responses(trainer, prompts(2), SAMPLING, step=0)
+
+    assert set(types) == {torch.bfloat16}
+
+
 def test_each_pass_takes_every_prompt_once():
     seen = []
 

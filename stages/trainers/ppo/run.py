@@ -148,12 +148,13 @@ def sample_responses(
     policy = cast(PreTrainedModel, trainer.accelerator.unwrap_model(trainer.model))
     for turn, places in enumerate(_turns(prompts)):
         seed = int(np.random.SeedSequence([sampling.seed, step, turn]).generate_state(1)[0])
-        found = sample_ids(
-            policy,
-            trainer.tokenizer,
-            [prompts[place].input_ids for place in places],
-            sampling=sampling._replace(num_samples=1, seed=seed),
-        )
+        with trainer.accelerator.autocast():
+            found = sample_ids(
+                policy,
+                trainer.tokenizer,
+                [prompts[place].input_ids for place in places],
+                sampling=sampling._replace(num_samples=1, seed=seed),
+            )
         for place, (ids,) in zip(places, found, strict=True):
             responses[place] = ids
     return responses
