@@ -266,8 +266,8 @@ def test_get_batch_samples_of_an_encoder_decoder_reads_whole_prompts(tmp_path):
     policy, reference = trainer.get_batch_samples(trainer.model, batch)
 
     rows = zip(batch["chosen_input_ids"].tolist(), batch["chosen_attention_mask"].tolist(), strict=True)
-    prompts = {tuple(id for id, is_there in zip(*row, strict=True) if is_there) for row in rows}
-    assert {tuple(id for id in row if id) for row in asked[0]} == prompts
+    prompts = {tuple(token for token, is_there in zip(*row, strict=True) if is_there) for row in rows}
+    assert {tuple(token for token in row if token) for row in asked[0]} == prompts
     assert policy == reference
 
 

@@ -4,13 +4,14 @@ import random
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from peft import LoraConfig
 
 from stages.models.generation import Sampling
 from stages.models.value_head import AutoModelForSeq2SeqLMWithValueHead
 from stages.trainers import PPOTrainer
 from stages.trainers.ppo.prompts import Prompt
-from stages.trainers.ppo.run import RunSettings, curves_of, last_checkpoint, run_ppo, sample_responses
+from stages.trainers.ppo.run import RunSettings, curves_of, last_checkpoint, prompts_of_step, run_ppo, sample_responses
 from stages.trainers.rewards import Reward
 from tests.models.test_value_head import tiny_t5
 from tests.trainers.tiny import WORDS, tiny_tokenizer
@@ -121,6 +122,30 @@ def test_what_is_sampled_follows_from_the_seed_and_the_step():
     assert first[0] != first[3]  # one prompt twice gets two answers
 
 
+def test_a_prompt_that_stands_in_a_step_twice_gets_two_responses_whatever_process_it_is_on():
+    settings = {"step": 3, "batch_size": 4, "seed": 0}
+    # eight places for three prompts: each stands there twice or more
+    whole = prompts_of_step(prompts(3), **{**settings, "batch_size": 8}, process=0, num_processes=1)
+
+    parts = [prompts_of_step(prompts(3), **settings, process=rank, num_processes=2) for rank in (0, 1)]
+
+    joined = [item for both in zip(*parts, strict=True) for item in both]
+    assert joined == whole
+    assert len({(prompt.user, turn) for prompt, turn in joined}) == 8
+    trainer = tiny_trainer()
+    (first,), (second,) = (sample_responses(trainer, prompts(1), SAMPLING, step=0, turns=[turn]) for turn in (0, 1))
+    assert first != second
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate keeps the precision for all that a process makes later."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
 def test_responses_are_sampled_in_the_types_of_training():
     trainer = tiny_trainer(accelerator_kwargs={"cpu": True, "mixed_precision": "bf16"})
     types = []
