@@ -320,6 +320,15 @@ def test_a_model_that_lets_documents_see_each_other_is_refused(tmp_path, monkeyp
         sft_trainer(tmp_path, packing=True, dataset_kwargs={"keep_documents_apart": True})
 
 
+def test_whether_documents_stay_apart_is_tried_in_the_types_of_training(tmp_path):
+    model, types = tiny_llama(), []
+    model.lm_head.register_forward_hook(lambda _, __, logits: types.append(logits.dtype))
+
+    sft_trainer(tmp_path, model=model, packing=True, bf16=True, dataset_kwargs={"keep_documents_apart": True})
+
+    assert set(types) == {torch.bfloat16}
+
+
 # ---- evaluation ----
 
 

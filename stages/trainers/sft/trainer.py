@@ -182,7 +182,10 @@ class SFTTrainer(TokenLossTrainer):
         if isinstance(self.data_collator, LabelCollator):
             self.data_collator.flattens = "flash" in str(getattr(policy.config, "_attn_implementation", ""))
         is_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        if is_whole and not keeps_documents_apart(policy):
+        # In the types of training: flash attention takes no weights of float32 otherwise.
+        with self.accelerator.autocast():
+            stay_apart = not is_whole or keeps_documents_apart(policy)
+        if not stay_apart:
             raise ValueError(
                 f"keep_documents_apart: {type(policy).__name__} lets a document see the one before it in its row; "
                 "leave it out, or train with packing=False"
