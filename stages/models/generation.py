@@ -190,7 +190,7 @@ def _generate(
     width = 1 if model.config.is_encoder_decoder else input_ids.shape[1]
     processors = LogitsProcessorList()
     if sampling.temperature > 0:
-        processors.append(_OwnNumbers(torch.from_numpy(numbers).to(model.device), width, sampling))
+        processors.append(_OwnNumbers(torch.from_numpy(numbers), width, sampling))
     # Spelt out, or what the model's makers advise (a penalty, say) would be filled in and the text be another's.
     config = cast(Any, GenerationConfig)(
         max_new_tokens=sampling.max_new_tokens,
@@ -232,8 +232,10 @@ class _OwnNumbers(LogitsProcessor):
         scores = scores.float() / self.temperature
         if self.nucleus is not None:
             scores = self.nucleus(input_ids, scores)
-        # In float32 the sum over a large vocabulary would lose the tail.
-        cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+        # In float32, which is all that Apple's accelerator has, the sum over a large vocabulary would lose the tail.
+        exact = scores.cpu() if scores.device.type == "mps" else scores
+        self.uniforms = self.uniforms.to(exact.device)
+        cumulative = exact.double().softmax(dim=-1).cumsum(dim=-1)
         targets = self.uniforms[:, input_ids.shape[1] - self.prompt_width, None] * cumulative[:, -1:]
         picked = torch.searchsorted(cumulative, targets, right=True).clamp_(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, picked, 0.0)
+        return torch.full_like(scores, -torch.inf).scatter_(1, picked.to(scores.device), 0.0)

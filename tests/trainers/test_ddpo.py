@@ -4,6 +4,7 @@ import json
 import random
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,6 +53,18 @@ def trained_weights(trainer):
 
 def logged(trainer, name):
     return [line[name] for line in trainer.history if name in line]
+
+
+def test_rewards_leave_the_device_in_the_type_that_they_have(tmp_path, folder, monkeypatch):
+    trainer = made(folder, tmp_path)
+    # All that a tensor on an accelerator without doubles can be asked for.
+    gathered = SimpleNamespace(cpu=lambda: torch.tensor([1.0, 3.0]))
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda _: gathered)
+
+    advantages, rewards = trainer._advantages(("a", "b"), torch.tensor([1.0, 3.0]))
+
+    assert rewards.tolist() == [1.0, 3.0]
+    assert advantages.tolist() == pytest.approx([-1.0, 1.0], rel=1e-5)
 
 
 @pytest.mark.slow

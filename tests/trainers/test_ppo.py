@@ -1,6 +1,7 @@
 """PPO's trainer: steps, their parts and statistics, and the faults of the peer that it doesn't have."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -360,6 +361,16 @@ def test_moments_of_scores_are_those_of_all_scores_so_far():
     again = ScoreScaler(scaler.accelerator)
     again.restore(scaler.state())
     assert again.std == scaler.std
+
+
+def test_scores_are_gathered_in_a_type_that_all_devices_have():
+    types = []
+    scaler = ScoreScaler(SimpleNamespace(device="cpu", gather=lambda scores: types.append(scores.dtype) or scores))
+
+    scaler.update(torch.tensor([1.0, 2.0]))
+
+    assert types == [torch.float32]
+    assert scaler.mean == 1.5
 
 
 @pytest.mark.parametrize("scores", [[4.0], [4.0, 4.0]])

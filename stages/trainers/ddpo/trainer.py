@@ -225,7 +225,7 @@ class DDPOTrainer:
 
     def _advantages(self, prompts: tuple[str, ...], rewards: Tensor) -> tuple[Tensor, np.ndarray]:
         """Advantages of this process's images, and the rewards of all processes."""
-        everything = self.accelerator.gather(rewards.to(self.accelerator.device)).double().cpu().numpy()
+        everything = self.accelerator.gather(rewards.to(self.accelerator.device)).cpu().double().numpy()
         if self.config.per_prompt_stat_tracking:
             advantages = self.prompt_rewards.advantages(gather_object(list(prompts)), everything)
         else:
