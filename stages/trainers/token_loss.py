@@ -78,14 +78,31 @@ class TokenLossTrainer(FeedbackTrainer):
         if not prediction_loss_only or not self.scores_ids:
             known = {name: value for name, value in inputs.items() if name != "weight"}
             loss, logits, labels = super().prediction_step(model, known, prediction_loss_only, ignore_keys)
-            number = (inputs["labels"][:, 1:] != IGNORED).sum()
-            share = Share(loss * number, number)
-        else:
-            with torch.no_grad(), self.compute_loss_context_manager():
-                found = self._logps(model, inputs)
-            own = slice(num_own_rows(len(found.logps), self.accelerator))
+        if self.scores_ids:
+            if logits is None:
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    found = self._logps(model, inputs)
+                logps, num_tokens = found.logps, found.num_tokens
+            else:
+                logps, num_tokens = _read_logits(logits, inputs["labels"])
+                refuse_non_finite(inputs, logps, step=self.state.global_step)
+            own = slice(num_own_rows(len(logps), self.accelerator))
             weights = inputs["weight"][own] if "weight" in inputs else None
-            result = sft_loss(found.logps[own], found.num_tokens[own], weights=weights)
-            loss, share = result.loss, Share(result.losses.sum(), found.num_tokens[own].sum())
+            result = sft_loss(logps[own], num_tokens[own], weights=weights)
+            loss, share = result.loss, Share(result.losses.sum(), num_tokens[own].sum())
+        else:
+            is_shifted = not getattr(self._policy().config, "is_encoder_decoder", False)
+            number = (inputs["labels"][:, int(is_shifted) :] != IGNORED).sum()
+            # A mean over no tokens is no number.
+            share = Share((loss * number).where(number > 0, 0.0), number)
         self._eval_sums.add({"loss": share})
         return loss, logits, labels
+
+
+def _read_logits(logits: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of each row's labels but the first, and how many of them count; both of shape (n,)."""
+    scores = (logits[0] if isinstance(logits, tuple) else logits)[:, :-1].float()
+    counts = labels[:, 1:] != IGNORED
+    targets = labels[:, 1:].clamp(min=0)
+    found = scores.gather(-1, targets[..., None]).squeeze(-1) - scores.logsumexp(-1)
+    return found.masked_fill(~counts, 0.0).sum(-1), counts.sum(-1)

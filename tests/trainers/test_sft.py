@@ -363,6 +363,30 @@ def test_metrics_are_computed_from_logits_and_labels(tmp_path):
     assert trainer.predict(Dataset.from_list(TEXTS[:2])).predictions.shape[0] == 2
 
 
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing_factor": 0.1}], ids=["metrics", "smoothed labels"])
+def test_a_batch_without_a_learned_token_changes_no_loss_of_an_evaluation(tmp_path, settings):
+    rows = encoded_rows(4).remove_columns(["label", "weight", "reference_logps", "row_id"]).to_list()
+    nothing_to_learn = {**rows[0], "prompt_length": len(rows[0]["input_ids"])}
+    trainer = sft_trainer(
+        tmp_path, rows=rows, per_device_eval_batch_size=1, compute_metrics=lambda _: {}, **settings,
+    )  # fmt: skip
+    expected = trainer.evaluate(Dataset.from_list(rows))["eval_loss"]
+
+    found = trainer.evaluate(Dataset.from_list([*rows, nothing_to_learn]))["eval_loss"]
+
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_rows_weigh_the_same_in_an_evaluation_with_metrics(tmp_path):
+    rows = encoded_rows(5).remove_columns(["label", "weight", "reference_logps", "row_id"])
+    rows = rows.add_column("weight", [0.0, 2.0, 1.0, 0.5, 3.0])
+    plain, measured = (sft_trainer(tmp_path, rows=rows, compute_metrics=metrics) for metrics in (None, lambda _: {}))
+
+    found = measured.evaluate(rows)["eval_loss"]
+
+    assert found == pytest.approx(plain.evaluate(rows)["eval_loss"], rel=1e-5)
+
+
 # ---- going on ----
 
 

@@ -97,6 +97,12 @@ class IterativeSFTTrainer(TokenLossTrainer):
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        self._can_score_ids = (
+            not self.is_encoder_decoder
+            and isinstance(self.data_collator, LabelCollator)
+            and self.label_smoother is None
+        )
+        self.scores_ids = self._can_score_ids
         self.optimize_device_cache = optimize_device_cache
         self.num_calls = 0
         """Calls of `step` that are complete, those before a resumed checkpoint included."""
@@ -144,12 +150,7 @@ class IterativeSFTTrainer(TokenLossTrainer):
             texts=texts,
             texts_labels=texts_labels,
         )
-        self.scores_ids = (
-            not self.is_encoder_decoder
-            and isinstance(self.data_collator, LabelCollator)
-            and self.label_smoother is None
-            and labels_are_ids(columns)
-        )
+        self.scores_ids = self._can_score_ids and labels_are_ids(columns)
         self._begin()
         self.train_dataset = Dataset.from_dict(columns)
         loader = self.get_train_dataloader()
