@@ -1,5 +1,6 @@
 """What all trainers share that follow the loop of transformers: order of rows, means, safeguards, checkpoints."""
 
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from stages.trainers.checkpoints import last_whole_checkpoint, read_state, write
 from stages.trainers.metrics import MetricSums, Share
 from stages.trainers.model_card import card_of
 from stages.trainers.safeguards import GradientWatch
+from stages.trainers.scored import mark_own_rows
 from stages.trainers.seeding import InterleavedSampler
 
 
@@ -85,6 +87,14 @@ class FeedbackTrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         classes = rows["label"][:] if "label" in getattr(rows, "column_names", ()) else None
         return InterleavedSampler(classes, num_rows=len(rows), seed=seed)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of an optimizer step, the last of which says if it holds rows that don't count."""
+        batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
+        rows: Any = self.train_dataset
+        if batches and not self.args.dataloader_drop_last and isinstance(rows, Sized):
+            mark_own_rows(batches[-1], self.args.train_batch_size, self.accelerator, num_rows=len(rows))
+        return batches, number
 
     # ---- steps ----
 

@@ -35,7 +35,6 @@ from stages.trainers.scored import (
     PreferenceLoss,
     Scored,
     loss_share,
-    mark_own_rows,
     num_own_rows,
     own_rows,
 )
@@ -316,9 +315,6 @@ class PreferenceTrainer(FeedbackTrainer):
         """The micro-batches of an optimizer step, which the method has looked at."""
         batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
         ready = [self._prepare_inputs(batch) for batch in batches]
-        rows: Any = self.train_dataset
-        if ready and not self.args.dataloader_drop_last:
-            mark_own_rows(ready[-1], self.args.train_batch_size, self.accelerator, num_rows=len(rows))
         self.look_ahead(self.model_wrapped, ready, is_training=True)
         return ready, number
 

@@ -11,7 +11,7 @@ from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.trainers.base import FeedbackTrainer
 from stages.trainers.metrics import Share
 from stages.trainers.safeguards import refuse_non_finite
-from stages.trainers.scored import num_own_rows
+from stages.trainers.scored import OWN_SHARE, num_own_rows
 
 
 class TokenLossTrainer(FeedbackTrainer):
@@ -26,6 +26,15 @@ class TokenLossTrainer(FeedbackTrainer):
 
     scores_ids = True
     """Whether labels are the ids of the inputs, or `IGNORED`."""
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of an optimizer step, and how many of their tokens are learned from."""
+        batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
+        own = batches[-1].pop(OWN_SHARE, None) if batches else None
+        if own is not None and number is not None:
+            batches[-1]["labels"][len(own) :] = IGNORED
+            number = self._get_num_items_in_batch(batches, device)
+        return batches, number
 
     def _logps(self, model: nn.Module, batch: Mapping[str, Any]) -> CompletionLogps:
         """Log-probabilities of the tokens that are learned from."""

@@ -18,7 +18,7 @@ from stages.trainers.sft.completion_only import DataCollatorForCompletionOnlyLM
 from stages.trainers.sft.packing import ConstantLengthDataset
 from tests.material import SHARED, needs_shared
 from tests.trainers.test_model_kinds import tiny_mixtral, tiny_t5
-from tests.trainers.tiny import WORDS, encoded_rows, tiny_llama, tiny_tokenizer
+from tests.trainers.tiny import WORDS, SecondOfTwo, encoded_rows, tiny_llama, tiny_tokenizer
 
 EOS = 2
 TEXTS = [{"text": " ".join(WORDS[(3 * i + j) % len(WORDS)] for j in range(2 + i % 5))} for i in range(12)]
@@ -156,6 +156,21 @@ def test_the_answers_of_a_conversation_are_learned_with_the_completion_only_coll
 
     assert (next(iter(trainer.get_train_dataloader()))["labels"] != IGNORED).sum(1).tolist() == [2] * 4
     assert losses(trainer)[-1] < losses(trainer)[0]
+
+
+@pytest.mark.parametrize(("number", "own"), [(7, 3), (4, 0)])
+def test_rows_that_only_fill_the_last_batch_of_a_process_are_not_learned(tmp_path, number, own):
+    trainer = sft_trainer(tmp_path, rows=TEXTS[:number], dataset_text_field="text")
+    batch = trainer.data_collator(trainer.train_dataset.select([0, 1, 2, 3]).to_list())
+    counts = (batch["labels"][:, 1:] != IGNORED).sum(-1)
+    trainer.accelerator = SecondOfTwo(trainer.accelerator)
+
+    (ready,), found = trainer.get_batch_samples(iter([batch]), 1, trainer.args.device)
+    trainer.compute_loss(trainer.model, ready, num_items_in_batch=found).backward()
+
+    assert (ready["labels"][:, 1:] != IGNORED).sum(-1).tolist() == [*counts[:own].tolist(), *[0] * (4 - own)]
+    assert found == counts[:own].sum()
+    assert (trainer.model.lm_head.weight.grad.abs().max() > 0) == (own > 0)
 
 
 def test_a_collator_of_transformers_gives_the_same_loss(tmp_path):

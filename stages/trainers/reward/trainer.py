@@ -20,7 +20,7 @@ from stages.trainers.reward.config import RewardConfig, check_adapter, checked_l
 from stages.trainers.reward.rows import read_pair_rows
 from stages.trainers.rows import PAIR, LeftOut, Lengths, RowReader
 from stages.trainers.safeguards import refuse_non_finite
-from stages.trainers.scored import Batch, num_own_rows
+from stages.trainers.scored import Batch, num_own_rows, own_share
 from stages.trainers.seeding import set_seed
 
 __all__ = ["RewardConfig", "RewardDataCollatorWithPadding", "RewardTrainer"]
@@ -167,8 +167,10 @@ class RewardTrainer(FeedbackTrainer):
         batch = with_our_names(inputs)
         chosen, rejected = self._scores(model, batch)
         result = _loss(batch, chosen, rejected)
-        self._train_sums.add(_metrics(chosen, rejected, result))
-        loss = result.losses.mean()
+        number, share = own_share(batch, len(chosen))
+        counted = RewardLoss(*(values[:number] for values in result))
+        self._train_sums.add(_metrics(chosen[:number], rejected[:number], counted))
+        loss = counted.losses.mean() * share if number else counted.losses.sum()
         outputs = {"rewards_chosen": chosen, "rewards_rejected": rejected, "losses": result.losses}
         return (loss, outputs) if return_outputs else loss
 
