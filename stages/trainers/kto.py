@@ -93,10 +93,9 @@ class KTOTrainer(PreferenceTrainer):
         # Rows that only fill the batch of a process are no part of the estimate.
         seen = torch.cat([own[: len(batch.get(OWN_SHARE, own))] for batch, own in zip(batches, ratios, strict=True)])
         if not is_training:
-            seen = seen[: max(num_own_rows(len(seen), self.accelerator), 1)]
+            seen = seen[: num_own_rows(len(seen), self.accelerator)]
         sums = torch.stack([seen.sum(), seen.new_tensor(float(len(seen)))])
-        if is_training:
-            sums = self.accelerator.reduce(sums, reduction="sum")
+        sums = self.accelerator.reduce(sums, reduction="sum")
         kl = mismatched_kl(sums[:1] / sums[1], torch.zeros_like(sums[:1]))
         for batch, own in zip(batches, ratios, strict=True):
             batch["kl"] = kl.expand(len(own))

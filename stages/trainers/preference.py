@@ -184,12 +184,12 @@ class PreferenceTrainer(FeedbackTrainer):
         return 0.0
 
     def look_ahead(self, model: nn.Module, batches: Sequence[Batch], *, is_training: bool) -> None:
-        """Called with the micro-batches of an optimizer step, or one of an evaluation, before any is scored.
+        """Called in all processes with the micro-batches of a step, or one of an evaluation, before any is scored.
 
         Args:
             model: the policy.
             batches: to which a method may add columns; one that has them already is left as it is.
-            is_training: whether all processes call it together.
+            is_training: whether the batches are those of a step.
         """
 
     def check_rows(self, rows: Dataset, name: str) -> Dataset:  # noqa: ARG002 - what methods override

@@ -25,7 +25,7 @@ def trained(folder: Path, *, num_processes: int) -> dict[str, Any]:
             rows=kind.encoded(16),
             eval_dataset=kind.encoded(7, seed=1),
             per_device_train_batch_size=8 // num_processes,
-            per_device_eval_batch_size=2,
+            per_device_eval_batch_size=4 // num_processes,
             ddp_backend="gloo" if num_processes > 1 else None,
         )
         trainer.train()
