@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from datasets import Dataset
 from peft import LoraConfig
 
 from stages.models.generation import Sampling
@@ -97,6 +98,26 @@ def test_a_state_holds_all_that_steers(tmp_path):
     assert other.random.permutation(20).tolist() == trainer.random.permutation(20).tolist()
     assert other.lr_scheduler.state_dict() == trainer.lr_scheduler.state_dict()
     assert other.optimizer.param_groups[0]["lr"] < 1e-3
+
+
+def test_a_dataloader_goes_on_with_the_orders_that_were_next(tmp_path):
+    def made_with_rows():
+        return PPOTrainer(
+            ppo_config(), tiny_policy(), None, tiny_tokenizer(), Dataset.from_dict({"query": list("abcdefgh")})
+        )
+
+    def epoch(trainer):
+        return [batch["query"] for batch in trainer.dataloader]
+
+    whole, resumed = made_with_rows(), made_with_rows()
+    first = epoch(whole)
+    whole.save_state(tmp_path / "state")
+
+    resumed.load_state(tmp_path / "state")
+
+    found = [epoch(resumed), epoch(resumed)]
+    assert found == [epoch(whole), epoch(whole)]
+    assert first not in found
 
 
 def test_what_a_kill_left_of_a_checkpoint_is_passed_over(tmp_path):
