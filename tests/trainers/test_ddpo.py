@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 from diffusers import DDIMScheduler
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stages.models.image_rewards import brightness
 from stages.trainers import DDPOConfig, DDPOTrainer
@@ -355,6 +355,20 @@ def test_a_checkpoint_of_an_adapter_holds_the_adapter_alone(tmp_path, folder):
     assert all("lora" in name for name in names)
 
 
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_one_process_goes_on_from_a_checkpoint_of_several(tmp_path, folder, use_lora):
+    trained = made(folder, tmp_path, num_epochs=1, use_lora=use_lora)
+    trained.train()
+    file = tmp_path / "checkpoints" / "checkpoint_0" / "model.safetensors"
+    # Where several processes train, each holds the model within another one.
+    save_file({f"module.{name}": weight for name, weight in load_file(file).items()}, file)
+
+    resumed = made(folder, tmp_path, resume_from=str(tmp_path), use_lora=use_lora)
+
+    pairs = zip(trained_weights(resumed), trained_weights(trained), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
 def test_a_checkpoint_that_was_not_written_to_its_end_is_none(tmp_path, folder):
     made(folder, tmp_path, num_epochs=1).train()
     (tmp_path / "checkpoints" / ".checkpoint_1.tmp").mkdir()
@@ -377,7 +391,7 @@ def test_refuses_to_mix_its_checkpoints_with_those_of_another_run(tmp_path, fold
 def test_refuses_to_resume_an_adapter_of_another_kind(tmp_path, folder):
     made(folder, tmp_path, use_lora=False).train()
 
-    with pytest.raises(ValueError, match="expected a checkpoint of this adapter"):
+    with pytest.raises(ValueError, match="expected a checkpoint of this adapter or model, .* the same use_lora"):
         made(folder, tmp_path, resume_from=str(tmp_path))
 
 
