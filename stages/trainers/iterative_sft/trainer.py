@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -234,9 +235,9 @@ class IterativeSFTTrainer(TokenLossTrainer):
 
     def _statistics(self, *, num_rows: int, num_tokens: int) -> dict[str, Any]:
         evaluated: dict[str, Any] = {}
-        for line in self.state.log_history:
-            if line["step"] > self._start_step and any(name.startswith("eval_") for name in line):
-                evaluated = {name: value for name, value in line.items() if name.startswith("eval_")}
+        # From the end, or a run of many calls would read its whole log in each of them.
+        for line in takewhile(lambda line: line["step"] > self._start_step, reversed(self.state.log_history)):
+            evaluated = evaluated or {name: value for name, value in line.items() if name.startswith("eval_")}
         return {
             **self._step_sums.drain(self.accelerator),
             "learning_rate": self._get_learning_rate(),
