@@ -224,6 +224,18 @@ def test_a_dataset_given_to_evaluate_gets_its_mismatched_rows(tmp_path, kind):
     assert metrics["eval_loss"] > 0.0
 
 
+def test_a_policy_whose_look_ahead_fails_stays_in_training_mode(tmp_path, monkeypatch):
+    trainer = kto_trainer(tmp_path, rows=RAW)
+    trainer.model.train()
+    batch = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset.to_list()))
+    monkeypatch.setattr(trainer, "logps_of", lambda *_: batch["missing"])
+
+    with pytest.raises(KeyError, match="missing"):
+        trainer.look_ahead(trainer.model, [{**batch, "reference_kl_logps": torch.zeros(12)}], is_training=True)
+
+    assert trainer.model.training
+
+
 def test_the_divergence_of_an_evaluation_is_that_of_all_processes(tmp_path, monkeypatch):
     trainer = kto_trainer(tmp_path, rows=RAW, eval_dataset=RAW, max_steps=1, per_device_eval_batch_size=12)
     trainer.train()

@@ -349,6 +349,17 @@ def test_scores_are_scaled_shifted_and_clipped():
     assert stats["ppo/std_scores"] == pytest.approx(np.std(scaled, ddof=1), rel=1e-5)
 
 
+def test_a_policy_whose_pass_fails_stays_in_training_mode(monkeypatch):
+    trainer = tiny_trainer()
+    trainer.model.train()
+    monkeypatch.setattr(trainer, "_pass", lambda *_, **__: {}["missing"])
+
+    with pytest.raises(KeyError, match="missing"):
+        trainer.step(**rollouts())
+
+    assert trainer.model.training
+
+
 def test_moments_of_scores_are_those_of_all_scores_so_far():
     scaler = ScoreScaler(tiny_trainer().accelerator)
     scores = torch.randn(40) * 3 + 5
