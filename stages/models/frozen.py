@@ -125,8 +125,9 @@ class FrozenWeights:
         model = self.policy()
         weights = dict(model.named_parameters())
         current: dict[str, Tensor] = {name: weights[name].data for name in self.weights}
-        for name, frozen in self.weights.items():
-            weights[name].data = frozen.to(weights[name].device)
+        for name in self.weights:
+            # Kept where the policy is, or a training on a device would move the copies there in each pass.
+            self.weights[name] = weights[name].data = self.weights[name].to(weights[name].device)
         try:
             with evaluating(model):
                 yield model
