@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from stages.models.frozen import PolicyItself
@@ -198,11 +197,8 @@ class PreferenceTrainer(FeedbackTrainer):
 
     # ---- data ----
 
-    def _prepared(self, dataset: Any, name: str) -> Any:
-        if dataset is None:
-            return None
-        if isinstance(dataset, Mapping):
-            return {key: self._prepared(rows, f"{name} {key}") for key, rows in dataset.items()}
+    def prepare_rows(self, dataset: Any, name: str) -> Dataset:
+        """Encoded rows of a dataset, raw or with the columns of the stages, as the method wants them."""
         if not isinstance(dataset, Dataset):
             raise ValueError(
                 f"{name}: expected a datasets.Dataset, found {type(dataset).__name__}; Dataset.from_list makes one"
@@ -219,29 +215,12 @@ class PreferenceTrainer(FeedbackTrainer):
         rows, self.left_out[name] = read(dataset, name=name, extra_columns=extra)
         return self.check_rows(rows, name)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Batches of `eval_dataset`: a dataset, raw or encoded, or the name of one given at construction."""
-        return super().get_eval_dataloader(self._prepared_late(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """Batches of `test_dataset`, raw or encoded, to predict on."""
-        return super().get_test_dataloader(self._prepared_late(test_dataset))
-
-    def _prepared_late(self, dataset: Any) -> Any:
-        is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in self._all_rows())
-        return dataset if is_ready else self._prepared(dataset, "eval_dataset")
-
     def end_evaluation(self, rows: Any, name: str) -> None:
         """Sample answers of policy and reference, if asked to."""
         if self.args.generate_during_eval:
             write_samples(self, rows, name)
 
     # ---- reference ----
-
-    def _all_rows(self) -> list[Dataset]:
-        evaluation = self.eval_dataset
-        several = list(evaluation.values()) if isinstance(evaluation, Mapping) else [evaluation]
-        return [rows for rows in (self.train_dataset, *several) if rows is not None]
 
     def _has_all_reference_logps(self) -> bool:
         found = self._all_rows()

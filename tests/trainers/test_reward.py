@@ -86,6 +86,14 @@ def scores(model, ids):
 # ---- loss and metrics ----
 
 
+def test_pairs_that_were_read_at_construction_are_not_read_again(tmp_path):
+    trainer = trainer_of(tmp_path, rows=documented_rows(7), eval_dataset={"few": documented_rows(3)})
+
+    for rows in (trainer.train_dataset, trainer.eval_dataset["few"]):
+        assert trainer.get_eval_dataloader(rows).dataset is rows
+    assert len(trainer.get_eval_dataloader(documented_rows(4)).dataset) == 4
+
+
 def test_pairs_that_only_fill_the_last_batch_of_a_process_are_not_learned(tmp_path):
     trainer = trainer_of(tmp_path, rows=documented_rows(7))
     batch = trainer.data_collator(trainer.train_dataset.select([4, 5, 6, 0]).to_list())

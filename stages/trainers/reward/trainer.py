@@ -1,12 +1,11 @@
 """Reward model on preference pairs (Bradley-Terry), Ouyang et al. 2022, https://arxiv.org/abs/2203.02155."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from stages.losses.reward import RewardLoss, reward_loss
@@ -115,11 +114,10 @@ class RewardTrainer(FeedbackTrainer):
 
     # ---- data ----
 
-    def _prepared(self, dataset: Any, name: str) -> Any:
-        if dataset is None or not self.reads_rows:
+    def prepare_rows(self, dataset: Any, name: str) -> Any:
+        """Encoded pairs of a dataset; a collator that was given reads it as it is."""
+        if not self.reads_rows:
             return dataset
-        if isinstance(dataset, Mapping):
-            return {key: self._prepared(rows, f"{name} {key}") for key, rows in dataset.items()}
         if not isinstance(dataset, Dataset):
             raise ValueError(
                 f"{name}: expected a datasets.Dataset, found {type(dataset).__name__}; Dataset.from_list makes one"
@@ -128,19 +126,6 @@ class RewardTrainer(FeedbackTrainer):
         found = read_pair_rows(dataset, reader, name=name, max_length=self.max_length, too_long=self.args.too_long)
         self.left_out[name], self.num_truncated[name] = found.left_out, found.num_truncated
         return found.rows
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Batches of `eval_dataset`: a dataset, raw or encoded, or the name of one given at construction."""
-        return super().get_eval_dataloader(self._prepared_late(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """Batches of `test_dataset`, raw or encoded, to predict on."""
-        return super().get_test_dataloader(self._prepared_late(test_dataset))
-
-    def _prepared_late(self, dataset: Any) -> Any:
-        known = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else [self.eval_dataset]
-        is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in known)
-        return dataset if is_ready else self._prepared(dataset, "eval_dataset")
 
     # ---- steps ----
 
