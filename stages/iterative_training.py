@@ -82,11 +82,13 @@ def run(
 
     Raises:
         ContractError: `completions` is missing or damaged.
-        ValueError: there are no prompts, the reward is unknown or gives no finite numbers, or a loss isn't finite.
+        ValueError: there are no prompts or none leaves room for an answer, the reward is unknown or gives no finite
+            numbers, or a loss isn't finite.
     """
     import pandas as pd
 
     from stages.models.loading import load_causal_lm, load_tokenizer
+    from stages.models.prompt_room import prompt_room
     from stages.trainers.iterative_sft import IterativeSFTTrainer
     from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
     from stages.trainers.iterative_sft.run import COLUMNS, IterativeRun, Rounds
@@ -97,17 +99,16 @@ def run(
 
     reward = named_reward(params.reward, reward_model=reward_model, truth=truth)
     tokenizer = load_tokenizer(base_model)
-    policy: Any = load_causal_lm(base_model, dtype=params.dtype)
-    positions = getattr(policy.config, "max_position_embeddings", None)
     prompts = read_prompts(
         completions,
         tokenizer,
-        max_prompt_length=None if positions is None else positions - params.max_new_tokens,
+        max_prompt_length=prompt_room(base_model, max_new_tokens=params.max_new_tokens),
         num_held_out=params.num_held_out,
         seed=params.seed,
         prompts_as=reward.prompts_as,
     )
     print(f"prompts: {', '.join(f'{count:,} {name}' for name, count in prompts.counts.items()).replace('_', ' ')}")
+    policy: Any = load_causal_lm(base_model, dtype=params.dtype)
     rounds = Rounds(
         params.num_rounds,
         params.num_samples,

@@ -135,7 +135,8 @@ def run(
     """
     from stages.models.generation import Sampling
     from stages.models.loading import load_tokenizer
-    from stages.trainers.ppo.prompts import prompt_room, read_prompts
+    from stages.models.prompt_room import prompt_room
+    from stages.trainers.ppo.prompts import read_prompts
     from stages.trainers.ppo.run import RunSettings, curves_of, run_ppo
     from stages.trainers.rewards import load_reward
     from stages.trainers.stage_runs import write_model

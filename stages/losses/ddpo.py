@@ -3,6 +3,7 @@
 Each denoising step is an action of the policy, and the reward of the finished image is that of all its steps.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -51,7 +52,9 @@ def ddpo_loss(
     if len(set(shapes.values())) > 1:
         raise ValueError(f"expected one entry per row in each tensor, got shapes {shapes}")
     change = policy_logps - sampled_logps.detach()
-    ratios = change.exp()
+    # Without a reason to lower a ratio its size is of no account, but 0 times one that overflows would be no number.
+    largest = math.log(torch.finfo(change.dtype).max) / 2
+    ratios = change.where(advantages < 0, change.clamp(max=largest)).exp()
     losses = clipped_losses(advantages.clamp(-advantage_clip, advantage_clip), ratios, clip_range=clip_range)
     return DDPOLoss(losses, 0.5 * change.detach().square(), (ratios.detach() - 1).abs() > clip_range)
 

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 IGNORED = -100
@@ -28,7 +29,7 @@ def sft_loss(
         weights: multiplies the loss of each row; the mean is divided by tokens, whatever they weigh. Shape (n,).
             None weighs all rows alike.
         num_tokens_in_mean: tokens that the mean goes over where these rows are a part of a step. Shape (). None takes
-            those of these rows; without any the loss is 0.
+            those of these rows. Without any the loss is 0.
 
     Raises:
         ValueError: tensors that must hold one entry per row differ in shape.
@@ -38,5 +39,5 @@ def sft_loss(
         shapes = {name: tuple(tensor.shape) for name, tensor in rows.items()}
         raise ValueError(f"expected one entry per row in each tensor, found shapes {shapes}")
     losses = -logps if weights is None else -logps * weights
-    number = num_tokens.sum().clamp(min=1) if num_tokens_in_mean is None else num_tokens_in_mean
-    return SFTLoss(losses.sum() / number, losses)
+    number = num_tokens.sum() if num_tokens_in_mean is None else torch.as_tensor(num_tokens_in_mean)
+    return SFTLoss(losses.sum() / number.clamp(min=1), losses)

@@ -26,6 +26,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra(error, extra="diffusion", purpose="Stable Diffusion") from error
 
+_States = list[tuple[nn.Module, dict[str, Tensor]]]
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
 
@@ -82,6 +83,7 @@ class DefaultDDPOStableDiffusionPipeline:
         has_lora = (Path(self.pretrained_model) / LORA_FILE).is_file()
         self.use_lora = use_lora or has_lora
         self.lora_config = lora_config or attention_adapter()
+        self._loaded: _States = []
         for frozen in (self.vae, self.text_encoder):
             frozen.requires_grad_(False)
         self.unet.requires_grad_(not self.use_lora)
@@ -117,10 +119,18 @@ class DefaultDDPOStableDiffusionPipeline:
         """
         if self.use_lora and not hasattr(self.unet, "peft_config"):
             self.unet.add_adapter(self.lora_config)
-        for part in (self.vae, self.text_encoder, self.unet):
+        frozen = (self.vae, self.text_encoder)
+        if not self.use_lora and not self._loaded:
+            self._loaded = [(part, part.state_dict()) for part in frozen]
+        for part in (*frozen, self.unet):
             part.to(device)
-            if dtype != torch.float32:
+        if dtype != torch.float32:
+            for part in frozen:
                 part.to(dtype)
+            # One by one: weights that are trained would come back rounded.
+            for weight in self.unet.parameters():
+                if not weight.requires_grad:
+                    weight.data = weight.data.to(dtype)
         cast_training_params(self.unet, dtype=torch.float32)
         return [weight for weight in self.unet.parameters() if weight.requires_grad]
 
@@ -180,6 +190,16 @@ class DefaultDDPOStableDiffusionPipeline:
         finally:
             self.sd_pipeline.scheduler = plain
 
+    @contextmanager
+    def _as_loaded(self) -> Iterator[None]:
+        """What is frozen as it was loaded, and not rounded to half precision, for the length of a block."""
+        now = [(part, part.state_dict()) for part, _ in self._loaded]
+        _set_weights(self._loaded)
+        try:
+            yield
+        finally:
+            _set_weights(now)
+
     def load_lora(self, folder: str | Path) -> None:
         """Take up LoRA weights that `save_pretrained` wrote, to sample from or to train on."""
         self.sd_pipeline.load_lora_weights(str(folder), weight_name=LORA_FILE, adapter_name="default")
@@ -188,7 +208,8 @@ class DefaultDDPOStableDiffusionPipeline:
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write the adapter, for `load_lora_weights` of diffusers, or the whole pipeline if no adapter is trained."""
         if not self.use_lora:
-            self.sd_pipeline.save_pretrained(save_directory)
+            with self._as_loaded():
+                self.sd_pipeline.save_pretrained(save_directory)
             return
         settings = self.unet.peft_config["default"].to_dict()
         # A set of names comes in another order in each process.
@@ -200,6 +221,12 @@ class DefaultDDPOStableDiffusionPipeline:
             # Of its own accord diffusers writes two entries about the weights, in an order that changes.
             save_function=lambda weights, path: save_file(weights, path, metadata={LORA_ADAPTER_METADATA_KEY: about}),
         )
+
+
+def _set_weights(states: _States) -> None:
+    for part, state in states:
+        for name, weight in part.named_parameters():
+            weight.data = state[name]
 
 
 def predict_noise(unet: nn.Module, latents: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from stages.models.logprobs import takes_positions
+from stages.models.modes import evaluating
 
 
 def keeps_documents_apart(model: nn.Module) -> bool:
@@ -21,14 +22,9 @@ def keeps_documents_apart(model: nn.Module) -> bool:
     device = next(model.parameters()).device
     ids = torch.tensor([[1, 2, 3, 4], [2, 1, 3, 4]], device=device)
     positions = torch.tensor([[0, 1, 0, 1]], device=device)
-    was_training = model.training
-    model.train(mode=False)
-    try:
-        with torch.no_grad():
-            # One row at a time: attention kernels for packed rows take no more.
-            first, second = (
-                model(input_ids=row[None], position_ids=positions, use_cache=False).logits[0, 2:].float() for row in ids
-            )
-    finally:
-        model.train(was_training)
+    with evaluating(model):
+        # One row at a time: attention kernels for packed rows take no more.
+        first, second = (
+            model(input_ids=row[None], position_ids=positions, use_cache=False).logits[0, 2:].float() for row in ids
+        )
     return torch.allclose(first, second, rtol=1e-3, atol=1e-3 * float(first.abs().max()))

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
+
+from stages.models.modes import evaluating
 
 
 class FrozenReference(Protocol):
@@ -49,7 +50,7 @@ class PolicyItself:
     def active(self) -> Iterator[nn.Module]:
         """The policy in evaluation mode."""
         model = self.policy()
-        with _evaluating(model):
+        with evaluating(model):
             yield model
 
 
@@ -67,7 +68,7 @@ class AdapterOff:
     def active(self) -> Iterator[nn.Module]:
         """The policy with its adapter switched off."""
         model = self.policy()
-        with _evaluating(model), model.disable_adapter():
+        with evaluating(model), model.disable_adapter():
             yield model
 
 
@@ -99,7 +100,7 @@ class NamedAdapter:
         model = self.policy()
         model.set_adapter(self.name)
         try:
-            with _evaluating(model):
+            with evaluating(model):
                 yield model
         finally:
             model.set_adapter(self.policy_name)
@@ -124,10 +125,11 @@ class FrozenWeights:
         model = self.policy()
         weights = dict(model.named_parameters())
         current: dict[str, Tensor] = {name: weights[name].data for name in self.weights}
-        for name, frozen in self.weights.items():
-            weights[name].data = frozen.to(weights[name].device)
+        for name in self.weights:
+            # Kept where the policy is, or a training on a device would move the copies there in each pass.
+            self.weights[name] = weights[name].data = self.weights[name].to(weights[name].device)
         try:
-            with _evaluating(model):
+            with evaluating(model):
                 yield model
         finally:
             for name, data in current.items():
@@ -143,17 +145,6 @@ def frozen_copy(model: nn.Module) -> SeparateModel:
     if any(hasattr(weight, "ds_id") for weight in model.parameters()):
         raise ValueError("expected a whole model to copy, found weights that ZeRO-3 has spread; give ref_model")
     return SeparateModel(copy.deepcopy(model))
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def disable_dropout(model: nn.Module) -> None:

@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from stages.models.batching import fixed_batches
+from stages.models.modes import evaluating
 
 
 class Sampling(NamedTuple):
@@ -113,23 +114,19 @@ def sample_ids(
     lengths = [len(prompt_ids[prompt]) for prompt, _ in rows]
 
     samples: list[list[list[int]]] = [[[] for _ in range(sampling.num_samples)] for _ in prompt_ids]
-    was_training = model.training
-    model.train(mode=False)
-    try:
-        with tqdm(total=len(rows), desc=progress, unit="sample", disable=progress is None, mininterval=1.0) as bar:
-            for indices, width in fixed_batches(lengths, batch_size=sampling.batch_size):
-                # A batch is as large when it is the last, so that its rows come out the same in any company.
-                filled = [rows[index] for index in indices]
-                filled += [filled[-1]] * (sampling.batch_size - len(filled))
-                ids = [prompt_ids[prompt] for prompt, _ in filled]
-                numbers = np.stack([_uniforms(prompt_ids[prompt], sample, sampling) for prompt, sample in filled])
-                prompts = _padded(ids, width=width, pad_id=pad_id, on_left=not model.config.is_encoder_decoder)
-                new_ids = _generate(model, prompts, numbers, sampling=sampling, pad_id=pad_id, end_ids=end_ids)
-                for (prompt, sample), row in zip(filled[: len(indices)], new_ids, strict=False):
-                    samples[prompt][sample] = _until_end(row, end_ids)
-                bar.update(len(indices))
-    finally:
-        model.train(was_training)
+    bar = tqdm(total=len(rows), desc=progress, unit="sample", disable=progress is None, mininterval=1.0)
+    with evaluating(model), bar:
+        for indices, width in fixed_batches(lengths, batch_size=sampling.batch_size):
+            # A batch is as large when it is the last, so that its rows come out the same in any company.
+            filled = [rows[index] for index in indices]
+            filled += [filled[-1]] * (sampling.batch_size - len(filled))
+            ids = [prompt_ids[prompt] for prompt, _ in filled]
+            numbers = np.stack([_uniforms(prompt_ids[prompt], sample, sampling) for prompt, sample in filled])
+            prompts = _padded(ids, width=width, pad_id=pad_id, on_left=not model.config.is_encoder_decoder)
+            new_ids = _generate(model, prompts, numbers, sampling=sampling, pad_id=pad_id, end_ids=end_ids)
+            for (prompt, sample), row in zip(filled[: len(indices)], new_ids, strict=False):
+                samples[prompt][sample] = _until_end(row, end_ids)
+            bar.update(len(indices))
     return samples
 
 
@@ -190,7 +187,7 @@ def _generate(
     width = 1 if model.config.is_encoder_decoder else input_ids.shape[1]
     processors = LogitsProcessorList()
     if sampling.temperature > 0:
-        processors.append(_OwnNumbers(torch.from_numpy(numbers).to(model.device), width, sampling))
+        processors.append(_OwnNumbers(torch.from_numpy(numbers), width, sampling))
     # Spelt out, or what the model's makers advise (a penalty, say) would be filled in and the text be another's.
     config = cast(Any, GenerationConfig)(
         max_new_tokens=sampling.max_new_tokens,
@@ -202,13 +199,12 @@ def _generate(
         pad_token_id=pad_id,
         eos_token_id=sorted(end_ids) or None,
     )
-    with torch.no_grad():
-        output = cast(Any, model).generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            generation_config=config,
-            logits_processor=processors,
-        )
+    output = cast(Any, model).generate(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        generation_config=config,
+        logits_processor=processors,
+    )
     new_ids: list[list[int]] = output[:, width:].tolist()
     return new_ids
 
@@ -232,8 +228,10 @@ class _OwnNumbers(LogitsProcessor):
         scores = scores.float() / self.temperature
         if self.nucleus is not None:
             scores = self.nucleus(input_ids, scores)
-        # In float32 the sum over a large vocabulary would lose the tail.
-        cumulative = scores.double().softmax(dim=-1).cumsum(dim=-1)
+        # In float32, which is all that Apple's accelerator has, the sum over a large vocabulary would lose the tail.
+        exact = scores.cpu() if scores.device.type == "mps" else scores
+        self.uniforms = self.uniforms.to(exact.device)
+        cumulative = exact.double().softmax(dim=-1).cumsum(dim=-1)
         targets = self.uniforms[:, input_ids.shape[1] - self.prompt_width, None] * cumulative[:, -1:]
         picked = torch.searchsorted(cumulative, targets, right=True).clamp_(max=scores.shape[-1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, picked, 0.0)
+        return torch.full_like(scores, -torch.inf).scatter_(1, picked.to(scores.device), 0.0)

@@ -95,4 +95,5 @@ def choose_prompts(prompts: pa.Table, *, num_prompts: int, seed: int) -> pa.Tabl
     """The prompts that are sampled from: those whose hash is smallest, so that a new prompt displaces one at most."""
     ids = prompts["prompt_id"].to_pylist()
     order = sorted(range(len(ids)), key=lambda index: content_id("evaluation", seed, ids[index]))
-    return prompts.take(sorted(order[:num_prompts]))
+    # Without a type, no prompts at all would be of none.
+    return prompts.take(pa.array(sorted(order[:num_prompts]), pa.int64()))

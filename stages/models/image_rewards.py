@@ -47,9 +47,11 @@ def named_image_reward(name: str) -> ImageReward:
         name: one of `KNOWN`, or "package.module:function", a Python function like those here.
 
     Raises:
-        ValueError: the name leads to no function.
+        ValueError: the name leads to no function of three arguments.
     """
-    return KNOWN.get(name) or named_function(name, where="reward", known=", ".join(KNOWN))
+    return KNOWN.get(name) or named_function(
+        name, where="reward", known=", ".join(KNOWN), arguments=("images", "prompts", "metadata")
+    )
 
 
 def rewards_of(result: Any, *, prompts: tuple[str, ...]) -> tuple[Tensor, Any]:

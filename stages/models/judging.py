@@ -24,7 +24,7 @@ def named_judge(name: str, *, truth: Path | None) -> Judge | None:
         The judge, or None for "none".
 
     Raises:
-        ValueError: the name leads to no function, or the demo's judge is asked for without its file.
+        ValueError: the name leads to no function of two arguments, or the demo's judge is asked for without its file.
     """
     if name == "none":
         return None
@@ -32,7 +32,7 @@ def named_judge(name: str, *, truth: Path | None) -> Judge | None:
         if truth is None:
             raise ValueError("judge: expected a truth file for judge demo, found none; set inputs.truth or judge none")
         return load_judge(truth)
-    return named_function(name, where="judge", known="none, demo")
+    return named_function(name, where="judge", known="none, demo", arguments=("prompt", "completion"))
 
 
 def judge_all(

@@ -1,6 +1,6 @@
 """Cutting an encoded row to the lengths that training can hold."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal, NamedTuple
 
 from stages.text.encoding import EncodedRow
@@ -70,6 +70,53 @@ def truncate_together(
                 f"a prompt of {len(prompt)} tokens leaves none of max_length={max_length} for the completion; "
                 "lower max_prompt_length or raise max_length",
             )
+        cut = TruncatedRow(
+            [*prompt, *completion],
+            len(prompt),
+            is_prompt_cut=len(prompt) < len(row.prompt_ids),
+            is_completion_cut=len(completion) < len(row.completion_ids),
+        )
+        found.append(cut)
+    return found
+
+
+def truncate_apart(
+    rows: Sequence[EncodedRow],
+    *,
+    special_ids: Collection[int],
+    max_length: int | None = None,
+    max_prompt_length: int | None = None,
+    max_completion_length: int | None = None,
+    truncation_mode: TruncationMode = "keep_end",
+) -> list[TruncatedRow]:
+    """Cut rows of an encoder-decoder, whose two halves read prompt and completion apart: each by itself.
+
+    Args:
+        rows: ids of the prompt and of one completion each: a row, or the two of a pair.
+        special_ids: ids that the tokenizer sets around a text. A prompt keeps its first and its last token if they are
+            such; a completion that is cut loses its last one, so that no model learns to stop where an answer was cut.
+        max_length: what limits a prompt or a completion that has no length of its own. None sets no limit.
+        max_prompt_length: most tokens of a prompt, special ones included.
+        max_completion_length: most tokens of a completion, EOS included.
+        truncation_mode: whether a prompt keeps its end or its start.
+
+    Raises:
+        RejectedRowError: a prompt or a completion has no token.
+    """
+    prompt_limit = max_length if max_prompt_length is None else max_prompt_length
+    completion_limit = max_length if max_completion_length is None else max_completion_length
+    found = []
+    for row in rows:
+        prompt, completion = row.prompt_ids, row.completion_ids[:completion_limit]
+        if not prompt or not completion:
+            raise RejectedRowError(
+                "empty_completion" if prompt else "empty_prompt", "expected a token of prompt and completion each"
+            )
+        if prompt_limit is not None and len(prompt) > prompt_limit:
+            begin, end = (ids if ids[0] in special_ids else [] for ids in (prompt[:1], prompt[-1:]))
+            body = prompt[len(begin) : len(prompt) - len(end)]
+            room = max(prompt_limit - len(begin) - len(end), 0)
+            prompt = [*begin, *(body[len(body) - room :] if truncation_mode == "keep_end" else body[:room]), *end]
         cut = TruncatedRow(
             [*prompt, *completion],
             len(prompt),

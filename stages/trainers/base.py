@@ -1,9 +1,11 @@
 """What all trainers share that follow the loop of transformers: order of rows, means, safeguards, checkpoints."""
 
+from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
@@ -14,6 +16,7 @@ from stages.trainers.checkpoints import last_whole_checkpoint, read_state, write
 from stages.trainers.metrics import MetricSums, Share
 from stages.trainers.model_card import card_of
 from stages.trainers.safeguards import GradientWatch
+from stages.trainers.scored import mark_own_rows
 from stages.trainers.seeding import InterleavedSampler
 
 
@@ -59,6 +62,15 @@ class FeedbackTrainer(Trainer):
             name: prefix of its metrics.
         """
 
+    def prepare_rows(self, dataset: Any, name: str) -> Any:  # noqa: ARG002 - what trainers of raw rows override
+        """Rows as the collator reads them, of one dataset as users give it.
+
+        Args:
+            dataset: what a trainer was given.
+            name: what to call it in messages.
+        """
+        return dataset
+
     def method_state(self) -> dict[str, Any]:
         """What the method keeps between steps, as finite JSON values."""
         return {}
@@ -70,6 +82,30 @@ class FeedbackTrainer(Trainer):
         return self.accelerator.unwrap_model(self.model)
 
     # ---- rows ----
+
+    def _prepared(self, dataset: Any, name: str) -> Any:
+        """A dataset, or several by name, as the collator reads them."""
+        if isinstance(dataset, Mapping):
+            return {key: self._prepared(rows, f"{name} {key}") for key, rows in dataset.items()}
+        return None if dataset is None else self.prepare_rows(dataset, name)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        """Batches of `eval_dataset`: a dataset, raw or encoded, or the name of one given at construction."""
+        return super().get_eval_dataloader(self._prepared_late(eval_dataset))
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
+        """Batches of `test_dataset`, raw or encoded, to predict on."""
+        return super().get_test_dataloader(self._prepared_late(test_dataset))
+
+    def _prepared_late(self, dataset: Any) -> Any:
+        is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in self._all_rows())
+        return dataset if is_ready else self._prepared(dataset, "eval_dataset")
+
+    def _all_rows(self) -> list[Any]:
+        """The datasets given at construction, as they were prepared."""
+        evaluation: Any = self.eval_dataset
+        several = list(evaluation.values()) if isinstance(evaluation, Mapping) else [evaluation]
+        return [rows for rows in (self.train_dataset, *several) if rows is not None]
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:  # noqa: ARG002
         # The base class would keep what the model's forward takes; rows were stripped when they were prepared.
@@ -85,6 +121,14 @@ class FeedbackTrainer(Trainer):
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         classes = rows["label"][:] if "label" in getattr(rows, "column_names", ()) else None
         return InterleavedSampler(classes, num_rows=len(rows), seed=seed)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of an optimizer step, the last of which says if it holds rows that don't count."""
+        batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
+        rows: Any = self.train_dataset
+        if batches and not self.args.dataloader_drop_last and isinstance(rows, Sized):
+            mark_own_rows(batches[-1], self._train_batch_size, self.accelerator, num_rows=len(rows))
+        return batches, number
 
     # ---- steps ----
 

@@ -12,9 +12,11 @@ class PreferenceConfig(DocumentedArguments):
     """Arguments of preference trainers: those of `TrainingArguments`, and how rows and reference are handled."""
 
     max_length: int | None = 1024
-    """Tokens of prompt and completion together, at most. None sets no limit."""
+    """Tokens of prompt and completion together, at most; of an encoder-decoder, of each that has no limit of its own.
+    None sets no limit."""
     max_prompt_length: int | None = 512
-    """Tokens that a prompt is cut to in a row longer than `max_length`. None cuts no prompt."""
+    """Tokens that a prompt is cut to in a row longer than `max_length`; of an encoder-decoder, in any row. None cuts no
+    prompt."""
     max_completion_length: int | None = None
     """Tokens of a completion, at most. None sets no limit of its own."""
     beta: float = 0.1

@@ -296,9 +296,11 @@ def get_batch_samples(trainer: Any, model: nn.Module, batch: Batch) -> tuple[lis
     """
     if trainer.reference is None:
         raise ValueError("expected a reference model to sample from, found only its log-probabilities; give ref_model")
-    starts = batch["chosen_completion_mask"].argmax(-1).tolist()
-    prompts = [ids[:start].tolist() for ids, start in zip(batch["chosen_input_ids"], starts, strict=True)]
-    longest = max(map(len, prompts))
+    ids, are_prompts = batch["chosen_input_ids"], batch["chosen_attention_mask"].bool()
+    if not trainer.is_encoder_decoder:
+        are_prompts = are_prompts & ~batch["chosen_completion_mask"].bool()
+    prompts = [row[is_prompt].tolist() for row, is_prompt in zip(ids, are_prompts, strict=True)]
+    longest = 0 if trainer.is_encoder_decoder else max(map(len, prompts))
     sampling = Sampling(
         num_samples=1,
         max_new_tokens=max((trainer.args.max_length or longest + 256) - longest, 1),
@@ -309,7 +311,7 @@ def get_batch_samples(trainer: Any, model: nn.Module, batch: Batch) -> tuple[lis
         models = (model, trainer.accelerator.unwrap_model(reference))
     texts = []
     for place, sampled in enumerate(models):
-        with trainer.reference.active() if place else nullcontext():
+        with trainer.reference.active() if place else nullcontext(), trainer.accelerator.autocast():
             found = sample_ids(sampled, trainer.processing_class, prompts, sampling=sampling)
         answers = [samples[0] for samples in found]
         texts.append(trainer.processing_class.batch_decode(answers, skip_special_tokens=True))

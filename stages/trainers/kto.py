@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from stages.losses.kto import check_unpaired_loss, mismatched_kl, unpaired_loss_kind, weight_range_warning
 from stages.models.logprobs import CompletionLogps
+from stages.models.modes import evaluating
 from stages.trainers.arguments import TRANSFORMERS_4_55, documented
 from stages.trainers.config import PreferenceConfig
 from stages.trainers.metrics import share_of
@@ -93,10 +94,9 @@ class KTOTrainer(PreferenceTrainer):
         # Rows that only fill the batch of a process are no part of the estimate.
         seen = torch.cat([own[: len(batch.get(OWN_SHARE, own))] for batch, own in zip(batches, ratios, strict=True)])
         if not is_training:
-            seen = seen[: max(num_own_rows(len(seen), self.accelerator), 1)]
+            seen = seen[: num_own_rows(len(seen), self.accelerator)]
         sums = torch.stack([seen.sum(), seen.new_tensor(float(len(seen)))])
-        if is_training:
-            sums = self.accelerator.reduce(sums, reduction="sum")
+        sums = self.accelerator.reduce(sums, reduction="sum")
         kl = mismatched_kl(sums[:1] / sums[1], torch.zeros_like(sums[:1]))
         for batch, own in zip(batches, ratios, strict=True):
             batch["kl"] = kl.expand(len(own))
@@ -105,11 +105,8 @@ class KTOTrainer(PreferenceTrainer):
 
     def _mismatched_ratios(self, model: nn.Module, batch: Batch) -> Tensor:
         reference_logps = self.reference_logps_of(batch, self.extra_sequences)
-        was_training = model.training
-        model.eval()
-        with torch.no_grad(), self.compute_loss_context_manager():
+        with evaluating(model), self.compute_loss_context_manager():
             logps = self.logps_of(model, batch, self.extra_sequences).logps
-        model.train(was_training)
         refuse_non_finite(batch, logps, reference_logps, step=self.state.global_step)
         return (logps - reference_logps).float()
 

@@ -47,10 +47,10 @@ class MetricSums:
         """Add what one batch contributes."""
         for name, share in shares.items():
             total = share.total.detach()
-            kind = torch.float32 if total.device.type == "mps" else torch.float64
+            kind = _kind_on(total.device)
             pair = torch.stack([total.to(kind), share.number.to(total.device, kind)])
             known = self._sums.get(name)
-            self._sums[name] = pair if known is None else known.to(pair.device) + pair
+            self._sums[name] = pair if known is None else known.to(pair) + pair
 
     def state(self, accelerator: Accelerator) -> dict[str, list[list[float]]]:
         """Sum and count in each process as plain numbers, for a checkpoint. All processes call it together."""
@@ -85,4 +85,9 @@ class MetricSums:
         return means
 
     def _table(self, names: list[str], accelerator: Accelerator) -> Tensor:
-        return torch.stack([self._sums[name].to(accelerator.device) for name in names])
+        device = accelerator.device
+        return torch.stack([self._sums[name].to(device, _kind_on(device)) for name in names])
+
+
+def _kind_on(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64

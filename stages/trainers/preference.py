@@ -10,7 +10,6 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from stages.models.frozen import PolicyItself
@@ -35,7 +34,6 @@ from stages.trainers.scored import (
     PreferenceLoss,
     Scored,
     loss_share,
-    mark_own_rows,
     num_own_rows,
     own_rows,
 )
@@ -185,12 +183,12 @@ class PreferenceTrainer(FeedbackTrainer):
         return 0.0
 
     def look_ahead(self, model: nn.Module, batches: Sequence[Batch], *, is_training: bool) -> None:
-        """Called with the micro-batches of an optimizer step, or one of an evaluation, before any is scored.
+        """Called in all processes with the micro-batches of a step, or one of an evaluation, before any is scored.
 
         Args:
             model: the policy.
             batches: to which a method may add columns; one that has them already is left as it is.
-            is_training: whether all processes call it together.
+            is_training: whether the batches are those of a step.
         """
 
     def check_rows(self, rows: Dataset, name: str) -> Dataset:  # noqa: ARG002 - what methods override
@@ -199,11 +197,8 @@ class PreferenceTrainer(FeedbackTrainer):
 
     # ---- data ----
 
-    def _prepared(self, dataset: Any, name: str) -> Any:
-        if dataset is None:
-            return None
-        if isinstance(dataset, Mapping):
-            return {key: self._prepared(rows, f"{name} {key}") for key, rows in dataset.items()}
+    def prepare_rows(self, dataset: Any, name: str) -> Dataset:
+        """Encoded rows of a dataset, raw or with the columns of the stages, as the method wants them."""
         if not isinstance(dataset, Dataset):
             raise ValueError(
                 f"{name}: expected a datasets.Dataset, found {type(dataset).__name__}; Dataset.from_list makes one"
@@ -220,29 +215,12 @@ class PreferenceTrainer(FeedbackTrainer):
         rows, self.left_out[name] = read(dataset, name=name, extra_columns=extra)
         return self.check_rows(rows, name)
 
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Batches of `eval_dataset`: a dataset, raw or encoded, or the name of one given at construction."""
-        return super().get_eval_dataloader(self._prepared_late(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """Batches of `test_dataset`, raw or encoded, to predict on."""
-        return super().get_test_dataloader(self._prepared_late(test_dataset))
-
-    def _prepared_late(self, dataset: Any) -> Any:
-        is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in self._all_rows())
-        return dataset if is_ready else self._prepared(dataset, "eval_dataset")
-
     def end_evaluation(self, rows: Any, name: str) -> None:
         """Sample answers of policy and reference, if asked to."""
         if self.args.generate_during_eval:
             write_samples(self, rows, name)
 
     # ---- reference ----
-
-    def _all_rows(self) -> list[Dataset]:
-        evaluation = self.eval_dataset
-        several = list(evaluation.values()) if isinstance(evaluation, Mapping) else [evaluation]
-        return [rows for rows in (self.train_dataset, *several) if rows is not None]
 
     def _has_all_reference_logps(self) -> bool:
         found = self._all_rows()
@@ -316,9 +294,6 @@ class PreferenceTrainer(FeedbackTrainer):
         """The micro-batches of an optimizer step, which the method has looked at."""
         batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
         ready = [self._prepare_inputs(batch) for batch in batches]
-        rows: Any = self.train_dataset
-        if ready and not self.args.dataloader_drop_last:
-            mark_own_rows(ready[-1], self.args.train_batch_size, self.accelerator, num_rows=len(rows))
         self.look_ahead(self.model_wrapped, ready, is_training=True)
         return ready, number
 

@@ -17,7 +17,7 @@ from stages.text.chat_template import ChatRenderer
 from stages.text.encoding import EncodedRow, encode_rows
 from stages.text.layouts import read_feedback
 from stages.text.reasons import RejectedRowError
-from stages.text.truncation import TruncatedRow, TruncationMode, truncate_together
+from stages.text.truncation import TruncatedRow, TruncationMode, truncate_apart, truncate_together
 from stages.text.votes import parse_vote
 
 logger = logging.getLogger(__name__)
@@ -206,7 +206,11 @@ def _encode_row(
         completions=text.completions,
         are_complete=feedback.are_complete,
     )
-    cut = truncate_together(encoded, **lengths._asdict())
+    cut = (
+        truncate_apart(encoded, special_ids=renderer.tokenizer.all_special_ids, **lengths._asdict())
+        if is_encoder_decoder
+        else truncate_together(encoded, **lengths._asdict())
+    )
     shared = {"prompt": text.prompt, "weight": feedback.weight}
     if as_pairs:
         return [{**shared, "row_id": "", **_sequence_columns(cut)}]

@@ -119,14 +119,27 @@ def mark_own_rows(batch: Batch, number: int, accelerator: Accelerator, *, num_ro
         batch[OWN_SHARE] = [own * processes / left] * own
 
 
+def own_share(batch: Batch, number: int) -> tuple[int, float]:
+    """How many of the first rows of a batch count, and what their mean loss is multiplied by.
+
+    Such that the mean over processes is that over rows.
+
+    Args:
+        batch: a batch of training, as `mark_own_rows` left it.
+        number: n, its rows.
+    """
+    shares = batch.get(OWN_SHARE)
+    if shares is None:
+        return number, 1.0
+    return len(shares), shares[0] if shares else 0.0
+
+
 def own_rows(scored: Scored, *, of: int) -> tuple[Scored, float]:
-    """The rows that count, and what their mean loss is multiplied by so that the mean over processes is that over rows.
+    """The rows that count, and what their mean loss is multiplied by; see `own_share`.
 
     Args:
         scored: a batch of training, as `mark_own_rows` left it.
         of: n, how many rows it has.
     """
-    shares = scored.batch.get(OWN_SHARE)
-    if shares is None:
-        return scored, 1.0
-    return scored.first(len(shares), of=of), shares[0] if shares else 0.0
+    number, share = own_share(scored.batch, of)
+    return scored if number == of else scored.first(number, of=of), share

@@ -11,7 +11,7 @@ from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.trainers.base import FeedbackTrainer
 from stages.trainers.metrics import Share
 from stages.trainers.safeguards import refuse_non_finite
-from stages.trainers.scored import num_own_rows
+from stages.trainers.scored import OWN_SHARE, num_own_rows
 
 
 class TokenLossTrainer(FeedbackTrainer):
@@ -26,6 +26,15 @@ class TokenLossTrainer(FeedbackTrainer):
 
     scores_ids = True
     """Whether labels are the ids of the inputs, or `IGNORED`."""
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of an optimizer step, and how many of their tokens are learned from."""
+        batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
+        own = batches[-1].pop(OWN_SHARE, None) if batches else None
+        if own is not None and number is not None:
+            batches[-1]["labels"][len(own) :] = IGNORED
+            number = self._get_num_items_in_batch(batches, device)
+        return batches, number
 
     def _logps(self, model: nn.Module, batch: Mapping[str, Any]) -> CompletionLogps:
         """Log-probabilities of the tokens that are learned from."""
@@ -78,14 +87,31 @@ class TokenLossTrainer(FeedbackTrainer):
         if not prediction_loss_only or not self.scores_ids:
             known = {name: value for name, value in inputs.items() if name != "weight"}
             loss, logits, labels = super().prediction_step(model, known, prediction_loss_only, ignore_keys)
-            number = (inputs["labels"][:, 1:] != IGNORED).sum()
-            share = Share(loss * number, number)
-        else:
-            with torch.no_grad(), self.compute_loss_context_manager():
-                found = self._logps(model, inputs)
-            own = slice(num_own_rows(len(found.logps), self.accelerator))
+        if self.scores_ids:
+            if logits is None:
+                with torch.no_grad(), self.compute_loss_context_manager():
+                    found = self._logps(model, inputs)
+                logps, num_tokens = found.logps, found.num_tokens
+            else:
+                logps, num_tokens = _read_logits(logits, inputs["labels"])
+                refuse_non_finite(inputs, logps, step=self.state.global_step)
+            own = slice(num_own_rows(len(logps), self.accelerator))
             weights = inputs["weight"][own] if "weight" in inputs else None
-            result = sft_loss(found.logps[own], found.num_tokens[own], weights=weights)
-            loss, share = result.loss, Share(result.losses.sum(), found.num_tokens[own].sum())
+            result = sft_loss(logps[own], num_tokens[own], weights=weights)
+            loss, share = result.loss, Share(result.losses.sum(), num_tokens[own].sum())
+        else:
+            is_shifted = not getattr(self._policy().config, "is_encoder_decoder", False)
+            number = (inputs["labels"][:, int(is_shifted) :] != IGNORED).sum()
+            # A mean over no tokens is no number.
+            share = Share((loss * number).where(number > 0, 0.0), number)
         self._eval_sums.add({"loss": share})
         return loss, logits, labels
+
+
+def _read_logits(logits: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of each row's labels but the first, and how many of them count; both of shape (n,)."""
+    scores = (logits[0] if isinstance(logits, tuple) else logits)[:, :-1].float()
+    counts = labels[:, 1:] != IGNORED
+    targets = labels[:, 1:].clamp(min=0)
+    found = scores.gather(-1, targets[..., None]).squeeze(-1) - scores.logsumexp(-1)
+    return found.masked_fill(~counts, 0.0).sum(-1), counts.sum(-1)

@@ -40,6 +40,18 @@ def test_a_ratio_that_left_its_range_in_the_right_direction_gets_no_gradient():
     assert policy.grad[2] < 0 < policy.grad[3]
 
 
+@pytest.mark.parametrize(("advantage", "loss"), [(0.0, 0.0), (2.0, -2.2)])
+def test_a_ratio_that_overflows_counts_as_clipped_where_nothing_lowers_it(advantage, loss):
+    policy = torch.tensor([1000.0], requires_grad=True)
+
+    result = ddpo_loss(policy, torch.zeros(1), torch.tensor([advantage]), clip_range=0.1, advantage_clip=5.0)
+    result.losses.sum().backward()
+
+    torch.testing.assert_close(result.losses, torch.tensor([loss]))
+    assert policy.grad.tolist() == [0.0]
+    assert result.is_clipped.tolist() == [True]
+
+
 def test_the_sampled_probability_is_a_constant():
     sampled = torch.zeros(1, requires_grad=True)
 

@@ -30,8 +30,11 @@ def test_pulls_the_log_probability_of_each_token_up():
     torch.testing.assert_close(logps.grad, torch.tensor([-0.25, -0.25]))
 
 
-def test_is_0_without_a_token_to_learn():
-    assert sft_loss(torch.zeros(2), torch.zeros(2, dtype=torch.long)).loss == 0.0
+@pytest.mark.parametrize("number", [None, 0, torch.tensor(0)])
+def test_is_0_without_a_token_to_learn(number):
+    nothing = torch.zeros(2, dtype=torch.long)
+
+    assert sft_loss(torch.zeros(2), nothing, num_tokens_in_mean=number).loss == 0.0
 
 
 def test_names_the_tensors_whose_shapes_differ():

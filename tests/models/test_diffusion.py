@@ -139,6 +139,20 @@ def test_half_precision_holds_for_what_is_frozen_alone(folder):
     assert {weight.dtype for weight in adapted.unet.parameters() if not weight.requires_grad} == {torch.bfloat16}
 
 
+def test_half_precision_rounds_no_weight_that_is_trained_or_saved(tmp_path, folder):
+    loaded, whole = tiny_policy(folder).sd_pipeline, tiny_policy(folder, use_lora=False)
+
+    whole.prepare(CPU, torch.bfloat16)
+    whole.save_pretrained(tmp_path / "saved")
+
+    saved = tiny_policy(tmp_path / "saved").sd_pipeline
+    for name in ("unet", "vae", "text_encoder"):
+        expected = getattr(loaded, name).state_dict()
+        for key, weight in getattr(saved, name).state_dict().items():
+            assert torch.equal(weight, expected[key]), f"{name}.{key}"
+    assert next(whole.vae.parameters()).dtype == torch.bfloat16
+
+
 @pytest.mark.parametrize("use_lora", [True, False])
 def test_what_is_saved_samples_the_same_when_diffusers_loads_it(tmp_path, folder, use_lora):
     policy = tiny_policy(folder, use_lora=use_lora, lora_config=attention_adapter(r=2, alpha=8))

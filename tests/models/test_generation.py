@@ -5,7 +5,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from stages.models.generation import Sampling, sample_completions, sample_ids
+from stages.models.generation import Sampling, _OwnNumbers, sample_completions, sample_ids
+from tests.apple_device import MPS, without_doubles
 
 WORDS = ["<pad>", "<eos>", *(f"w{i}" for i in range(30))]
 END = 1
@@ -155,3 +156,12 @@ def test_names_the_setting_that_is_out_of_range(model, tokenizer, changes, messa
 def test_names_the_prompt_that_has_no_tokens(model, tokenizer):
     with pytest.raises(ValueError, match="none in prompt 1"):
         sample(model, tokenizer, [[5], []])
+
+
+def test_tokens_are_drawn_where_no_doubles_are():
+    with without_doubles():
+        draw = _OwnNumbers(torch.rand(2, 8, dtype=torch.float64), 3, Sampling(1, 8))
+
+        found = draw(torch.ones(2, 4, dtype=torch.long, device=MPS), torch.randn(2, len(WORDS), device=MPS))
+
+    assert (found.shape, found.device.type) == ((2, len(WORDS)), "mps")

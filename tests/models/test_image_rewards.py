@@ -13,6 +13,10 @@ def blueness(images, prompts, metadata):
     return images[:, 2].mean((1, 2))
 
 
+def of_images_alone(images):
+    return images.mean((1, 2, 3))
+
+
 def pictures():
     """Black, white, and noise."""
     noise = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -57,6 +61,7 @@ def test_a_function_of_ones_own_is_found_by_its_name():
         ("no.such.module:f", "expected a function at no.such.module:f, found that No module"),
         ("tests.models.test_image_rewards:f", "has no attribute 'f'"),
         ("tests.models.test_image_rewards:__doc__", "found a str"),
+        ("tests.models.test_image_rewards:of_images_alone", "expected a function of images, prompts, metadata"),
     ],
 )
 def test_a_name_that_leads_nowhere_is_refused(name, message):

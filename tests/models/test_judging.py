@@ -21,6 +21,10 @@ def wordy(prompt, completion):
     return "very good"
 
 
+def of_the_answer_alone(completion):
+    return 1.0
+
+
 NOT_A_FUNCTION = 3
 
 
@@ -44,6 +48,10 @@ def test_a_named_function_scores_each_completion_of_each_prompt():
     assert judge_all(judge, ["a", "bb"], [["x", "xyz"], ["", "x"]], name="by_length") == [[0.0, 2.0], [-2.0, -1.0]]
 
 
+def test_a_function_that_does_not_say_what_it_takes_is_taken():
+    assert named_judge("builtins:max", truth=None) is max
+
+
 @pytest.mark.parametrize("name", ["broken", "wordy"])
 def test_a_judge_that_gives_no_finite_number_is_named(name):
     judge = named_judge(f"{__name__}:{name}", truth=None)
@@ -60,6 +68,7 @@ def test_a_judge_that_gives_no_finite_number_is_named(name):
         ("no_such_package:judge", "no_such_package"),
         (f"{__name__}:missing", "missing"),
         (f"{__name__}:NOT_A_FUNCTION", "found a int"),
+        (f"{__name__}:of_the_answer_alone", "expected a function of prompt, completion .* too many positional"),
     ],
 )
 def test_a_name_that_leads_to_no_judge_is_an_error(name, message):

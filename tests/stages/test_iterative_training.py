@@ -9,6 +9,7 @@ import torch
 from stages.contracts.files import files_below
 from stages.iterative_training import IterativeSFTTrainingParams, run
 from stages.models.loading import load_causal_lm
+from stages.models.prompt_room import prompt_room
 from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
 from stages.trainers.sections import LoraParams
 from tests.stages.feedback import write_completions
@@ -118,10 +119,27 @@ def test_prompts_are_read_once_with_what_the_reward_wants_to_know(inputs, prompt
 
 
 def test_prompts_that_leave_no_room_are_counted(inputs):
-    with pytest.raises(ValueError, match="prompts to learn from, found none .*'too_long': 17"):
+    with pytest.raises(ValueError, match="prompts of at most 5 tokens to learn from, found none .*'too_long': 17"):
         read_prompts(
             inputs["completions"], tiny_tokenizer(), max_prompt_length=5, num_held_out=9, seed=0, prompts_as="user"
         )
+
+
+def test_answers_that_leave_no_room_for_a_prompt_are_refused_before_the_model_is_loaded(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.models.loading.load_causal_lm", None)
+
+    with pytest.raises(ValueError, match="max_new_tokens: expected fewer than the 64 positions of the model, found 64"):
+        run(**inputs, **outputs(tmp_path), params=IterativeSFTTrainingParams(**{**PARAMS, "max_new_tokens": 64}))
+
+
+def test_rounds_are_compared_by_nothing_if_asked_to(inputs, tmp_path):
+    params = {**PARAMS, "num_rounds": 1, "num_train_epochs": 1, "num_held_out": 0}
+
+    run(**inputs, **outputs(tmp_path), params=IterativeSFTTrainingParams(**params, lora=LoraParams(r=2)))
+
+    assert "held_out_reward" not in outputs(tmp_path)["plots"].read_text()
+    # A prompt before an adapter has the room of its base.
+    assert prompt_room(outputs(tmp_path)["model"], max_new_tokens=4) == 60
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from stages.text.encoding import EncodedRow
 from stages.text.reasons import RejectedRowError
-from stages.text.truncation import truncate, truncate_together
+from stages.text.truncation import truncate, truncate_apart, truncate_together
 
 BOS, EOS = 1, 2
 ROW = EncodedRow([BOS, 10, 11, 12, 13], [20, 21, 22, EOS], starts_with_bos=True)  # 9 tokens
@@ -128,3 +128,31 @@ def test_prompt_of_a_pair_is_cut_alike_in_both_rows() -> None:
     short, long = truncate_together(rows, max_length=8, max_prompt_length=4)
     assert short.input_ids == [3, 4, 5, 6, 7]
     assert long.input_ids == [3, 4, 5, 6, 7, 8, 9, 10]
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("keep_end", [BOS, 12, 13, EOS]), ("keep_start", [BOS, 10, 11, EOS])])
+def test_a_prompt_that_an_encoder_reads_keeps_both_of_its_ends(mode, kept):
+    row = EncodedRow([BOS, 10, 11, 12, 13, EOS], [20, 21, 22, EOS], starts_with_bos=False)
+
+    # 4 and 3 tokens, though 10 together would fit
+    (cut,) = truncate_apart(
+        [row], special_ids={BOS, EOS}, max_length=16, max_prompt_length=4, max_completion_length=3,
+        truncation_mode=mode,
+    )  # fmt: skip
+
+    assert cut.input_ids == [*kept, 20, 21, 22]
+    assert (cut.prompt_length, cut.is_prompt_cut, cut.is_completion_cut) == (4, True, True)
+
+
+def test_what_has_no_length_of_its_own_is_cut_apart_to_that_of_rows():
+    row = EncodedRow([10, 11, 12, 13, EOS], [20, 21, 22, EOS], starts_with_bos=False)
+
+    (cut,) = truncate_apart([row], special_ids={EOS}, max_length=4)
+
+    assert cut.input_ids == [11, 12, 13, EOS, 20, 21, 22, EOS]
+    assert truncate_apart([row], special_ids={EOS})[0].input_ids == [10, 11, 12, 13, EOS, 20, 21, 22, EOS]
+
+
+def test_nothing_to_read_or_to_answer_is_refused_apart():
+    with pytest.raises(RejectedRowError, match="a token of prompt and completion each"):
+        truncate_apart([EncodedRow([10], [], starts_with_bos=False)], special_ids=set())

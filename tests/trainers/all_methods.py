@@ -5,9 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 
-from tests.trainers.tiny import METHODS, lines, method_trainer
+from tests.trainers.test_reward import documented_rows, trainer_of
+from tests.trainers.test_sft import sft_trainer
+from tests.trainers.tiny import METHODS, WORDS, lines, method_trainer
 
+_LOGGED = ("loss", "accuracy", "grad_norm", "rewards/chosen")
 _WANTED = ("/", "eval_loss", "eval_delta", "eval_kl")
 
 
@@ -21,7 +25,7 @@ def trained(folder: Path, *, num_processes: int) -> dict[str, Any]:
             rows=kind.encoded(16),
             eval_dataset=kind.encoded(7, seed=1),
             per_device_train_batch_size=8 // num_processes,
-            per_device_eval_batch_size=2,
+            per_device_eval_batch_size=4 // num_processes,
             ddp_backend="gloo" if num_processes > 1 else None,
         )
         trainer.train()
@@ -37,9 +41,31 @@ def trained(folder: Path, *, num_processes: int) -> dict[str, Any]:
     return found
 
 
+def trained_on_few(folder: Path, *, num_processes: int) -> dict[str, Any]:
+    """Log and weights of trainers without a reference; of their 11 rows, the second step of eight has three."""
+    texts = Dataset.from_list([{"text": " ".join(WORDS[row : row + 2 + row % 3])} for row in range(11)])
+    settings: dict[str, Any] = {
+        "per_device_train_batch_size": 8 // num_processes,
+        "ddp_backend": "gloo" if num_processes > 1 else None,
+    }
+    trainers = {
+        "reward": trainer_of(folder, rows=documented_rows(11), **settings),
+        "sft": sft_trainer(folder, rows=texts, dataset_text_field="text", **settings),
+    }
+    found: dict[str, Any] = {}
+    for name, trainer in trainers.items():
+        trainer.train()
+        policy = trainer.accelerator.unwrap_model(trainer.model)
+        found[name] = {
+            "lines": [{key: line[key] for key in line if key in _LOGGED} for line in lines(trainer)],
+            "weights": {key: weight.detach().clone() for key, weight in policy.named_parameters()},
+        }
+    return found
+
+
 if __name__ == "__main__":
     output = Path(sys.argv[1])
-    result = trained(output, num_processes=2)
+    result = trained(output, num_processes=2) | trained_on_few(output, num_processes=2)
     if torch.distributed.get_rank() == 0:
         output.mkdir(exist_ok=True)
         torch.save(result, output / "found.pt")

@@ -4,12 +4,13 @@ import json
 import random
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 from diffusers import DDIMScheduler
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from stages.models.image_rewards import brightness
 from stages.trainers import DDPOConfig, DDPOTrainer
@@ -52,6 +53,18 @@ def trained_weights(trainer):
 
 def logged(trainer, name):
     return [line[name] for line in trainer.history if name in line]
+
+
+def test_rewards_leave_the_device_in_the_type_that_they_have(tmp_path, folder, monkeypatch):
+    trainer = made(folder, tmp_path)
+    # All that a tensor on an accelerator without doubles can be asked for.
+    gathered = SimpleNamespace(cpu=lambda: torch.tensor([1.0, 3.0]))
+    monkeypatch.setattr(trainer.accelerator, "gather", lambda _: gathered)
+
+    advantages, rewards = trainer._advantages(("a", "b"), torch.tensor([1.0, 3.0]))
+
+    assert rewards.tolist() == [1.0, 3.0]
+    assert advantages.tolist() == pytest.approx([-1.0, 1.0], rel=1e-5)
 
 
 @pytest.mark.slow
@@ -342,6 +355,20 @@ def test_a_checkpoint_of_an_adapter_holds_the_adapter_alone(tmp_path, folder):
     assert all("lora" in name for name in names)
 
 
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_one_process_goes_on_from_a_checkpoint_of_several(tmp_path, folder, use_lora):
+    trained = made(folder, tmp_path, num_epochs=1, use_lora=use_lora)
+    trained.train()
+    file = tmp_path / "checkpoints" / "checkpoint_0" / "model.safetensors"
+    # Where several processes train, each holds the model within another one.
+    save_file({f"module.{name}": weight for name, weight in load_file(file).items()}, file)
+
+    resumed = made(folder, tmp_path, resume_from=str(tmp_path), use_lora=use_lora)
+
+    pairs = zip(trained_weights(resumed), trained_weights(trained), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
 def test_a_checkpoint_that_was_not_written_to_its_end_is_none(tmp_path, folder):
     made(folder, tmp_path, num_epochs=1).train()
     (tmp_path / "checkpoints" / ".checkpoint_1.tmp").mkdir()
@@ -364,7 +391,7 @@ def test_refuses_to_mix_its_checkpoints_with_those_of_another_run(tmp_path, fold
 def test_refuses_to_resume_an_adapter_of_another_kind(tmp_path, folder):
     made(folder, tmp_path, use_lora=False).train()
 
-    with pytest.raises(ValueError, match="expected a checkpoint of this adapter"):
+    with pytest.raises(ValueError, match="expected a checkpoint of this adapter or model, .* the same use_lora"):
         made(folder, tmp_path, resume_from=str(tmp_path))
 
 

@@ -245,6 +245,32 @@ def test_get_batch_samples_of_a_policy_that_is_its_reference_are_the_same(tmp_pa
     assert policy == reference
 
 
+def test_get_batch_samples_samples_in_the_types_of_training(tmp_path):
+    trainer = dpo_trainer(tmp_path, rows=RAW, max_length=12, bf16=True)
+    types = []
+    trainer.model.lm_head.register_forward_hook(lambda _, __, logits: types.append(logits.dtype))
+
+    trainer.get_batch_samples(trainer.model, batch_of(trainer))
+
+    assert set(types) == {torch.bfloat16}
+
+
+def test_get_batch_samples_of_an_encoder_decoder_reads_whole_prompts(tmp_path):
+    trainer = dpo_trainer(tmp_path, model=tiny_t5(), rows=RAW, max_length=20)
+    asked = []
+    trainer.model.encoder.register_forward_pre_hook(
+        lambda _, __, given: asked.append(given["input_ids"].tolist()), with_kwargs=True
+    )
+    batch = batch_of(trainer)
+
+    policy, reference = trainer.get_batch_samples(trainer.model, batch)
+
+    rows = zip(batch["chosen_input_ids"].tolist(), batch["chosen_attention_mask"].tolist(), strict=True)
+    prompts = {tuple(token for token, is_there in zip(*row, strict=True) if is_there) for row in rows}
+    assert {tuple(token for token in row if token) for row in asked[0]} == prompts
+    assert policy == reference
+
+
 def test_get_batch_samples_wants_a_reference(tmp_path):
     trainer = dpo_trainer(tmp_path, rows=encoded_pairs())
 

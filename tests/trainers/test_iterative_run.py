@@ -86,6 +86,16 @@ def test_the_best_answer_to_each_prompt_is_learned_and_its_prompt_is_not(tmp_pat
     assert sorted(seen[0]["labels"]) == sorted(row + [IGNORED] * (width - len(row)) for row in best)
 
 
+def test_answers_are_sampled_in_the_types_of_training_from_the_first_round_on(tmp_path):
+    run = made(tmp_path, rounds=ROUNDS._replace(num_rounds=1), bf16=True)
+    types = []
+    run.trainer.model.lm_head.register_forward_hook(lambda _, __, logits: types.append(logits.dtype))
+
+    run.run()
+
+    assert set(types) == {torch.bfloat16}
+
+
 def test_the_reward_is_told_each_prompt_with_its_columns(tmp_path):
     asked = []
 

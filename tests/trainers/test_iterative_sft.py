@@ -202,6 +202,36 @@ def test_evaluates_and_logs_every_so_many_steps(tmp_path):
     assert "eval_loss" not in made(tmp_path).step(ROWS)
 
 
+def test_a_call_reads_no_lines_of_the_log_that_earlier_ones_wrote(tmp_path):
+    trainer = made(tmp_path)
+    trainer.step(ROWS)
+    read = []
+
+    class Watched(list):
+        def __iter__(self):
+            pytest.fail("expected the end of the log to be read, found all of it read")
+
+        def __reversed__(self):
+            return (read.append(line["step"]) or line for line in super().__reversed__())
+
+    trainer.state.log_history = Watched(trainer.state.log_history)
+    first = len(trainer.state.log_history)
+    trainer.step(ROWS)
+
+    assert len(read) == len(trainer.state.log_history) - first + 1
+
+
+def test_an_evaluation_of_an_encoder_decoder_is_a_mean_over_all_tokens_of_its_answers(tmp_path):
+    model = tiny_t5()
+    rows = [{"input_ids": [5, 6, 7], "labels": [8, 9, 2]}, {"input_ids": [9, 10], "labels": [11]}]
+    losses = [model(**{name: torch.tensor([ids]) for name, ids in row.items()}).loss.item() for row in rows]
+    trainer = made(tmp_path, model=model, eval_dataset=Dataset.from_list(rows), per_device_eval_batch_size=1)
+
+    found = trainer.evaluate()
+
+    assert found["eval_loss"] == pytest.approx((3 * losses[0] + losses[1]) / 4, rel=1e-5)
+
+
 def test_an_optimizer_and_a_schedule_of_ones_own_need_no_max_steps(tmp_path):
     model = tiny_llama()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)

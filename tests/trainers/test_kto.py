@@ -224,6 +224,31 @@ def test_a_dataset_given_to_evaluate_gets_its_mismatched_rows(tmp_path, kind):
     assert metrics["eval_loss"] > 0.0
 
 
+def test_a_policy_whose_look_ahead_fails_stays_in_training_mode(tmp_path, monkeypatch):
+    trainer = kto_trainer(tmp_path, rows=RAW)
+    trainer.model.train()
+    batch = trainer._prepare_inputs(trainer.data_collator(trainer.train_dataset.to_list()))
+    monkeypatch.setattr(trainer, "logps_of", lambda *_: batch["missing"])
+
+    with pytest.raises(KeyError, match="missing"):
+        trainer.look_ahead(trainer.model, [{**batch, "reference_kl_logps": torch.zeros(12)}], is_training=True)
+
+    assert trainer.model.training
+
+
+def test_the_divergence_of_an_evaluation_is_that_of_all_processes(tmp_path, monkeypatch):
+    trainer = kto_trainer(tmp_path, rows=RAW, eval_dataset=RAW, max_steps=1, per_device_eval_batch_size=12)
+    trainer.train()
+    alone = trainer.evaluate()["eval_kl"]
+    # As if another process had as many rows again, whose divergence adds up to 24.
+    monkeypatch.setattr(trainer.accelerator, "reduce", lambda sums, reduction: sums + torch.tensor([24.0, 12.0]))
+    batch = trainer._prepare_inputs(trainer.data_collator(trainer.eval_dataset.to_list()))
+
+    trainer.look_ahead(trainer.model, [batch], is_training=False)
+
+    assert batch["kl"][0].item() == pytest.approx((alone + 2.0) / 2, rel=1e-4)
+
+
 def test_the_loss_of_an_evaluation_is_a_mean_over_rows(tmp_path):
     # without the divergence, which is that of a batch
     rows = encoded_rows(5)

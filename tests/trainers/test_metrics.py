@@ -1,10 +1,13 @@
 """Means over rows, gathered step by step."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from accelerate import Accelerator
 
 from stages.trainers.metrics import MetricSums, Share, by_class, share_of
+from tests.apple_device import MPS, without_doubles
 
 
 @pytest.fixture(scope="module")
@@ -50,3 +53,15 @@ def test_sums_go_on_from_their_state_to_the_last_bit(accelerator):
         second.add({"x": Share(value, torch.tensor(1.0))})
 
     assert second.drain(accelerator) == whole.drain(accelerator)
+
+
+@pytest.mark.parametrize("names", ["x", "y"], ids=["with the same name", "with another one"])
+def test_sums_go_on_from_their_state_where_no_doubles_are(names):
+    device = SimpleNamespace(device=MPS, process_index=0, num_processes=1)
+    with without_doubles():
+        sums = MetricSums()
+        sums.restore({"x": [[1.5, 2.0]]}, device)
+
+        sums.add({names: Share(torch.ones((), device=MPS), torch.tensor(1.0, dtype=torch.float64))})
+
+        assert sums._table(sorted(sums._sums), device).device.type == "mps"

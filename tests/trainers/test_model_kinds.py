@@ -60,6 +60,19 @@ def test_an_encoder_decoder_keeps_the_ends_that_its_tokenizer_sets(tmp_path):
     assert row["prompt_length"] < len(row["input_ids"])
 
 
+def test_an_encoder_reads_prompts_of_max_prompt_length_in_rows_of_any_length(tmp_path):
+    rows = Dataset.from_list(
+        [{"prompt": "what is the sky a sea", "completion": " blue", "label": i > 0} for i in (0, 1)]
+    )
+    trainer = bco_trainer(tmp_path, model=tiny_t5(), rows=rows, max_prompt_length=3)
+
+    row = trainer.train_dataset[0]
+
+    words = trainer.processing_class.convert_ids_to_tokens(row["input_ids"])
+    assert words == ["sky", "a", "sea", "blue"]
+    assert row["prompt_length"] == 3
+
+
 def test_a_mixture_of_experts_adds_its_balance_loss(tmp_path):
     found = {}
     for coefficient in (0.0, 0.5):

@@ -1,6 +1,7 @@
 """PPO's trainer: steps, their parts and statistics, and the faults of the peer that it doesn't have."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -348,6 +349,17 @@ def test_scores_are_scaled_shifted_and_clipped():
     assert stats["ppo/std_scores"] == pytest.approx(np.std(scaled, ddof=1), rel=1e-5)
 
 
+def test_a_policy_whose_pass_fails_stays_in_training_mode(monkeypatch):
+    trainer = tiny_trainer()
+    trainer.model.train()
+    monkeypatch.setattr(trainer, "_pass", lambda *_, **__: {}["missing"])
+
+    with pytest.raises(KeyError, match="missing"):
+        trainer.step(**rollouts())
+
+    assert trainer.model.training
+
+
 def test_moments_of_scores_are_those_of_all_scores_so_far():
     scaler = ScoreScaler(tiny_trainer().accelerator)
     scores = torch.randn(40) * 3 + 5
@@ -360,6 +372,16 @@ def test_moments_of_scores_are_those_of_all_scores_so_far():
     again = ScoreScaler(scaler.accelerator)
     again.restore(scaler.state())
     assert again.std == scaler.std
+
+
+def test_scores_are_gathered_in_a_type_that_all_devices_have():
+    types = []
+    scaler = ScoreScaler(SimpleNamespace(device="cpu", gather=lambda scores: types.append(scores.dtype) or scores))
+
+    scaler.update(torch.tensor([1.0, 2.0]))
+
+    assert types == [torch.float32]
+    assert scaler.mean == 1.5
 
 
 @pytest.mark.parametrize("scores", [[4.0], [4.0, 4.0]])

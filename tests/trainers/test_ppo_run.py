@@ -4,13 +4,15 @@ import random
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
+from datasets import Dataset
 from peft import LoraConfig
 
 from stages.models.generation import Sampling
 from stages.models.value_head import AutoModelForSeq2SeqLMWithValueHead
 from stages.trainers import PPOTrainer
 from stages.trainers.ppo.prompts import Prompt
-from stages.trainers.ppo.run import RunSettings, curves_of, last_checkpoint, run_ppo, sample_responses
+from stages.trainers.ppo.run import RunSettings, curves_of, last_checkpoint, prompts_of_step, run_ppo, sample_responses
 from stages.trainers.rewards import Reward
 from tests.models.test_value_head import tiny_t5
 from tests.trainers.tiny import WORDS, tiny_tokenizer
@@ -98,6 +100,26 @@ def test_a_state_holds_all_that_steers(tmp_path):
     assert other.optimizer.param_groups[0]["lr"] < 1e-3
 
 
+def test_a_dataloader_goes_on_with_the_orders_that_were_next(tmp_path):
+    def made_with_rows():
+        return PPOTrainer(
+            ppo_config(), tiny_policy(), None, tiny_tokenizer(), Dataset.from_dict({"query": list("abcdefgh")})
+        )
+
+    def epoch(trainer):
+        return [batch["query"] for batch in trainer.dataloader]
+
+    whole, resumed = made_with_rows(), made_with_rows()
+    first = epoch(whole)
+    whole.save_state(tmp_path / "state")
+
+    resumed.load_state(tmp_path / "state")
+
+    found = [epoch(resumed), epoch(resumed)]
+    assert found == [epoch(whole), epoch(whole)]
+    assert first not in found
+
+
 def test_what_a_kill_left_of_a_checkpoint_is_passed_over(tmp_path):
     for name in ("step-2", "step-10"):
         tiny_trainer().save_state(tmp_path / name)
@@ -119,6 +141,40 @@ def test_what_is_sampled_follows_from_the_seed_and_the_step():
     assert sample_responses(trainer, batch, SAMPLING, step=1) != first
     assert sample_responses(trainer, batch, SAMPLING._replace(seed=1), step=0) != first
     assert first[0] != first[3]  # one prompt twice gets two answers
+
+
+def test_a_prompt_that_stands_in_a_step_twice_gets_two_responses_whatever_process_it_is_on():
+    settings = {"step": 3, "batch_size": 4, "seed": 0}
+    # eight places for three prompts: each stands there twice or more
+    whole = prompts_of_step(prompts(3), **{**settings, "batch_size": 8}, process=0, num_processes=1)
+
+    parts = [prompts_of_step(prompts(3), **settings, process=rank, num_processes=2) for rank in (0, 1)]
+
+    joined = [item for both in zip(*parts, strict=True) for item in both]
+    assert joined == whole
+    assert len({(prompt.user, turn) for prompt, turn in joined}) == 8
+    trainer = tiny_trainer()
+    (first,), (second,) = (sample_responses(trainer, prompts(1), SAMPLING, step=0, turns=[turn]) for turn in (0, 1))
+    assert first != second
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Accelerate keeps the precision for all that a process makes later."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("fresh_accelerator")
+def test_responses_are_sampled_in_the_types_of_training():
+    trainer = tiny_trainer(accelerator_kwargs={"cpu": True, "mixed_precision": "bf16"})
+    types = []
+    trainer.model.pretrained_model.lm_head.register_forward_hook(lambda _, __, logits: types.append(logits.dtype))
+
+    sample_responses(trainer, prompts(2), SAMPLING, step=0)
+
+    assert set(types) == {torch.bfloat16}
 
 
 def test_each_pass_takes_every_prompt_once():

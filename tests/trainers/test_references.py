@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from stages.models.frozen import FrozenWeights
 from stages.models.logprobs import completion_logps
 from stages.trainers.collation import PreferenceCollator
 from stages.trainers.rows import Lengths, RowReader
@@ -48,6 +49,19 @@ def logps(model):
 
 def first_loss(trainer):
     return next(line["loss"] for line in trainer.state.log_history if "loss" in line)
+
+
+def test_copies_of_an_adapter_go_to_the_policys_device_once():
+    policy = with_trained_adapter()
+    reference = FrozenWeights(lambda: policy)
+    policy.to("meta")  # stands for an accelerator, of whose values nothing is asked here
+
+    with reference.active():
+        moved = dict(reference.weights)
+
+    assert {weight.device.type for weight in moved.values()} == {"meta"}
+    with reference.active():
+        assert all(reference.weights[name] is weight for name, weight in moved.items())
 
 
 def test_a_copy_stays_as_the_policy_was(tmp_path):

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForSequenceClassification, TrainerCal
 
 from stages.trainers import RewardConfig, RewardDataCollatorWithPadding, RewardTrainer
 from tests.material import SHARED, needs_shared
-from tests.trainers.tiny import tiny_llama, tiny_tokenizer
+from tests.trainers.tiny import SecondOfTwo, tiny_llama, tiny_tokenizer
 
 # peft 0.21 asks transformers 5 under a name that has changed.
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -84,6 +84,26 @@ def scores(model, ids):
 
 
 # ---- loss and metrics ----
+
+
+def test_pairs_that_were_read_at_construction_are_not_read_again(tmp_path):
+    trainer = trainer_of(tmp_path, rows=documented_rows(7), eval_dataset={"few": documented_rows(3)})
+
+    for rows in (trainer.train_dataset, trainer.eval_dataset["few"]):
+        assert trainer.get_eval_dataloader(rows).dataset is rows
+    assert len(trainer.get_eval_dataloader(documented_rows(4)).dataset) == 4
+
+
+def test_pairs_that_only_fill_the_last_batch_of_a_process_are_not_learned(tmp_path):
+    trainer = trainer_of(tmp_path, rows=documented_rows(7))
+    batch = trainer.data_collator(trainer.train_dataset.select([4, 5, 6, 0]).to_list())
+    trainer.accelerator = SecondOfTwo(trainer.accelerator)
+
+    (ready,), _ = trainer.get_batch_samples(iter([batch]), 1, trainer.args.device)
+    loss, outputs = trainer.compute_loss(trainer.model, ready, return_outputs=True)
+
+    # the fourth is the first pair again; the mean of both processes is over seven pairs
+    torch.testing.assert_close(loss, outputs["losses"][:3].sum() * 2 / 7)
 
 
 def test_r1_the_margin_of_a_pair_counts_for_that_pair_alone(tmp_path):

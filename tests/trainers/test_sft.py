@@ -18,7 +18,7 @@ from stages.trainers.sft.completion_only import DataCollatorForCompletionOnlyLM
 from stages.trainers.sft.packing import ConstantLengthDataset
 from tests.material import SHARED, needs_shared
 from tests.trainers.test_model_kinds import tiny_mixtral, tiny_t5
-from tests.trainers.tiny import WORDS, encoded_rows, tiny_llama, tiny_tokenizer
+from tests.trainers.tiny import WORDS, SecondOfTwo, encoded_rows, tiny_llama, tiny_tokenizer
 
 EOS = 2
 TEXTS = [{"text": " ".join(WORDS[(3 * i + j) % len(WORDS)] for j in range(2 + i % 5))} for i in range(12)]
@@ -156,6 +156,21 @@ def test_the_answers_of_a_conversation_are_learned_with_the_completion_only_coll
 
     assert (next(iter(trainer.get_train_dataloader()))["labels"] != IGNORED).sum(1).tolist() == [2] * 4
     assert losses(trainer)[-1] < losses(trainer)[0]
+
+
+@pytest.mark.parametrize(("number", "own"), [(7, 3), (4, 0)])
+def test_rows_that_only_fill_the_last_batch_of_a_process_are_not_learned(tmp_path, number, own):
+    trainer = sft_trainer(tmp_path, rows=TEXTS[:number], dataset_text_field="text")
+    batch = trainer.data_collator(trainer.train_dataset.select([0, 1, 2, 3]).to_list())
+    counts = (batch["labels"][:, 1:] != IGNORED).sum(-1)
+    trainer.accelerator = SecondOfTwo(trainer.accelerator)
+
+    (ready,), found = trainer.get_batch_samples(iter([batch]), 1, trainer.args.device)
+    trainer.compute_loss(trainer.model, ready, num_items_in_batch=found).backward()
+
+    assert (ready["labels"][:, 1:] != IGNORED).sum(-1).tolist() == [*counts[:own].tolist(), *[0] * (4 - own)]
+    assert found == counts[:own].sum()
+    assert (trainer.model.lm_head.weight.grad.abs().max() > 0) == (own > 0)
 
 
 def test_a_collator_of_transformers_gives_the_same_loss(tmp_path):
@@ -320,6 +335,15 @@ def test_a_model_that_lets_documents_see_each_other_is_refused(tmp_path, monkeyp
         sft_trainer(tmp_path, packing=True, dataset_kwargs={"keep_documents_apart": True})
 
 
+def test_whether_documents_stay_apart_is_tried_in_the_types_of_training(tmp_path):
+    model, types = tiny_llama(), []
+    model.lm_head.register_forward_hook(lambda _, __, logits: types.append(logits.dtype))
+
+    sft_trainer(tmp_path, model=model, packing=True, bf16=True, dataset_kwargs={"keep_documents_apart": True})
+
+    assert set(types) == {torch.bfloat16}
+
+
 # ---- evaluation ----
 
 
@@ -352,6 +376,30 @@ def test_metrics_are_computed_from_logits_and_labels(tmp_path):
     assert seen[0][0] == (*seen[0][1], 32)
     assert found["eval_loss"] == pytest.approx(alone.evaluate()["eval_loss"], rel=1e-5)
     assert trainer.predict(Dataset.from_list(TEXTS[:2])).predictions.shape[0] == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing_factor": 0.1}], ids=["metrics", "smoothed labels"])
+def test_a_batch_without_a_learned_token_changes_no_loss_of_an_evaluation(tmp_path, settings):
+    rows = encoded_rows(4).remove_columns(["label", "weight", "reference_logps", "row_id"]).to_list()
+    nothing_to_learn = {**rows[0], "prompt_length": len(rows[0]["input_ids"])}
+    trainer = sft_trainer(
+        tmp_path, rows=rows, per_device_eval_batch_size=1, compute_metrics=lambda _: {}, **settings,
+    )  # fmt: skip
+    expected = trainer.evaluate(Dataset.from_list(rows))["eval_loss"]
+
+    found = trainer.evaluate(Dataset.from_list([*rows, nothing_to_learn]))["eval_loss"]
+
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_rows_weigh_the_same_in_an_evaluation_with_metrics(tmp_path):
+    rows = encoded_rows(5).remove_columns(["label", "weight", "reference_logps", "row_id"])
+    rows = rows.add_column("weight", [0.0, 2.0, 1.0, 0.5, 3.0])
+    plain, measured = (sft_trainer(tmp_path, rows=rows, compute_metrics=metrics) for metrics in (None, lambda _: {}))
+
+    found = measured.evaluate(rows)["eval_loss"]
+
+    assert found == pytest.approx(plain.evaluate(rows)["eval_loss"], rel=1e-5)
 
 
 # ---- going on ----

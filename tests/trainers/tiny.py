@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,20 @@ from stages.trainers.config import PreferenceConfig
 from stages.trainers.dpo import DPOConfig, DPOTrainer
 from stages.trainers.kto import KTOConfig, KTOTrainer
 from stages.trainers.preference import PreferenceTrainer
+
+
+class SecondOfTwo:
+    """A process's accelerator, that takes itself for the second of two processes in the last step of an epoch."""
+
+    num_processes, process_index = 2, 1
+
+    def __init__(self, accelerator: Any) -> None:
+        self._accelerator = accelerator
+        self.gradient_state = SimpleNamespace(end_of_dataloader=True, sync_gradients=True)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._accelerator, name)
+
 
 _TEXT = "what is the sky a sea blue green red fine bad good word of and or not yes no it"
 WORDS = _TEXT.split()

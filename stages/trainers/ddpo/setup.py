@@ -11,6 +11,7 @@ from accelerate.tracking import filter_trackers  # type: ignore[import-untyped] 
 from accelerate.utils import ProjectConfiguration  # type: ignore[import-untyped] # as above
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
 from stages.models.denoising import step_deviations
@@ -94,13 +95,20 @@ def keep_trainable(models: list[nn.Module], weights: list[dict[str, Tensor]], _:
 
 
 def load_trainable(models: list[nn.Module], folder: str) -> None:
-    """Load what `keep_trainable` left into each model, and leave accelerate none to load."""
+    """Load what `keep_trainable` left into each model, and leave accelerate none to load.
+
+    Several processes wrap the model, and the names in their checkpoints; it is loaded into any number of them.
+    """
     while models:
         model = models.pop()
-        unknown = model.load_state_dict(load_file(Path(folder) / "model.safetensors"), strict=False).unexpected_keys
+        model = model.module if isinstance(model, DistributedDataParallel) else model
+        saved = load_file(Path(folder) / "model.safetensors")
+        state = {name.removeprefix("module."): weight for name, weight in saved.items()}
+        unknown = model.load_state_dict(state, strict=False).unexpected_keys
         if unknown:
             raise ValueError(
-                f"{folder}: expected a checkpoint of this adapter, found {unknown[0]}; resume with the same lora_config"
+                f"{folder}: expected a checkpoint of this adapter or model, found {unknown[0]}; resume with the same "
+                "use_lora and lora_config"
             )
 
 

@@ -138,9 +138,8 @@ class DDPOTrainer:
         dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(accelerator.mixed_precision, torch.float32)
         weights = self.sd_pipeline.prepare(accelerator.device, dtype)
         self.unet, self.optimizer = accelerator.prepare(self.sd_pipeline.unet, make_optimizer(weights, config))
-        if self.sd_pipeline.use_lora:
-            accelerator.register_save_state_pre_hook(keep_trainable)
-            accelerator.register_load_state_pre_hook(load_trainable)
+        accelerator.register_save_state_pre_hook(keep_trainable)
+        accelerator.register_load_state_pre_hook(load_trainable)
         if checkpoint is not None:
             accelerator.load_state(str(checkpoint))
 
@@ -225,7 +224,7 @@ class DDPOTrainer:
 
     def _advantages(self, prompts: tuple[str, ...], rewards: Tensor) -> tuple[Tensor, np.ndarray]:
         """Advantages of this process's images, and the rewards of all processes."""
-        everything = self.accelerator.gather(rewards.to(self.accelerator.device)).double().cpu().numpy()
+        everything = self.accelerator.gather(rewards.to(self.accelerator.device)).cpu().double().numpy()
         if self.config.per_prompt_stat_tracking:
             advantages = self.prompt_rewards.advantages(gather_object(list(prompts)), everything)
         else:

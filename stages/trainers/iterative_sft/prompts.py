@@ -78,7 +78,11 @@ def read_prompts(
     kept = [[p for p in side if max_prompt_length is None or len(p.input_ids) <= max_prompt_length] for side in read]
     counts = {"train": len(kept[0]), "held_out": len(kept[1]), "too_long": sum(map(len, read)) - sum(map(len, kept))}
     if not kept[0]:
-        raise ValueError(f"{completions}: expected prompts to learn from, found none ({counts})")
+        most = "any number of" if max_prompt_length is None else f"at most {max_prompt_length}"
+        raise ValueError(
+            f"{completions}: expected prompts of {most} tokens to learn from, found none ({counts}); lower "
+            "max_new_tokens, or look at normalization.test_share"
+        )
     return RoundPrompts(kept[0], kept[1], counts)
 
 

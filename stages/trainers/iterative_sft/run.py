@@ -205,7 +205,8 @@ class IterativeRun:
         tokenizer: Any = trainer.processing_class
         model = trainer.accelerator.unwrap_model(trainer.model)
         sampling = self.rounds.sampling(number)
-        ids = sample_ids(model, tokenizer, [p.input_ids for p in prompts], sampling=sampling, progress=progress)
+        with trainer.accelerator.autocast():
+            ids = sample_ids(model, tokenizer, [p.input_ids for p in prompts], sampling=sampling, progress=progress)
         texts = tokenizer.batch_decode([answer for answers in ids for answer in answers], skip_special_tokens=True)
         asked = [prompt for prompt in prompts for _ in range(sampling.num_samples)]
         rewards = np.array([float(value) for value in self.reward(asked, texts)])

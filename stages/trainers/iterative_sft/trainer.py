@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -97,6 +98,12 @@ class IterativeSFTTrainer(TokenLossTrainer):
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        self._can_score_ids = (
+            not self.is_encoder_decoder
+            and isinstance(self.data_collator, LabelCollator)
+            and self.label_smoother is None
+        )
+        self.scores_ids = self._can_score_ids
         self.optimize_device_cache = optimize_device_cache
         self.num_calls = 0
         """Calls of `step` that are complete, those before a resumed checkpoint included."""
@@ -144,12 +151,7 @@ class IterativeSFTTrainer(TokenLossTrainer):
             texts=texts,
             texts_labels=texts_labels,
         )
-        self.scores_ids = (
-            not self.is_encoder_decoder
-            and isinstance(self.data_collator, LabelCollator)
-            and self.label_smoother is None
-            and labels_are_ids(columns)
-        )
+        self.scores_ids = self._can_score_ids and labels_are_ids(columns)
         self._begin()
         self.train_dataset = Dataset.from_dict(columns)
         loader = self.get_train_dataloader()
@@ -233,9 +235,9 @@ class IterativeSFTTrainer(TokenLossTrainer):
 
     def _statistics(self, *, num_rows: int, num_tokens: int) -> dict[str, Any]:
         evaluated: dict[str, Any] = {}
-        for line in self.state.log_history:
-            if line["step"] > self._start_step and any(name.startswith("eval_") for name in line):
-                evaluated = {name: value for name, value in line.items() if name.startswith("eval_")}
+        # From the end, or a run of many calls would read its whole log in each of them.
+        for line in takewhile(lambda line: line["step"] > self._start_step, reversed(self.state.log_history)):
+            evaluated = evaluated or {name: value for name, value in line.items() if name.startswith("eval_")}
         return {
             **self._step_sums.drain(self.accelerator),
             "learning_rate": self._get_learning_rate(),

@@ -67,7 +67,7 @@ class ScoreScaler:
 
     def update(self, scores: Tensor) -> None:
         """Take in the scores of a step. Shape (n,)."""
-        seen = self.accelerator.gather(scores.detach().double().to(self.accelerator.device)).cpu()
+        seen = self.accelerator.gather(scores.detach().to(self.accelerator.device)).cpu().double()
         count, mean = float(seen.numel()), seen.mean().item()
         squares = (seen - mean).square().sum().item()
         total = self.count + count

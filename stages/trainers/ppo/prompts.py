@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from transformers import AutoConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from stages.models.held_out import split_prompts
 from stages.models.judging import user_text
-from stages.models.reference import trusts_code, weights_folder
 from stages.text.encoding import encode_rows
 
 
@@ -55,27 +54,6 @@ def read_prompts(
             f"{len(prompts)}; lower max_new_tokens, or look at normalization.test_share"
         )
     return fitting, {"prompts": len(fitting), "prompts_too_long": len(prompts) - len(fitting)}
-
-
-def prompt_room(base_model: Path, *, max_new_tokens: int) -> int | None:
-    """Tokens that a prompt may have so that an answer fits behind it; None where positions have no end.
-
-    Args:
-        base_model: `base_model` artifact or folder of a model.
-        max_new_tokens: length of an answer, at most.
-
-    Raises:
-        ValueError: no prompt has room.
-    """
-    config = AutoConfig.from_pretrained(
-        str(weights_folder(base_model)), trust_remote_code=trusts_code(base_model), local_files_only=True
-    )
-    positions: int | None = getattr(config, "max_position_embeddings", None)
-    if positions is not None and positions <= max_new_tokens:
-        raise ValueError(
-            f"max_new_tokens: expected fewer than the {positions} positions of the model, found {max_new_tokens}"
-        )
-    return None if positions is None else positions - max_new_tokens
 
 
 def prompt_rows(prompts: Sequence[Prompt], *, templated: bool) -> tuple[list[str], list[dict[str, Any]]]:

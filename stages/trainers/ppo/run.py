@@ -6,7 +6,8 @@ from a checkpoint ends with the same weights, to the last bit, as one that was n
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -98,11 +99,16 @@ def _is_main(trainer: PPOTrainer) -> bool:
 def _one_step(trainer: PPOTrainer, prompts: Sequence[Prompt], reward: Reward, sampling: Sampling) -> Point:
     number = trainer.current_step
     accelerator = trainer.accelerator
-    width = trainer.config.batch_size * accelerator.num_processes
-    places = _places(len(prompts), start=number * width, number=width, seed=sampling.seed)
-    own = places[accelerator.process_index :: accelerator.num_processes]
-    batch = [prompts[place] for place in own]
-    responses = sample_responses(trainer, batch, sampling, step=number)
+    own = prompts_of_step(
+        prompts,
+        step=number,
+        batch_size=trainer.config.batch_size,
+        seed=sampling.seed,
+        process=accelerator.process_index,
+        num_processes=accelerator.num_processes,
+    )
+    batch, turns = [prompt for prompt, _ in own], [turn for _, turn in own]
+    responses = sample_responses(trainer, batch, sampling, step=number, turns=turns)
     texts = trainer.tokenizer.batch_decode(responses, skip_special_tokens=True)
     questions, rows = prompt_rows(batch, templated=reward.prompts_as == "templated")
     rewards = reward(questions, texts, rows)
@@ -121,6 +127,25 @@ def _one_step(trainer: PPOTrainer, prompts: Sequence[Prompt], reward: Reward, sa
     }
 
 
+def prompts_of_step(
+    prompts: Sequence[Prompt], *, step: int, batch_size: int, seed: int, process: int, num_processes: int
+) -> list[tuple[Prompt, int]]:
+    """What a process answers in a step: each prompt with how often it stands before, in the step of all processes.
+
+    Args:
+        prompts: of the run.
+        step: number of the step.
+        batch_size: prompts of a process in a step.
+        seed: of the order of the prompts.
+        process: number of the process.
+        num_processes: how many share the step.
+    """
+    width = batch_size * num_processes
+    places = _places(len(prompts), start=step * width, number=width, seed=seed)
+    batch = [prompts[place] for place in places]
+    return list(zip(batch, _turns(batch), strict=True))[process::num_processes]
+
+
 def _places(num_prompts: int, *, start: int, number: int, seed: int) -> list[int]:
     """Places `start` and following of the prompts' orders, pass behind pass."""
     found: list[int] = []
@@ -134,7 +159,12 @@ def _places(num_prompts: int, *, start: int, number: int, seed: int) -> list[int
 
 
 def sample_responses(
-    trainer: PPOTrainer, prompts: Sequence[Prompt], sampling: Sampling, *, step: int
+    trainer: PPOTrainer,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    *,
+    step: int,
+    turns: Sequence[int] | None = None,
 ) -> list[list[int]]:
     """Ids of a response to each prompt; a prompt that stands there twice gets two.
 
@@ -143,31 +173,35 @@ def sample_responses(
         prompts: what is answered.
         sampling: how responses are drawn.
         step: another one gives other responses.
+        turns: another one gives a prompt another response. None counts how often it stands before in `prompts`.
     """
+    turns = _turns(prompts) if turns is None else turns
     responses: list[list[int]] = [[]] * len(prompts)
     policy = cast(PreTrainedModel, trainer.accelerator.unwrap_model(trainer.model))
-    for turn, places in enumerate(_turns(prompts)):
+    for turn in sorted(set(turns)):
+        places = [place for place, its_turn in enumerate(turns) if its_turn == turn]
         seed = int(np.random.SeedSequence([sampling.seed, step, turn]).generate_state(1)[0])
-        found = sample_ids(
-            policy,
-            trainer.tokenizer,
-            [prompts[place].input_ids for place in places],
-            sampling=sampling._replace(num_samples=1, seed=seed),
-        )
+        with trainer.accelerator.autocast():
+            found = sample_ids(
+                policy,
+                trainer.tokenizer,
+                [prompts[place].input_ids for place in places],
+                sampling=sampling._replace(num_samples=1, seed=seed),
+            )
         for place, (ids,) in zip(places, found, strict=True):
             responses[place] = ids
     return responses
 
 
-def _turns(prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-    """Places of the prompts such that none stands in one list twice."""
-    seen: dict[tuple[int, ...], int] = {}
-    turns: dict[int, list[int]] = {}
-    for place, prompt in enumerate(prompts):
+def _turns(prompts: Sequence[Prompt]) -> list[int]:
+    """How often each prompt stands before itself."""
+    seen: Counter[tuple[int, ...]] = Counter()
+    turns = []
+    for prompt in prompts:
         key = tuple(prompt.input_ids)
-        turn = seen[key] = seen.get(key, -1) + 1
-        turns.setdefault(turn, []).append(place)
-    yield from turns.values()
+        turns.append(seen[key])
+        seen[key] += 1
+    return turns
 
 
 def last_checkpoint(folder: Path) -> Path | None:

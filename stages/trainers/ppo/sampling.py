@@ -1,29 +1,17 @@
 """Sampling of responses for PPO, through the model's own `generate`."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
+from stages.models.modes import evaluating
 from stages.models.value_head import PreTrainedModelWithValueHead
 
 LengthSampler = Callable[[], int]
-
-
-@contextmanager
-def sampling_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients for the length of a block; then the mode that it was found in."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        model.train(was_training)
 
 
 def sample_one(
@@ -45,7 +33,7 @@ def sample_one(
     """
     if length_sampler is not None:
         kwargs["max_new_tokens"] = length_sampler()
-    with sampling_mode(model):
+    with evaluating(model):
         query = query.to(model.device)
         output: Tensor = model.generate(input_ids=query[None], attention_mask=torch.ones_like(query)[None], **kwargs)
     return output if return_prompt or model.is_encoder_decoder else output[:, len(query) :]
@@ -87,7 +75,7 @@ def sample_batches(
             kwargs["max_new_tokens"] = length_sampler()
         ids = pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_token_id, padding_side="left")
         mask = pad_sequence([torch.ones_like(query) for query in batch], batch_first=True, padding_side="left")
-        with sampling_mode(model):
+        with evaluating(model):
             output = model.generate(input_ids=ids, attention_mask=mask, **kwargs)
         # An encoder-decoder's answer begins with the token that starts the decoder, which may be an end as well.
         begin = 1 if model.is_encoder_decoder else ids.shape[1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from stages.contracts.files import files_below, sync, write_json
@@ -76,6 +77,9 @@ def load_trainer_state(trainer: Any, folder: Path) -> dict[str, Any]:
     trainer.best_score.highest = _number(state["best_score"]["highest"])
     name, keys, *rest = state["random"]
     trainer.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))
+    order = _order(trainer)
+    if order is not None and state.get("order") is not None:
+        order.set_state(torch.frombuffer(bytearray.fromhex(state["order"]), dtype=torch.uint8))
     extra: dict[str, Any] = state["extra"]
     return extra
 
@@ -89,7 +93,14 @@ def _plain_state(trainer: Any) -> dict[str, Any]:
         "scores": trainer.running.state(),
         "best_score": {"num_steps": best.num_steps, "highest": best.highest if np.isfinite(best.highest) else None},
         "random": [name, keys.tolist(), *rest],
+        "order": None if (order := _order(trainer)) is None else bytes(order.get_state().tolist()).hex(),
     }
+
+
+def _order(trainer: Any) -> torch.Generator | None:
+    """What the next orders of the dataloader's rows are drawn from."""
+    found: torch.Generator | None = getattr(trainer.dataloader, "generator", None)
+    return found
 
 
 def _number(value: float | None) -> float:

@@ -23,6 +23,7 @@ from stages.losses.ppo import (
     ppo_loss,
     token_rewards,
 )
+from stages.models.modes import evaluating
 from stages.models.value_head import PreTrainedModelWithValueHead
 from stages.trainers.ppo.models import PPOModels
 from stages.trainers.ppo.passes import TokenPass, joined, logits_pass, token_pass
@@ -119,20 +120,18 @@ class PPOTrainer(PPOModels):
     def _experience(self, inputs: Inputs, scores: Tensor, clock: Stopwatch) -> _Experience:
         """What policy and reference say of a batch, before anything is learned from it."""
         policy = self._policy()
-        was_training = policy.training
-        policy.eval()
         parts = []
-        for start in range(0, len(scores), self.config.mini_batch_size):
-            rows = slice(start, start + self.config.mini_batch_size)
-            mask = inputs.token_mask[rows]
-            with clock.running("forward_pass"), torch.no_grad():
-                ours = self._pass(policy, inputs.rows(rows), with_logits=self.config.kl_penalty == "full")
-                with self._reference() as reference:
-                    theirs = self._pass(reference, inputs.rows(rows), with_logits=self.config.kl_penalty == "full")
-            with clock.running("compute_rewards"):
-                rewards = self.compute_rewards(scores[rows], _penalised(ours), _penalised(theirs), mask)
-            parts.append((ours.logps, ours.values, theirs.logps, *rewards))
-        policy.train(was_training)
+        with evaluating(policy):
+            for start in range(0, len(scores), self.config.mini_batch_size):
+                rows = slice(start, start + self.config.mini_batch_size)
+                mask = inputs.token_mask[rows]
+                with clock.running("forward_pass"):
+                    ours = self._pass(policy, inputs.rows(rows), with_logits=self.config.kl_penalty == "full")
+                    with self._reference() as reference:
+                        theirs = self._pass(reference, inputs.rows(rows), with_logits=self.config.kl_penalty == "full")
+                with clock.running("compute_rewards"):
+                    rewards = self.compute_rewards(scores[rows], _penalised(ours), _penalised(theirs), mask)
+                parts.append((ours.logps, ours.values, theirs.logps, *rewards))
         return _Experience(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
     def _optimise(self, inputs: Inputs, found: _Experience, learned: Advantages) -> Statistics:

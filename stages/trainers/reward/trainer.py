@@ -1,12 +1,11 @@
 """Reward model on preference pairs (Bradley-Terry), Ouyang et al. 2022, https://arxiv.org/abs/2203.02155."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from stages.losses.reward import RewardLoss, reward_loss
@@ -20,7 +19,7 @@ from stages.trainers.reward.config import RewardConfig, check_adapter, checked_l
 from stages.trainers.reward.rows import read_pair_rows
 from stages.trainers.rows import PAIR, LeftOut, Lengths, RowReader
 from stages.trainers.safeguards import refuse_non_finite
-from stages.trainers.scored import Batch, num_own_rows
+from stages.trainers.scored import Batch, num_own_rows, own_share
 from stages.trainers.seeding import set_seed
 
 __all__ = ["RewardConfig", "RewardDataCollatorWithPadding", "RewardTrainer"]
@@ -115,11 +114,10 @@ class RewardTrainer(FeedbackTrainer):
 
     # ---- data ----
 
-    def _prepared(self, dataset: Any, name: str) -> Any:
-        if dataset is None or not self.reads_rows:
+    def prepare_rows(self, dataset: Any, name: str) -> Any:
+        """Encoded pairs of a dataset; a collator that was given reads it as it is."""
+        if not self.reads_rows:
             return dataset
-        if isinstance(dataset, Mapping):
-            return {key: self._prepared(rows, f"{name} {key}") for key, rows in dataset.items()}
         if not isinstance(dataset, Dataset):
             raise ValueError(
                 f"{name}: expected a datasets.Dataset, found {type(dataset).__name__}; Dataset.from_list makes one"
@@ -128,19 +126,6 @@ class RewardTrainer(FeedbackTrainer):
         found = read_pair_rows(dataset, reader, name=name, max_length=self.max_length, too_long=self.args.too_long)
         self.left_out[name], self.num_truncated[name] = found.left_out, found.num_truncated
         return found.rows
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Batches of `eval_dataset`: a dataset, raw or encoded, or the name of one given at construction."""
-        return super().get_eval_dataloader(self._prepared_late(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """Batches of `test_dataset`, raw or encoded, to predict on."""
-        return super().get_test_dataloader(self._prepared_late(test_dataset))
-
-    def _prepared_late(self, dataset: Any) -> Any:
-        known = self.eval_dataset.values() if isinstance(self.eval_dataset, Mapping) else [self.eval_dataset]
-        is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in known)
-        return dataset if is_ready else self._prepared(dataset, "eval_dataset")
 
     # ---- steps ----
 
@@ -167,8 +152,10 @@ class RewardTrainer(FeedbackTrainer):
         batch = with_our_names(inputs)
         chosen, rejected = self._scores(model, batch)
         result = _loss(batch, chosen, rejected)
-        self._train_sums.add(_metrics(chosen, rejected, result))
-        loss = result.losses.mean()
+        number, share = own_share(batch, len(chosen))
+        counted = RewardLoss(*(values[:number] for values in result))
+        self._train_sums.add(_metrics(chosen[:number], rejected[:number], counted))
+        loss = counted.losses.mean() * share if number else counted.losses.sum()
         outputs = {"rewards_chosen": chosen, "rewards_rejected": rejected, "losses": result.losses}
         return (loss, outputs) if return_outputs else loss
 

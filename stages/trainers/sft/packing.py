@@ -128,7 +128,8 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
         chars_per_token: characters that a token has on average, to guess when the buffer is full.
         eos_token_id: stands behind each text if the tokenizer has no EOS.
         shuffle: whether the rows of a buffer are shuffled.
-        append_concat_token: whether an EOS stands behind each text.
+        append_concat_token: whether an EOS stands behind each text, even one that ends with it: in a row of many
+            texts it parts them, whatever tokenizer adds an EOS of its own.
         add_special_tokens: whether the tokenizer adds its own special tokens.
         seed: of the shuffling.
         keep_documents_apart: whether texts stay whole, with positions of their own.

@@ -5,12 +5,10 @@ The noise on embeddings that `neftune_noise_alpha` asks for is that of https://a
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
-from datasets import Dataset
-from torch.utils.data import DataLoader
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
 
 from stages.models.documents import keeps_documents_apart
@@ -138,7 +136,6 @@ class SFTTrainer(TokenLossTrainer):
         self.data.check(data_collator, train_dataset, eval_dataset)
         set_seed(args.seed)
         self.left_out: dict[str, LeftOut] = {}
-        self._ready: list[Any] = []
         train_rows = self._prepared(train_dataset, "train_dataset")
         eval_rows = self._prepared(eval_dataset, "eval_dataset")
         settings = SimpleNamespace(
@@ -182,7 +179,10 @@ class SFTTrainer(TokenLossTrainer):
         if isinstance(self.data_collator, LabelCollator):
             self.data_collator.flattens = "flash" in str(getattr(policy.config, "_attn_implementation", ""))
         is_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
-        if is_whole and not keeps_documents_apart(policy):
+        # In the types of training: flash attention takes no weights of float32 otherwise.
+        with self.accelerator.autocast():
+            stay_apart = not is_whole or keeps_documents_apart(policy)
+        if not stay_apart:
             raise ValueError(
                 f"keep_documents_apart: {type(policy).__name__} lets a document see the one before it in its row; "
                 "leave it out, or train with packing=False"
@@ -190,26 +190,10 @@ class SFTTrainer(TokenLossTrainer):
 
     # ---- rows ----
 
-    def _prepared(self, dataset: Any, name: str) -> Any:
-        if dataset is None:
-            return None
-        if isinstance(dataset, Mapping):
-            return {key: self._prepared(rows, f"{name} {key}") for key, rows in dataset.items()}
+    def prepare_rows(self, dataset: Any, name: str) -> Any:
+        """Rows of a dataset, encoded and, if asked for, packed."""
         rows, self.left_out[name] = self.data.prepared(dataset, name=name)
-        self._ready.append(rows)
         return rows
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        """Batches of `eval_dataset`: a dataset, raw or encoded, or the name of one given at construction."""
-        return super().get_eval_dataloader(self._prepared_late(eval_dataset))
-
-    def get_test_dataloader(self, test_dataset: Any) -> DataLoader[Any]:
-        """Batches of `test_dataset`, raw or encoded, to predict on."""
-        return super().get_test_dataloader(self._prepared_late(test_dataset))
-
-    def _prepared_late(self, dataset: Any) -> Any:
-        is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in self._ready)
-        return dataset if is_ready else self.data.prepared(dataset, name="eval_dataset")[0]
 
 
 def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
