@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 
 from stages.models.frozen import PolicyItself
@@ -269,10 +269,22 @@ class PreferenceTrainer(FeedbackTrainer):
         return add_reference_logps(
             rows,
             missing,
-            batches=super().get_eval_dataloader(rows),
+            batches=self._in_order(rows),
             score=lambda batch: self.reference_logps_of(self._prepare_inputs(batch), missing),
             accelerator=self.accelerator,
         )
+
+    def _in_order(self, rows: Any) -> Any:
+        """Batches of all rows in their order, whatever `args` say of those of training and evaluation."""
+        loader: DataLoader[Any] = DataLoader(
+            rows,
+            batch_size=self.args.eval_batch_size,
+            sampler=SequentialSampler(rows),
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+        return self.accelerator.prepare(loader)
 
     def reference_logps_of(self, batch: Batch, sequences: Sequence[str] | None = None) -> Tensor:
         """Log-probability of each completion under the reference. Shape (sequences * n,).
