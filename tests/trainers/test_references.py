@@ -129,9 +129,7 @@ def test_precomputed_log_probabilities_are_those_of_a_live_reference(tmp_path, k
     torch.testing.assert_close(found, logps(tiny_llama()))
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"train_sampling_strategy": "group_by_length"}, {"dataloader_drop_last": True}]
-)
+@pytest.mark.parametrize("arguments", [{"train_sampling_strategy": "group_by_length"}, {"dataloader_drop_last": True}])
 def test_every_row_gets_its_own_log_probability_however_batches_are_made(tmp_path, arguments):
     live = bco_trainer(tmp_path, rows=ROWS)
 
