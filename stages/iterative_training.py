@@ -131,7 +131,7 @@ def run(
         trainer,
         prompts=prompts.train,
         held_out=prompts.held_out,
-        reward=lambda asked, answers: reward([p.text for p in asked], answers, [p.row for p in asked]),
+        reward=lambda asked, answers, ended: reward([p.text for p in asked], answers, [p.row for p in asked], ended),
         rounds=rounds,
     ).run()
 

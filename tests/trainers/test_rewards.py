@@ -95,7 +95,11 @@ def test_a_reward_model_scores_prompts_after_templating(tmp_path):
 
     assert reward.prompts_as == "templated"
     prompts, texts = ["what is the sky", "what is the"], [" blue", " red green"]
-    assert reward(prompts, texts) == RewardScorer.load(tmp_path).texts(prompts, texts).tolist()
+    scorer = RewardScorer.load(tmp_path)
+    assert reward(prompts, texts) == scorer.texts(prompts, texts).tolist()
+    cut = reward(prompts, texts, are_complete=[False, True])
+    assert cut == scorer.texts(prompts, texts, are_complete=[False, True]).tolist()
+    assert cut[0] != reward(prompts, texts)[0]
 
 
 # ---- the example ----
