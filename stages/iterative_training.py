@@ -87,6 +87,7 @@ def run(
     import pandas as pd
 
     from stages.models.loading import load_causal_lm, load_tokenizer
+    from stages.models.reference import read_reference
     from stages.trainers.iterative_sft import IterativeSFTTrainer
     from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
     from stages.trainers.iterative_sft.run import COLUMNS, IterativeRun, Rounds
@@ -95,6 +96,7 @@ def run(
     from stages.trainers.stage_runs import adapter_config, config_arguments, write_model
     from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
+    read_reference(base_model)  # needed when the model is written, which is hours later
     reward = named_reward(params.reward, reward_model=reward_model, truth=truth)
     tokenizer = load_tokenizer(base_model)
     policy: Any = load_causal_lm(base_model, dtype=params.dtype)

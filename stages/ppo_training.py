@@ -135,12 +135,14 @@ def run(
     """
     from stages.models.generation import Sampling
     from stages.models.loading import load_tokenizer
+    from stages.models.reference import read_reference
     from stages.trainers.ppo.prompts import prompt_room, read_prompts
     from stages.trainers.ppo.run import RunSettings, curves_of, run_ppo
     from stages.trainers.rewards import load_reward
     from stages.trainers.stage_runs import write_model
     from stages.trainers.tracking import tracking_folder
 
+    read_reference(base_model)  # needed when the model is written, which is hours later
     arguments = _config(params, tracking_folder(scratch))
     if params.reward == "model" and reward_model is None:
         raise ValueError(
