@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import PreTrainedTokenizerBase
 
+from stages.models.adapters import is_peft_model
 from stages.models.frozen import PolicyItself
 from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.models.seq2seq import seq2seq_logps
@@ -20,7 +21,7 @@ from stages.trainers.base import FeedbackTrainer
 from stages.trainers.collation import default_collator, stacked
 from stages.trainers.config import PreferenceConfig
 from stages.trainers.metrics import Share
-from stages.trainers.policy import is_encoder_decoder, is_peft_model, load_model, prepare_policy, prepared_init
+from stages.trainers.policy import is_encoder_decoder, load_model, prepare_policy, prepared_init
 from stages.trainers.reference import (
     add_reference_logps,
     choose_reference,

@@ -7,6 +7,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from stages.models.adapters import is_peft_model
 from stages.models.frozen import (
     AdapterOff,
     FrozenReference,
@@ -16,7 +17,7 @@ from stages.models.frozen import (
     SeparateModel,
     frozen_copy,
 )
-from stages.trainers.policy import is_peft_model, load_model
+from stages.trainers.policy import load_model
 from stages.trainers.rows import reference_column
 from stages.trainers.scored import Batch
 
