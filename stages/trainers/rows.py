@@ -120,7 +120,9 @@ class RowReader(NamedTuple):
     ) -> tuple[Dataset, LeftOut]:
         left_out = LeftOut({})
         if not is_encoded(dataset):
-            dataset, left_out = self._encoded(dataset, name, as_pairs=as_pairs)
+            known = map(reference_column, PAIR if as_pairs else ("",))
+            carried = [column for column in (*known, *extra_columns) if column in dataset.column_names]
+            dataset, left_out = self._encoded(dataset, name, as_pairs=as_pairs, carried=carried)
         needed = {f"{prefix}{column}" for prefix in (PAIR if as_pairs else ("",)) for column in _IDS}
         missing = sorted(needed - set(dataset.column_names))
         if missing:
@@ -137,7 +139,9 @@ class RowReader(NamedTuple):
         _check_numbers(rows, name)
         return rows, left_out
 
-    def _encoded(self, dataset: Dataset, name: str, *, as_pairs: bool) -> tuple[Dataset, LeftOut]:
+    def _encoded(
+        self, dataset: Dataset, name: str, *, as_pairs: bool, carried: Sequence[str]
+    ) -> tuple[Dataset, LeftOut]:
         if self.tokenizer is None:
             raise ValueError(f"{name}: expected processing_class, a tokenizer, to encode raw rows with, found none")
         settings = {name: getattr(self, name) for name in ("tokenizer", "lengths", "is_encoder_decoder")}
@@ -147,7 +151,7 @@ class RowReader(NamedTuple):
             with_indices=True,
             remove_columns=dataset.column_names,
             num_proc=self.num_proc,
-            fn_kwargs={**settings, "as_pairs": as_pairs},
+            fn_kwargs={**settings, "as_pairs": as_pairs, "carried": carried},
             desc=f"Encoding the {name}",
         )
         reasons = encoded["left_out"][:]
@@ -166,22 +170,37 @@ def encode_batch(
     lengths: Lengths,
     is_encoder_decoder: bool,
     as_pairs: bool,
+    carried: Sequence[str] = (),
 ) -> dict[str, list[Any]]:
-    """Columns of the encoded rows of a batch of raw ones; those to leave out carry a reason in `left_out`."""
+    """Columns of the encoded rows of a batch of raw ones; those to leave out carry a reason in `left_out`.
+
+    Args:
+        rows: columns of the raw rows.
+        indices: place of each in its dataset.
+        tokenizer: tokenizer of the policy.
+        lengths: how rows are cut.
+        is_encoder_decoder: whether prompt and completion are encoded apart from each other.
+        as_pairs: whether a pair stays one row.
+        carried: columns that stay as they are, in both rows of a pair; one that is made here is the one made.
+
+    Raises:
+        ValueError: a row can't be read.
+    """
     renderer = ChatRenderer(tokenizer)
     empty = {"prompt": "", "weight": 1.0, **({} if as_pairs else {"label": False})}
     empty |= _sequence_columns([TruncatedRow([], 0, is_prompt_cut=False, is_completion_cut=False)] * (1 + as_pairs))
     cells: list[dict[str, Any]] = []
     for position, index in enumerate(indices):
         raw = {column: values[position] for column, values in rows.items()}
+        kept = {column: raw[column] for column in carried}
         try:
             encoded = _encode_row(raw, renderer, lengths, is_encoder_decoder=is_encoder_decoder, as_pairs=as_pairs)
-            cells.extend({**row, "row_id": f"row {index}{row['row_id']}", "left_out": ""} for row in encoded)
+            cells.extend({**kept, **row, "row_id": f"row {index}{row['row_id']}", "left_out": ""} for row in encoded)
         except RejectedRowError as rejected:
             if rejected.reason not in _LEFT_OUT:
                 raise ValueError(f"row {index}: {rejected.detail}") from None
-            cells.append({**empty, "row_id": f"row {index}", "left_out": rejected.reason})
-    return {key: [row[key] for row in cells] for key in (*empty, "row_id", "left_out")}
+            cells.append({**kept, **empty, "row_id": f"row {index}", "left_out": rejected.reason})
+    return {key: [row[key] for row in cells] for key in dict.fromkeys((*carried, *empty, "row_id", "left_out"))}
 
 
 def _encode_row(
