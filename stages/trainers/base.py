@@ -174,6 +174,7 @@ class FeedbackTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
+        self._gradient_watch = GradientWatch(has_learned=True)
         state = read_state(Path(checkpoint))
         self.restore_method_state(state["method"])
         self._train_sums.restore(state["sums"], self.accelerator)

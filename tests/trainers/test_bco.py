@@ -365,7 +365,7 @@ def test_rows_of_one_class_are_refused(tmp_path, label):
 def test_weights_of_zero_stop_the_run(tmp_path):
     rows = encoded_rows().remove_columns("weight").add_column("weight", [0.0] * 12)
 
-    with pytest.raises(ValueError, match="found no gradient in 10 steps"):
+    with pytest.raises(ValueError, match="found no gradient in the first 10 steps"):
         bco_trainer(tmp_path, rows=rows, max_steps=20).train()
 
 
