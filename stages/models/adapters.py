@@ -48,7 +48,7 @@ def with_adapter(model: Any, peft_config: Any, *, computes_in_bf16: bool = False
     return model
 
 
-def keep_differentiable(model: nn.Module) -> None:
+def keep_differentiable(model: Any) -> None:
     """Keep layers of 4 bits on a CPU in the layout that gradients can pass through.
 
     Where the CPU has instructions for bfloat16, bitsandbytes repacks such a layer in its first pass in evaluation

@@ -295,7 +295,10 @@ def get_batch_samples(trainer: Any, model: nn.Module, batch: Batch) -> tuple[lis
         ValueError: there is no reference model to sample from.
     """
     if trainer.reference is None:
-        raise ValueError("expected a reference model to sample from, found only its log-probabilities; give ref_model")
+        raise ValueError(
+            "expected a reference model to sample from, found only its log-probabilities; give ref_model, and "
+            "generate_during_eval if they were computed before"
+        )
     starts = batch["chosen_completion_mask"].argmax(-1).tolist()
     prompts = [ids[:start].tolist() for ids, start in zip(batch["chosen_input_ids"], starts, strict=True)]
     longest = max(map(len, prompts))

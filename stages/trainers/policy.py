@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from typing import Any, cast
 
 import torch
@@ -85,9 +86,10 @@ def prepare_policy(model: Any, *, peft_config: Any, args: Any) -> Any:
 
 def prepared_init(model_init: Callable[..., Any], prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`model_init` followed by `prepare`, called with the trial of a hyperparameter search or None."""
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
+    takes_trial = any(argument.kind in positional for argument in signature(model_init).parameters.values())
 
     def init(trial: Any) -> Any:
-        takes_trial = bool(model_init.__code__.co_argcount) if hasattr(model_init, "__code__") else False
         return prepare(model_init(trial) if takes_trial else model_init())
 
     return init
