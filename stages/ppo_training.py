@@ -144,11 +144,12 @@ def run(
 
     read_reference(base_model)  # needed when the model is written, which is hours later
     arguments = _config(params, tracking_folder(scratch))
-    if params.reward == "model" and reward_model is None:
+    named = reward_model if params.reward == "model" else params.reward
+    if named is None:
         raise ValueError(
             "training.ppo.reward: expected a reward model for reward model, found none; name another reward"
         )
-    reward = load_reward(str(reward_model) if params.reward == "model" else params.reward, truth=truth)
+    reward = load_reward(named, truth=truth)
     tokenizer = load_tokenizer(base_model)
     prompts, counts = read_prompts(
         completions, tokenizer, room=prompt_room(base_model, max_new_tokens=params.max_new_tokens)

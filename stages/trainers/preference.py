@@ -326,7 +326,7 @@ class PreferenceTrainer(FeedbackTrainer):
         ready = [self._prepare_inputs(batch) for batch in batches]
         rows: Any = self.train_dataset
         if ready and not self.args.dataloader_drop_last:
-            mark_own_rows(ready[-1], self.args.train_batch_size, self.accelerator, num_rows=len(rows))
+            mark_own_rows(ready[-1], self._train_batch_size, self.accelerator, num_rows=len(rows))
         self.look_ahead(self.model_wrapped, ready, is_training=True)
         return ready, number
 

@@ -61,20 +61,21 @@ def load_reward(name: str | Path, *, truth: Path | None = None) -> Reward:
     """The reward that a name stands for.
 
     Args:
-        name: folder of a reward model; "demo", the true reward of the demo's world; or "package.module:function".
+        name: folder of a reward model; "demo", the true reward of the demo's world (a path of that name is a folder);
+            or "package.module:function".
         truth: the file that the demo's reward reads; None if there is none.
 
     Raises:
         ValueError: the name leads to no reward, or the function takes other arguments.
     """
+    if name == "demo":
+        judge = named_judge("demo", truth=truth)
+        return _of_function("demo", judge, names=["prompt", "completion"])
     if Path(name).is_dir():
         scorer = RewardScorer.load(Path(name))
         return Reward(
             str(name), "templated", lambda prompts, texts, _, ended: scorer.texts(prompts, texts, ended).tolist()
         )
-    if name == "demo":
-        judge = named_judge("demo", truth=truth)
-        return _of_function("demo", judge, names=["prompt", "completion"])
     return _of_function(str(name), _function_at(str(name)))
 
 

@@ -25,8 +25,11 @@ def refuse_non_finite(batch: Mapping[str, Any], *values: Tensor, step: int, what
     wrong = ~torch.stack([tensor.detach().isfinite() for tensor in values]).all(0)
     if wrong.any():
         places = wrong.nonzero().flatten().tolist()[:5]
-        known = batch.get("row_id") or [f"{index} of the batch" for index in range(len(wrong))]
-        names = dict.fromkeys(known[place % len(known)] for place in places)
+        known = batch.get("row_id")
+        if known is None:
+            known = [f"{index} of the batch" for index in range(len(wrong))]
+        # Texts, or numbers in a tensor.
+        names = dict.fromkeys(f"{known[place % len(known)]}" for place in places)
         raise ValueError(
             f"step {step}: expected finite {what}, found others in {', '.join(names)}; "
             "the weights are as before this step: look at these rows, or lower learning_rate"

@@ -3,6 +3,7 @@
 import json
 import sys
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import torch
@@ -80,6 +81,16 @@ def test_the_demos_true_reward(tmp_path):
 
     question = "Say the opposites of hot, big and fast."
     assert reward([question] * 3, ["cold, small, slow", "cold, small, fast", "no idea"]) == [1.0, 2 / 3, 0.0]
+
+
+def test_the_demos_true_reward_is_meant_also_beside_a_folder_of_that_name(tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ValueError, match="expected a truth file for judge demo"):
+        load_reward("demo")
+    with pytest.raises(ValueError, match="demo: expected weights"):
+        load_reward(Path("demo"))
 
 
 def test_a_reward_model_scores_prompts_after_templating(tmp_path):

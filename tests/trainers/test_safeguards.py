@@ -19,6 +19,9 @@ def test_rows_that_are_not_finite_are_named_up_to_five():
     with pytest.raises(ValueError, match="found others in 1 of the batch"):
         refuse_non_finite({}, torch.zeros(2), torch.tensor([0.0, -torch.inf]), step=0)
 
+    with pytest.raises(ValueError, match="found others in 7, 9; the weights"):
+        refuse_non_finite({"row_id": torch.tensor([7, 8, 9])}, torch.tensor([torch.nan, 0.0, torch.nan]), step=0)
+
     refuse_non_finite({}, torch.zeros(2), torch.zeros(2), step=0)
 
 
