@@ -89,6 +89,7 @@ def run(
 
     from stages.models.loading import load_causal_lm, load_tokenizer
     from stages.models.prompt_room import prompt_room
+    from stages.models.reference import read_reference
     from stages.trainers.iterative_sft import IterativeSFTTrainer
     from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
     from stages.trainers.iterative_sft.run import COLUMNS, IterativeRun, Rounds
@@ -97,6 +98,7 @@ def run(
     from stages.trainers.stage_runs import adapter_config, config_arguments, write_model
     from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
+    read_reference(base_model)  # needed when the model is written, which is hours later
     reward = named_reward(params.reward, reward_model=reward_model, truth=truth)
     tokenizer = load_tokenizer(base_model)
     prompts = read_prompts(
@@ -132,7 +134,7 @@ def run(
         trainer,
         prompts=prompts.train,
         held_out=prompts.held_out,
-        reward=lambda asked, answers: reward([p.text for p in asked], answers, [p.row for p in asked]),
+        reward=lambda asked, answers, ended: reward([p.text for p in asked], answers, [p.row for p in asked], ended),
         rounds=rounds,
     ).run()
 

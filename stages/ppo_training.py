@@ -136,18 +136,21 @@ def run(
     from stages.models.generation import Sampling
     from stages.models.loading import load_tokenizer
     from stages.models.prompt_room import prompt_room
+    from stages.models.reference import read_reference
     from stages.trainers.ppo.prompts import read_prompts
     from stages.trainers.ppo.run import RunSettings, curves_of, run_ppo
     from stages.trainers.rewards import load_reward
     from stages.trainers.stage_runs import write_model
     from stages.trainers.tracking import tracking_folder
 
+    read_reference(base_model)  # needed when the model is written, which is hours later
     arguments = _config(params, tracking_folder(scratch))
-    if params.reward == "model" and reward_model is None:
+    named = reward_model if params.reward == "model" else params.reward
+    if named is None:
         raise ValueError(
             "training.ppo.reward: expected a reward model for reward model, found none; name another reward"
         )
-    reward = load_reward(str(reward_model) if params.reward == "model" else params.reward, truth=truth)
+    reward = load_reward(named, truth=truth)
     tokenizer = load_tokenizer(base_model)
     prompts, counts = read_prompts(
         completions, tokenizer, room=prompt_room(base_model, max_new_tokens=params.max_new_tokens)

@@ -57,11 +57,13 @@ def run(
 
     from stages.models.loading import load_tokenizer
     from stages.models.pair_rows import pair_margins, read_pairs
+    from stages.models.reference import read_reference
     from stages.models.scoring import reward_model_of
     from stages.trainers.reward import RewardConfig, RewardTrainer
     from stages.trainers.stage_runs import adapter_config, config_arguments, train_on, write_curves, write_model
     from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
+    read_reference(base_model)  # needed when the model is written, which is hours later
     pairs, counts = read_pairs(tokens, split="train")
     print(f"training: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
     if params.margin_column is not None:

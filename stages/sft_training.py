@@ -80,11 +80,13 @@ def run(
         ValueError: there is nothing to learn from, or a loss isn't finite.
     """
     from stages.models.loading import load_causal_lm, load_tokenizer
+    from stages.models.reference import read_reference
     from stages.trainers.sft import SFTConfig, SFTTrainer
     from stages.trainers.sft.demonstrations import DemonstrationReader, read_demonstrations
     from stages.trainers.stage_runs import adapter_config, config_arguments, train_on, write_curves, write_model
     from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
+    read_reference(base_model)  # needed when the model is written, which is hours later
     tokenizer = load_tokenizer(base_model)
     rows = read_demonstrations(
         log=demonstrations,

@@ -103,11 +103,13 @@ def run(
         ValueError: the rows have one label only, a prompt has no density ratio, or a loss isn't finite.
     """
     from stages.models.loading import load_causal_lm, load_tokenizer
+    from stages.models.reference import read_reference
     from stages.trainers.artifact_rows import labelled_training_rows, paired_training_rows
     from stages.trainers.processes import shard_on_cpu
     from stages.trainers.stage_runs import adapter_config, config_arguments, train_on, write_curves, write_model
     from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
+    read_reference(base_model)  # needed when the model is written, which is hours later
     trainer_class = import_module(f"stages.trainers.{method}").TRAINER
     if len(trainer_class.sequences) == 2:
         rows, counts = paired_training_rows(tokens, reference_logps)

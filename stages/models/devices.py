@@ -17,7 +17,7 @@ def default_device() -> torch.device:
     """
     name = os.environ.get("PLUMBLINE_DEVICE")
     if not name:
-        return torch.accelerator.current_accelerator() or torch.device("cpu")
+        return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

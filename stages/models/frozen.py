@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from stages.models.adapters import is_peft_model
 from stages.models.modes import evaluating
 
 
@@ -86,12 +87,7 @@ class NamedAdapter:
 
     def __init__(self, policy: Callable[[], Any], *, name: str, policy_name: str) -> None:
         self.policy, self.name, self.policy_name = policy, name, policy_name
-        known = list(policy().peft_config)
-        missing = [adapter for adapter in (name, policy_name) if adapter not in known]
-        if missing:
-            raise ValueError(
-                f"expected an adapter {missing[0]}, found {', '.join(known)}; load it with model.load_adapter first"
-            )
+        check_adapters(policy(), name, policy_name)
         policy().set_adapter(policy_name)
 
     @contextmanager
@@ -134,6 +130,27 @@ class FrozenWeights:
         finally:
             for name, data in current.items():
                 weights[name].data = data
+
+
+def check_adapters(policy: Any, *names: str) -> None:
+    """See that a policy has adapters of these names.
+
+    Raises:
+        ValueError: it lacks one.
+    """
+    if not names:
+        return
+    if not is_peft_model(policy):
+        raise ValueError(
+            f"expected a policy with an adapter {names[0]}, found one without any; load it with "
+            "PeftModel.from_pretrained, or name no adapter"
+        )
+    known = list(policy.peft_config)
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(
+            f"expected an adapter {missing[0]}, found {', '.join(known)}; load it with model.load_adapter first"
+        )
 
 
 def frozen_copy(model: nn.Module) -> SeparateModel:

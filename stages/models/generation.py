@@ -130,6 +130,14 @@ def sample_ids(
     return samples
 
 
+def have_ended(
+    completions: Sequence[Sequence[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> list[bool]:
+    """Whether each of the completions that `sample_ids` gave ended by itself, and not at its greatest length."""
+    end_ids = _end_ids(model, tokenizer)
+    return [bool(ids) and ids[-1] in end_ids for ids in completions]
+
+
 def _check(prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> None:
     for name in ("num_samples", "max_new_tokens", "batch_size"):
         if getattr(sampling, name) < 1:

@@ -81,6 +81,11 @@ def read_reference(folder: Path) -> ModelReference:
     try:
         return ModelReference.model_validate_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
+        if (folder / ADAPTER_FILE).is_file():
+            raise ValueError(
+                f"{folder}: expected {REFERENCE_FILE}, by which other methods can start from a model, found an adapter "
+                "without one; train it with merge_lora: true"
+            ) from None
         raise ValueError(f"{folder}: expected {REFERENCE_FILE}, found none; run `dvc repro base_model`") from None
     except ValidationError as error:
         problem = error.errors()[0]["msg"]

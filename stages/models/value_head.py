@@ -4,7 +4,6 @@ A folder that `save_pretrained` writes is a folder of the plain model with one f
 reads it as well.
 """
 
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
@@ -15,9 +14,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.utils.hub import cached_file
 
+from stages.models.adapters import (
+    is_peft_model,
+    is_quantised,
+    keep_differentiable,
+    quiet_about_checkpointing,
+    with_adapter,
+)
 from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.models.seq2seq import seq2seq_logps
 
@@ -106,7 +112,7 @@ class PreTrainedModelWithValueHead(nn.Module):
             raise ValueError(f"expected {kinds[self.is_encoder_decoder]}, found {kinds[found]}; take {other.__name__}")
         self.pretrained_model = pretrained_model
         self.config = pretrained_model.config
-        self.is_peft_model = hasattr(pretrained_model, "peft_config") and hasattr(pretrained_model, "disable_adapter")
+        self.is_peft_model = is_peft_model(pretrained_model)
         self.has_new_adapter = has_new_adapter
         text_config = self.config.get_text_config(decoder=True)
         if summary_dropout_prob is None:
@@ -235,6 +241,9 @@ class PreTrainedModelWithValueHead(nn.Module):
         self.pretrained_model.activation_checkpointing_enable(
             activation_checkpointing_kwargs=gradient_checkpointing_kwargs
         )
+        if self.is_peft_model and (gradient_checkpointing_kwargs or {}).get("use_reentrant", False):
+            # Reentrant checkpointing gives no gradients to a block none of whose inputs asks for one.
+            self.pretrained_model.enable_input_require_grads()
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep activations for the backward pass."""
@@ -251,7 +260,8 @@ class PreTrainedModelWithValueHead(nn.Module):
         Args:
             pretrained_model_name_or_path: a model, or the folder or repository of one, of an adapter, or of what
                 `save_pretrained` wrote.
-            peft_config: adapter to lay on the model; only its weights and the head are trained then.
+            peft_config: adapter to lay on the model; only its weights and the head are trained then. One that the model
+                comes with becomes part of its weights.
             is_trainable: whether an adapter that is loaded goes on being trained.
             kwargs: arguments of the value head, and of `from_pretrained` of the model.
 
@@ -272,7 +282,9 @@ class PreTrainedModelWithValueHead(nn.Module):
                 "arguments where you load it"
             )
         if peft_config is not None:
-            source = _adapted(source, peft_config)
+            source = with_adapter(source, peft_config)
+        elif is_quantised(source):
+            keep_differentiable(source)
         model = cls(source, has_new_adapter=peft_config is not None, **head_arguments)
         if head:
             model.v_head.load_state_dict(head)
@@ -327,25 +339,8 @@ def _load(auto_class: Any, name: str, *, is_trainable: bool, hub: Mapping[str, A
     config = PeftConfig.from_pretrained(name, **hub)
     base_kwargs = {key: value for key, value in kwargs.items() if key not in {"revision", "subfolder"}}
     base = auto_class.from_pretrained(config.base_model_name_or_path, use_safetensors=True, **base_kwargs)
-    with _quiet_about_checkpointing():
+    with quiet_about_checkpointing():
         return PeftModel.from_pretrained(base, name, is_trainable=is_trainable, **hub)
-
-
-def _adapted(model: PreTrainedModel, peft_config: Any) -> Any:
-    from peft import get_peft_model, prepare_model_for_kbit_training
-
-    if getattr(model, "is_loaded_in_8bit", False) or getattr(model, "is_loaded_in_4bit", False):
-        model = prepare_model_for_kbit_training(model)  # type: ignore[no-untyped-call] # peft
-    with _quiet_about_checkpointing():
-        return get_peft_model(model, peft_config)
-
-
-@contextmanager
-def _quiet_about_checkpointing() -> Iterator[None]:
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 under a name that has changed.
-        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
-        yield
 
 
 def _file_of(name: str, file: str, hub: Mapping[str, Any]) -> str | None:

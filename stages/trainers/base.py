@@ -1,5 +1,6 @@
 """What all trainers share that follow the loop of transformers: order of rows, means, safeguards, checkpoints."""
 
+import logging
 from collections.abc import Mapping, Sized
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,6 +19,8 @@ from stages.trainers.model_card import card_of
 from stages.trainers.safeguards import GradientWatch
 from stages.trainers.scored import mark_own_rows
 from stages.trainers.seeding import InterleavedSampler
+
+logger = logging.getLogger(__name__)
 
 
 class FeedbackTrainer(Trainer):
@@ -47,7 +50,14 @@ class FeedbackTrainer(Trainer):
         self._train_sums, self._eval_sums = MetricSums(), MetricSums()
         self._gradient_watch = GradientWatch()
         self._num_parameters: int | None = None
+        num_devices = _use_one_device(arguments["args"])
         super().__init__(**arguments)
+        if num_devices > 1 and not self.is_model_parallel:
+            logger.warning(
+                "one of %d devices is used, for this is one process; torchrun, or PLUMBLINE_LAUNCH for a stage (see "
+                "docs/scale.md), starts one for each",
+                num_devices,
+            )
 
     # ---- what a method says ----
 
@@ -208,6 +218,7 @@ class FeedbackTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
+        self._gradient_watch = GradientWatch(has_learned=True)
         state = read_state(Path(checkpoint))
         self.restore_method_state(state["method"])
         self._train_sums.restore(state["sums"], self.accelerator)
@@ -252,3 +263,15 @@ class FeedbackTrainer(Trainer):
                 dataset_name.
         """
         return card_of(self, base_model, **facts)
+
+
+def _use_one_device(args: Any) -> int:
+    """Keep one process to one device, and give how many it has.
+
+    The base class would spread each batch over all of them in threads (`nn.DataParallel`), where what stands at the
+    output head to score completions would see the passes of all copies of the model at once.
+    """
+    _ = args.device  # the devices are counted when one is first asked for
+    num_devices: int = args.n_gpu
+    args._n_gpu = min(num_devices, 1)
+    return num_devices

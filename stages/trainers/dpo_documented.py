@@ -295,7 +295,10 @@ def get_batch_samples(trainer: Any, model: nn.Module, batch: Batch) -> tuple[lis
         ValueError: there is no reference model to sample from.
     """
     if trainer.reference is None:
-        raise ValueError("expected a reference model to sample from, found only its log-probabilities; give ref_model")
+        raise ValueError(
+            "expected a reference model to sample from, found only its log-probabilities; give ref_model, and "
+            "generate_during_eval if they were computed before"
+        )
     ids, are_prompts = batch["chosen_input_ids"], batch["chosen_attention_mask"].bool()
     if not trainer.is_encoder_decoder:
         are_prompts = are_prompts & ~batch["chosen_completion_mask"].bool()

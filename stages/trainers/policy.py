@@ -1,14 +1,15 @@
 """The model that is trained: loading it, laying an adapter on it, making it ready."""
 
 import logging
-import warnings
 from collections.abc import Callable, Mapping
+from inspect import Parameter, signature
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
 
+from stages.models.adapters import is_peft_model, is_quantised, keep_differentiable, with_adapter
 from stages.models.frozen import disable_dropout
 
 logger = logging.getLogger(__name__)
@@ -51,11 +52,6 @@ def _torch_type(dtype: Any, name: str) -> Any:
     raise ValueError(f'expected {name}_init_kwargs["dtype"] as "auto" or a type of torch, found {dtype!r}')
 
 
-def is_peft_model(model: Any) -> bool:
-    """Whether `model` carries an adapter of peft."""
-    return hasattr(model, "peft_config") and hasattr(model, "disable_adapter")
-
-
 def prepare_policy(model: Any, *, peft_config: Any, args: Any) -> Any:
     """`model` with an adapter laid on it if `peft_config` says so, ready to be trained.
 
@@ -72,15 +68,15 @@ def prepare_policy(model: Any, *, peft_config: Any, args: Any) -> Any:
     config = getattr(model, "config", None)
     if getattr(config, "output_router_logits", False) and getattr(config, "router_aux_loss_coef", 0.0) == 0.0:
         logger.warning("router_aux_loss_coef is 0, so output_router_logits has no effect on the loss; raise it")
-    if _is_quantised(model):
+    if is_quantised(model):
         if peft_config is None and not is_peft_model(model):
             raise ValueError(
                 "expected peft_config with a model of 4 or 8 bits, whose weights can't be trained, found none; "
                 "give one, or load the model in full"
             )
-        _keep_differentiable(model)
+        keep_differentiable(model)
     if peft_config is not None:
-        model = _with_adapter(model, peft_config, args)
+        model = with_adapter(model, peft_config, computes_in_bf16=args.bf16)
     uses_reentrant = (args.activation_checkpointing_kwargs or {}).get("use_reentrant", False)
     if args.activation_checkpointing and uses_reentrant and hasattr(model, "enable_input_require_grads"):
         # Reentrant checkpointing gives no gradients to a block none of whose inputs asks for one.
@@ -88,56 +84,12 @@ def prepare_policy(model: Any, *, peft_config: Any, args: Any) -> Any:
     return model
 
 
-def _is_quantised(model: Any) -> bool:
-    return getattr(model, "is_loaded_in_8bit", False) or getattr(model, "is_loaded_in_4bit", False)
-
-
-def _keep_differentiable(model: Any) -> None:
-    """Keep layers of 4 bits on a CPU in the layout that gradients can pass through.
-
-    Where the CPU has instructions for bfloat16, bitsandbytes repacks such a layer in its first pass in evaluation
-    mode, which may be that of the reference, and computes without gradients from then on, also in training.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-
-
-def _with_adapter(model: Any, peft_config: Any, args: Any) -> Any:
-    # peft is slow to import, and only adapters need it.
-    from peft import get_peft_model, prepare_model_for_kbit_training
-
-    if is_peft_model(model):
-        # What the old adapter learned becomes part of the base, and so of the reference.
-        model = model.merge_and_unload()
-    if _is_quantised(model):
-        # The trainer switches checkpointing of activations on, by the name that it has in transformers 5.
-        model = prepare_model_for_kbit_training(  # type: ignore[no-untyped-call] # peft
-            model, use_gradient_checkpointing=False
-        )
-    with warnings.catch_warnings():
-        # peft 0.21 asks transformers 5 under a name that has changed.
-        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
-        model = get_peft_model(model, peft_config)
-    if args.bf16 and getattr(model, "is_loaded_in_4bit", False):
-        _recast_adapters(model)
-    return model
-
-
-def _recast_adapters(model: nn.Module) -> None:
-    """Adapters and embeddings in bfloat16, norms in float32, as computing with 4-bit weights needs it."""
-    for name, module in model.named_modules():
-        if "norm" in name:
-            module.to(torch.float32)
-        elif "lora_" in name or "lm_head" in name or "embed_tokens" in name:
-            module.to(torch.bfloat16)
-
-
 def prepared_init(model_init: Callable[..., Any], prepare: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """`model_init` followed by `prepare`, called with the trial of a hyperparameter search or None."""
+    positional = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD, Parameter.VAR_POSITIONAL)
+    takes_trial = any(argument.kind in positional for argument in signature(model_init).parameters.values())
 
     def init(trial: Any) -> Any:
-        takes_trial = bool(model_init.__code__.co_argcount) if hasattr(model_init, "__code__") else False
         return prepare(model_init(trial) if takes_trial else model_init())
 
     return init

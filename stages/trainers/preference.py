@@ -12,16 +12,17 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from stages.models.frozen import PolicyItself
+from stages.models.frozen import PolicyItself, SeparateModel, check_adapters
 from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.models.seq2seq import seq2seq_logps
 from stages.trainers.base import FeedbackTrainer
-from stages.trainers.collation import default_collator, stacked
+from stages.trainers.collation import PreferenceCollator, default_collator, stacked
 from stages.trainers.config import PreferenceConfig
 from stages.trainers.metrics import Share
-from stages.trainers.policy import is_encoder_decoder, is_peft_model, load_model, prepare_policy, prepared_init
+from stages.trainers.policy import is_encoder_decoder, load_model, prepare_policy, prepared_init
 from stages.trainers.reference import (
     add_reference_logps,
+    check_reference_arguments,
     choose_reference,
     has_reference_logps,
     read_reference_logps,
@@ -114,29 +115,34 @@ class PreferenceTrainer(FeedbackTrainer):
             raise ValueError(
                 "expected processing_class, a tokenizer, to sample with for generate_during_eval, found none"
             )
+        check_reference_arguments(ref_model, args.ref_model_init_kwargs, ref_adapter_name)
         set_seed(args.seed)
         self.args = args
         self.begin()
         self.is_encoder_decoder = False
         self.tokenizer_of_rows = processing_class
         self.left_out: dict[str, LeftOut] = {}
+        self._reader().check(train_dataset, name="train_dataset", as_pairs=self.sequences == PAIR)
+        self._reader().check(eval_dataset, name="eval_dataset", as_pairs=self.sequences == PAIR)
+        collator = data_collator or default_collator(
+            processing_class, padding_value=args.padding_value, is_encoder_decoder=False
+        )
+
+        def prepare(made: Any) -> Any:
+            made = prepare_policy(made, peft_config=peft_config, args=args)
+            check_adapters(made, *filter(None, (ref_adapter_name, model_adapter_name)))
+            return made
+
         if model is not None:
-            model = load_model(model, args.model_init_kwargs, name="model")
-            came_with_adapter = is_peft_model(model) and peft_config is None
-            model = prepare_policy(model, peft_config=peft_config, args=args)
+            model = prepare(load_model(model, args.model_init_kwargs, name="model"))
         else:
-            came_with_adapter = False
-            model_init = prepared_init(
-                model_init, lambda made: prepare_policy(made, peft_config=peft_config, args=args)
-            )
+            model_init = prepared_init(model_init, prepare)
         self.is_encoder_decoder = is_encoder_decoder(model, args.is_encoder_decoder)
         super().__init__(
             model=model,
             args=args,
             data_collator=data_collator
-            or default_collator(
-                processing_class, padding_value=args.padding_value, is_encoder_decoder=self.is_encoder_decoder
-            ),
+            or PreferenceCollator(collator.pad_id, is_encoder_decoder=self.is_encoder_decoder),
             train_dataset=self._prepared(train_dataset, "train_dataset"),
             eval_dataset=self._prepared(eval_dataset, "eval_dataset"),
             processing_class=processing_class,
@@ -151,7 +157,7 @@ class PreferenceTrainer(FeedbackTrainer):
             policy=self._policy,
             args=args,
             prepare=lambda made: self.accelerator.prepare_model(made, evaluation_mode=True),
-            came_with_adapter=came_with_adapter,
+            has_new_adapter=peft_config is not None,
             policy_adapter=model_adapter_name,
             reference_adapter=ref_adapter_name,
             has_column=not self.needs_reference or self._has_all_reference_logps(),
@@ -197,20 +203,19 @@ class PreferenceTrainer(FeedbackTrainer):
 
     # ---- data ----
 
-    def prepare_rows(self, dataset: Any, name: str) -> Dataset:
-        """Encoded rows of a dataset, raw or with the columns of the stages, as the method wants them."""
-        if not isinstance(dataset, Dataset):
-            raise ValueError(
-                f"{name}: expected a datasets.Dataset, found {type(dataset).__name__}; Dataset.from_list makes one"
-            )
+    def _reader(self) -> RowReader:
         args = self.args
-        reader = RowReader(
+        return RowReader(
             self.tokenizer_of_rows,
             Lengths(args.max_length, args.max_prompt_length, args.max_completion_length, args.truncation_mode),
             self.is_encoder_decoder,
             args.dataset_num_proc,
         )
-        extra = self.extra_columns if args.remove_unused_columns else dataset.column_names
+
+    def prepare_rows(self, dataset: Any, name: str) -> Dataset:
+        """Encoded rows of a dataset, raw or with the columns of the stages, as the method wants them."""
+        reader = self._reader()
+        extra = self.extra_columns if self.args.remove_unused_columns else dataset.column_names
         read = reader.paired if self.sequences == PAIR else reader.labelled
         rows, self.left_out[name] = read(dataset, name=name, extra_columns=extra)
         return self.check_rows(rows, name)
@@ -237,8 +242,10 @@ class PreferenceTrainer(FeedbackTrainer):
             self.eval_dataset = {name: self._with_reference_logps(rows) for name, rows in self.eval_dataset.items()}
         elif self.eval_dataset is not None:
             self.eval_dataset = self._with_reference_logps(self.eval_dataset)
-        if isinstance(self.reference, PolicyItself):
+        is_read = self.args.generate_during_eval and isinstance(self.reference, SeparateModel)
+        if isinstance(self.reference, PolicyItself | SeparateModel) and not is_read:
             self.reference = None
+            self.accelerator.free_memory()  # which has a list of all models that it was shown
 
     def _with_reference_logps(self, rows: Any) -> Any:
         missing = [name for name in self._all_sequences() if reference_column(name) not in rows.column_names]
@@ -247,7 +254,8 @@ class PreferenceTrainer(FeedbackTrainer):
         return add_reference_logps(
             rows,
             missing,
-            batches=super().get_eval_dataloader(rows),
+            args=self.args,
+            collator=self.data_collator,
             score=lambda batch: self.reference_logps_of(self._prepare_inputs(batch), missing),
             accelerator=self.accelerator,
         )
@@ -268,7 +276,7 @@ class PreferenceTrainer(FeedbackTrainer):
         if self.reference is None:
             raise ValueError(
                 f"expected a column {reference_column(sequences[0])}, for no reference model is kept, found none; give "
-                "the dataset at construction, or a ref_model"
+                "the dataset at construction"
             )
         with torch.no_grad(), self.accelerator.autocast(), self.reference.active() as model:
             return self.logps_of(model, batch, sequences).logps

@@ -1,12 +1,14 @@
 """The reference of a trainer: which model it is, and the log-probabilities that it gives to rows."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.utils.data import DataLoader, SequentialSampler
 
+from stages.models.adapters import is_peft_model
 from stages.models.frozen import (
     AdapterOff,
     FrozenReference,
@@ -16,9 +18,28 @@ from stages.models.frozen import (
     SeparateModel,
     frozen_copy,
 )
-from stages.trainers.policy import is_peft_model, load_model
+from stages.trainers.policy import load_model
 from stages.trainers.rows import reference_column
 from stages.trainers.scored import Batch
+
+
+def check_reference_arguments(ref_model: Any, init_kwargs: Mapping[str, Any] | None, adapter: str | None) -> None:
+    """See that what names the reference names one, before anything is loaded.
+
+    Args:
+        ref_model: a model, the name of one, or None.
+        init_kwargs: arguments of `from_pretrained` for it.
+        adapter: name of the policy's adapter that is the reference, or None.
+
+    Raises:
+        ValueError: arguments contradict each other, or come for a model that isn't loaded.
+    """
+    if ref_model is not None and adapter is not None:
+        raise ValueError("expected the reference as one of ref_model and ref_adapter_name, found both; leave one out")
+    if ref_model is None and init_kwargs:
+        raise ValueError("expected ref_model, a name to load with ref_model_init_kwargs, found none")
+    if ref_model is not None and not isinstance(ref_model, str):
+        load_model(ref_model, init_kwargs, name="ref_model")
 
 
 def choose_reference(
@@ -27,7 +48,7 @@ def choose_reference(
     policy: Callable[[], Any],
     args: Any,
     prepare: Callable[[Any], Any],
-    came_with_adapter: bool,
+    has_new_adapter: bool,
     policy_adapter: str | None,
     reference_adapter: str | None,
     has_column: bool,
@@ -39,30 +60,27 @@ def choose_reference(
         policy: gives the policy.
         args: configuration of the trainer.
         prepare: puts a model where it is to run.
-        came_with_adapter: whether the policy had an adapter before the trainer saw it.
+        has_new_adapter: whether the trainer laid the policy's adapter itself, so that it says nothing yet.
         policy_adapter: name of the adapter that is trained; None stands for the usual one.
         reference_adapter: name of the adapter that is the reference; None if it is no adapter.
         has_column: whether all rows have their log-probability under the reference.
 
     Raises:
-        ValueError: an adapter is missing, or arguments come for a model that isn't loaded.
+        ValueError: an adapter is missing.
     """
+    if policy_adapter is not None:
+        policy().set_adapter(policy_adapter)
     if ref_model is not None:
+        if has_column and not args.generate_during_eval:
+            return None
         loaded = load_model(ref_model, args.ref_model_init_kwargs, name="ref_model")
         return SeparateModel(prepare(loaded))
-    if args.ref_model_init_kwargs:
-        raise ValueError("expected ref_model, a name to load with ref_model_init_kwargs, found none")
     if is_peft_model(policy()):
-        name = policy_adapter or "default"
         if reference_adapter is not None:
-            return NamedAdapter(policy, name=reference_adapter, policy_name=name)
-        if policy_adapter is not None:
-            policy().set_adapter(name)
-        return FrozenWeights(policy) if came_with_adapter else AdapterOff(policy)
-    if has_column:
-        return None
-    if args.precompute_ref_log_probs:
-        return PolicyItself(policy)
+            return NamedAdapter(policy, name=reference_adapter, policy_name=policy_adapter or "default")
+        return AdapterOff(policy) if has_new_adapter else FrozenWeights(policy)
+    if has_column or args.precompute_ref_log_probs:
+        return None if has_column else PolicyItself(policy)
     return SeparateModel(prepare(frozen_copy(policy()).model))
 
 
@@ -78,19 +96,36 @@ def read_reference_logps(batch: Batch, sequences: Sequence[str]) -> Tensor:
 
 
 def add_reference_logps(
-    rows: Dataset, sequences: Sequence[str], *, batches: Any, score: Callable[[Any], Tensor], accelerator: Any
+    rows: Dataset,
+    sequences: Sequence[str],
+    *,
+    args: Any,
+    collator: Any,
+    score: Callable[[Any], Tensor],
+    accelerator: Any,
 ) -> Dataset:
     """`rows` with the columns that `read_reference_logps` reads.
+
+    All rows are scored in their order, whatever `args` say of the batches of training and evaluation.
 
     Args:
         rows: encoded rows.
         sequences: prefixes of the sequences that lack their column.
-        batches: loader of `rows` in their order.
+        args: of the trainer, for the size of batches and the processes that make them.
+        collator: makes a batch of rows.
         score: gives the log-probabilities of a batch, sequence by sequence. Shape (sequences * n,).
         accelerator: gathers what other processes computed.
     """
+    loader: DataLoader[Any] = DataLoader(
+        rows,
+        batch_size=args.eval_batch_size,
+        sampler=SequentialSampler(rows),
+        collate_fn=collator,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+    )
     found = []
-    for batch in batches:
+    for batch in accelerator.prepare(loader):
         by_row = score(batch).view(len(sequences), -1).T
         found.append(accelerator.gather_for_metrics(by_row.contiguous()).cpu())
     for sequence, logps in zip(sequences, torch.cat(found).T, strict=True):

@@ -25,10 +25,15 @@ class Reward(NamedTuple):
     """For messages."""
     prompts_as: Literal["templated", "user"]
     """Whether prompts are wanted after templating, or as what the user wrote."""
-    function: Callable[[Sequence[str], Sequence[str], Sequence[Row]], Sequence[float]]
+    function: Callable[[Sequence[str], Sequence[str], Sequence[Row], Sequence[bool]], Sequence[float]]
+    """Takes what a call takes, in that order."""
 
     def __call__(
-        self, prompts: Sequence[str], completions: Sequence[str], rows: Sequence[Row] | None = None
+        self,
+        prompts: Sequence[str],
+        completions: Sequence[str],
+        rows: Sequence[Row] | None = None,
+        are_complete: Sequence[bool] | None = None,
     ) -> list[float]:
         """Score completions.
 
@@ -36,11 +41,14 @@ class Reward(NamedTuple):
             prompts: the prompt of each.
             completions: texts without special tokens.
             rows: other columns of the log for each; None has none.
+            are_complete: whether each completion ended by itself, so that a reward model reads it with its end; None:
+                all did.
 
         Raises:
             ValueError: the numbers aren't one per completion, or not finite.
         """
-        found = [float(value) for value in self.function(prompts, completions, rows or [{}] * len(prompts))]
+        ended = [True] * len(prompts) if are_complete is None else are_complete
+        found = [float(value) for value in self.function(prompts, completions, rows or [{}] * len(prompts), ended)]
         if len(found) != len(completions) or not all(map(math.isfinite, found)):
             raise ValueError(
                 f"reward {self.name}: expected a finite number for each of {len(completions)} completions, found "
@@ -53,18 +61,21 @@ def load_reward(name: str | Path, *, truth: Path | None = None) -> Reward:
     """The reward that a name stands for.
 
     Args:
-        name: folder of a reward model; "demo", the true reward of the demo's world; or "package.module:function".
+        name: folder of a reward model; "demo", the true reward of the demo's world (a path of that name is a folder);
+            or "package.module:function".
         truth: the file that the demo's reward reads; None if there is none.
 
     Raises:
         ValueError: the name leads to no reward, or the function takes other arguments.
     """
-    if Path(name).is_dir():
-        scorer = RewardScorer.load(Path(name))
-        return Reward(str(name), "templated", lambda prompts, texts, _: scorer.texts(prompts, texts).tolist())
     if name == "demo":
         judge = named_judge("demo", truth=truth)
         return _of_function("demo", judge, names=["prompt", "completion"])
+    if Path(name).is_dir():
+        scorer = RewardScorer.load(Path(name))
+        return Reward(
+            str(name), "templated", lambda prompts, texts, _, ended: scorer.texts(prompts, texts, ended).tolist()
+        )
     return _of_function(str(name), _function_at(str(name)))
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.text.chat_template import ChatRenderer
 from stages.text.encoding import EncodedRow, encode_rows
-from stages.text.layouts import read_feedback
+from stages.text.layouts import Feedback, read_feedback
 from stages.text.reasons import RejectedRowError
 from stages.text.truncation import TruncatedRow, TruncationMode, truncate_apart, truncate_together
 from stages.text.votes import parse_vote
@@ -115,31 +115,70 @@ class RowReader(NamedTuple):
         """The same of pairs: each row has the columns of two sequences, named by the prefixes in `PAIR`."""
         return self._named(dataset, name, extra_columns, as_pairs=True)
 
+    def check(self, dataset: Any, *, name: str, as_pairs: bool) -> None:
+        """See that a dataset has columns to read, from its first row alone.
+
+        Args:
+            dataset: what a trainer was given; perhaps several datasets by name, or None.
+            name: what to call it in messages.
+            as_pairs: whether pairs are wanted.
+
+        Raises:
+            ValueError: it is no dataset, has no such columns or no rows, or raw rows come without a tokenizer.
+        """
+        if isinstance(dataset, Mapping):
+            for key, rows in dataset.items():
+                self.check(rows, name=f"{name} {key}", as_pairs=as_pairs)
+        elif dataset is not None:
+            if not isinstance(dataset, Dataset):
+                raise ValueError(
+                    f"{name}: expected a datasets.Dataset, found {type(dataset).__name__}; Dataset.from_list makes one"
+                )
+            self._check_columns(dataset, name, as_pairs=as_pairs)
+
+    def _check_columns(self, dataset: Dataset, name: str, *, as_pairs: bool) -> None:
+        found = dataset.column_names
+        if not len(dataset):
+            raise ValueError(f"{name}: expected rows, found none")
+        if not is_encoded(dataset):
+            if self.tokenizer is None:
+                raise ValueError(f"{name}: expected processing_class, a tokenizer, to encode raw rows with, found none")
+            try:
+                _feedback_of(dataset[0], as_pairs=as_pairs)
+            except RejectedRowError as rejected:
+                if rejected.reason not in _LEFT_OUT:
+                    raise ValueError(f"{name}: row 0: {rejected.detail}") from None
+            return
+        needed = {f"{prefix}{column}" for prefix in (PAIR if as_pairs else ("",)) for column in _IDS}
+        if missing := sorted(needed - set(found)):
+            raise ValueError(
+                f"{name}: expected {'pairs' if as_pairs else 'single rows'} with a column {missing[0]}, "
+                f"found {', '.join(found)}"
+            )
+        if not as_pairs and "label" not in found:
+            raise ValueError(f"{name}: expected a column label, found {', '.join(found)}")
+
     def _named(
         self, dataset: Dataset, name: str, extra_columns: Sequence[str], *, as_pairs: bool
     ) -> tuple[Dataset, LeftOut]:
+        self._check_columns(dataset, name, as_pairs=as_pairs)
         left_out = LeftOut({})
         if not is_encoded(dataset):
-            dataset, left_out = self._encoded(dataset, name, as_pairs=as_pairs)
-        needed = {f"{prefix}{column}" for prefix in (PAIR if as_pairs else ("",)) for column in _IDS}
-        missing = sorted(needed - set(dataset.column_names))
-        if missing:
-            raise ValueError(
-                f"{name}: expected {'pairs' if as_pairs else 'single rows'} with a column {missing[0]}, "
-                f"found {', '.join(dataset.column_names)}"
-            )
+            known = map(reference_column, PAIR if as_pairs else ("",))
+            carried = [column for column in (*known, *extra_columns) if column in dataset.column_names]
+            dataset, left_out = self._encoded(dataset, name, as_pairs=as_pairs, carried=carried)
         columns = [column for column in (*ROW_COLUMNS, *extra_columns) if column in dataset.column_names]
         rows = dataset.select_columns(list(dict.fromkeys(columns)))
         if not len(rows):
-            raise ValueError(f"{name}: expected rows, found none{f' left ({left_out})' if left_out.counts else ''}")
+            raise ValueError(f"{name}: expected rows, found none left ({left_out})")
         if "row_id" not in columns:
             rows = rows.add_column("row_id", [f"row {index}" for index in range(len(rows))])
         _check_numbers(rows, name)
         return rows, left_out
 
-    def _encoded(self, dataset: Dataset, name: str, *, as_pairs: bool) -> tuple[Dataset, LeftOut]:
-        if self.tokenizer is None:
-            raise ValueError(f"{name}: expected processing_class, a tokenizer, to encode raw rows with, found none")
+    def _encoded(
+        self, dataset: Dataset, name: str, *, as_pairs: bool, carried: Sequence[str]
+    ) -> tuple[Dataset, LeftOut]:
         settings = {name: getattr(self, name) for name in ("tokenizer", "lengths", "is_encoder_decoder")}
         encoded = dataset.map(
             encode_batch,
@@ -147,7 +186,7 @@ class RowReader(NamedTuple):
             with_indices=True,
             remove_columns=dataset.column_names,
             num_proc=self.num_proc,
-            fn_kwargs={**settings, "as_pairs": as_pairs},
+            fn_kwargs={**settings, "as_pairs": as_pairs, "carried": carried},
             desc=f"Encoding the {name}",
         )
         reasons = encoded["left_out"][:]
@@ -166,36 +205,45 @@ def encode_batch(
     lengths: Lengths,
     is_encoder_decoder: bool,
     as_pairs: bool,
+    carried: Sequence[str] = (),
 ) -> dict[str, list[Any]]:
-    """Columns of the encoded rows of a batch of raw ones; those to leave out carry a reason in `left_out`."""
+    """Columns of the encoded rows of a batch of raw ones; those to leave out carry a reason in `left_out`.
+
+    Args:
+        rows: columns of the raw rows.
+        indices: place of each in its dataset.
+        tokenizer: tokenizer of the policy.
+        lengths: how rows are cut.
+        is_encoder_decoder: whether prompt and completion are encoded apart from each other.
+        as_pairs: whether a pair stays one row.
+        carried: columns that stay as they are, in both rows of a pair; one that is made here is the one made.
+
+    Raises:
+        ValueError: a row can't be read.
+    """
     renderer = ChatRenderer(tokenizer)
     empty = {"prompt": "", "weight": 1.0, **({} if as_pairs else {"label": False})}
     empty |= _sequence_columns([TruncatedRow([], 0, is_prompt_cut=False, is_completion_cut=False)] * (1 + as_pairs))
     cells: list[dict[str, Any]] = []
     for position, index in enumerate(indices):
         raw = {column: values[position] for column, values in rows.items()}
+        kept = {column: raw[column] for column in carried}
         try:
             encoded = _encode_row(raw, renderer, lengths, is_encoder_decoder=is_encoder_decoder, as_pairs=as_pairs)
-            cells.extend({**row, "row_id": f"row {index}{row['row_id']}", "left_out": ""} for row in encoded)
+            cells.extend({**kept, **row, "row_id": f"row {index}{row['row_id']}", "left_out": ""} for row in encoded)
         except RejectedRowError as rejected:
             if rejected.reason not in _LEFT_OUT:
                 raise ValueError(f"row {index}: {rejected.detail}") from None
-            cells.append({**empty, "row_id": f"row {index}", "left_out": rejected.reason})
-    return {key: [row[key] for row in cells] for key in (*empty, "row_id", "left_out")}
+            cells.append({**kept, **empty, "row_id": f"row {index}", "left_out": rejected.reason})
+    return {key: [row[key] for row in cells] for key in dict.fromkeys((*carried, *empty, "row_id", "left_out"))}
 
 
 def _encode_row(
     raw: Mapping[str, Any], renderer: ChatRenderer, lengths: Lengths, *, is_encoder_decoder: bool, as_pairs: bool
 ) -> list[dict[str, Any]]:
     """One row, or the two of a pair, or with `as_pairs` both in one."""
-    feedback = read_feedback(raw)
+    feedback = _feedback_of(raw, as_pairs=as_pairs)
     is_pair = feedback.layout == "pairs"
-    if as_pairs and not is_pair:
-        raise RejectedRowError("unknown_layout", f"expected chosen and rejected, found {', '.join(raw)}")
-    if not is_pair and feedback.label is None:
-        raise RejectedRowError(
-            "unknown_layout", "expected prompt, completion and label, or chosen and rejected, found no label"
-        )
     text = renderer.render(
         feedback.prompt, feedback.completions, are_complete=feedback.are_complete, tools=feedback.tools
     )
@@ -219,6 +267,18 @@ def _encode_row(
         {**shared, "row_id": name, "label": label, **_sequence_columns([row])}
         for (name, label), row in zip(labels.items(), cut, strict=True)
     ]
+
+
+def _feedback_of(raw: Mapping[str, Any], *, as_pairs: bool) -> Feedback:
+    feedback = read_feedback(raw)
+    is_pair = feedback.layout == "pairs"
+    if as_pairs and not is_pair:
+        raise RejectedRowError("unknown_layout", f"expected chosen and rejected, found {', '.join(raw)}")
+    if not is_pair and feedback.label is None:
+        raise RejectedRowError(
+            "unknown_layout", "expected prompt, completion and label, or chosen and rejected, found no label"
+        )
+    return feedback
 
 
 def _sequence_columns(cut: Sequence[TruncatedRow]) -> dict[str, Any]:
@@ -260,8 +320,6 @@ def _check_numbers(rows: Dataset, name: str) -> None:
 
 def _with_truth_values(rows: Dataset, name: str) -> Dataset:
     """`rows` with labels as booleans, whatever stood for them."""
-    if "label" not in rows.column_names:
-        raise ValueError(f"{name}: expected a column label, found {', '.join(rows.column_names)}")
     found = rows["label"][:]
     if all(type(label) is bool for label in found):
         return rows

@@ -25,8 +25,11 @@ def refuse_non_finite(batch: Mapping[str, Any], *values: Tensor, step: int, what
     wrong = ~torch.stack([tensor.detach().isfinite() for tensor in values]).all(0)
     if wrong.any():
         places = wrong.nonzero().flatten().tolist()[:5]
-        known = batch.get("row_id") or [f"{index} of the batch" for index in range(len(wrong))]
-        names = dict.fromkeys(known[place % len(known)] for place in places)
+        known = batch.get("row_id")
+        if known is None:
+            known = [f"{index} of the batch" for index in range(len(wrong))]
+        # Texts, or numbers in a tensor.
+        names = dict.fromkeys(f"{known[place % len(known)]}" for place in places)
         raise ValueError(
             f"step {step}: expected finite {what}, found others in {', '.join(names)}; "
             "the weights are as before this step: look at these rows, or lower learning_rate"
@@ -34,25 +37,32 @@ def refuse_non_finite(batch: Mapping[str, Any], *values: Tensor, step: int, what
 
 
 class GradientWatch:
-    """Looks at the gradient's norm before each optimizer step."""
+    """Looks at the gradient's norm before each optimizer step.
 
-    def __init__(self) -> None:
-        self.steps_without = 0
+    Args:
+        has_learned: whether the policy has had a gradient before, as in a run that goes on from a checkpoint. Losses
+            that end at 0 give none once all is learned.
+    """
+
+    def __init__(self, *, has_learned: bool = False) -> None:
+        self.has_learned = has_learned
+        self.num_steps = 0
 
     def look(self, norm: float, *, step: int) -> None:
         """Take note of the norm at `step`.
 
         Raises:
-            ValueError: the norm isn't finite, or has been 0 in too many steps on end.
+            ValueError: the norm isn't finite, or has been 0 since the first of many steps.
         """
         if not math.isfinite(norm):
             raise ValueError(
                 f"step {step}: expected a finite gradient, found norm {norm}; the weights are as before this step: "
                 "lower learning_rate, or look at the rows of the batch"
             )
-        self.steps_without = 0 if norm > 0 else self.steps_without + 1
-        if self.steps_without == STEPS_WITHOUT_GRADIENT:
+        self.has_learned = self.has_learned or norm > 0
+        self.num_steps += 1
+        if not self.has_learned and self.num_steps == STEPS_WITHOUT_GRADIENT:
             raise ValueError(
-                f"step {step}: expected the policy to learn, found no gradient in {STEPS_WITHOUT_GRADIENT} steps; look "
-                "at the weights of the rows and at what is trainable"
+                f"step {step}: expected the policy to learn, found no gradient in the first {STEPS_WITHOUT_GRADIENT} "
+                "steps; look at the weights of the rows and at what is trainable"
             )

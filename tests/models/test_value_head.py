@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
 
@@ -205,6 +205,46 @@ def test_an_adapter_is_saved_and_loaded_with_the_head_and_goes_on_learning(tmp_p
             again.eval()(ids, attention_mask=mask), model(ids, attention_mask=mask), strict=True
         ):
             assert found is expected is None or torch.allclose(found, expected, atol=1e-5)
+
+
+def test_an_adapter_beneath_a_new_one_becomes_part_of_the_base():
+    trained = get_peft_model(tiny_llama(), lora())
+    with torch.no_grad():
+        for name, weight in trained.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    ids = ids_and_masks(vocabulary=32)[0][:1]  # the row without padding
+    expected = trained(ids).logits
+
+    model = with_head(trained, peft_config=lora())
+
+    with torch.no_grad(), model.pretrained_model.disable_adapter():
+        torch.testing.assert_close(model(ids)[0], expected, rtol=1e-4, atol=1e-4)
+    assert list(model.peft_config) == ["default"]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_model_of_few_bits_keeps_activations_unless_asked_not_to(bits):
+    model = tiny_llama()
+    setattr(model, f"is_loaded_in_{bits}bit", True)
+    layer = model.model.layers[0].mlp.up_proj
+    layer.support_avx512bf16_for_cpu = True
+
+    adapted = with_head(model, peft_config=lora())
+
+    assert not adapted.get_base_model().model.gradient_checkpointing
+    assert not layer.support_avx512bf16_for_cpu
+
+
+def test_reentrant_checkpointing_reaches_an_adapter():
+    model = with_head(tiny_llama(), peft_config=lora()).train()
+    model.gradient_checkpointing_enable({"use_reentrant": True})
+    ids, mask, _ = ids_and_masks(vocabulary=32)
+
+    model(ids, attention_mask=mask)[0].sum().backward()
+
+    learned = {name: weight.grad for name, weight in model.pretrained_model.named_parameters() if weight.requires_grad}
+    assert all(gradient is not None for gradient in learned.values())
 
 
 def test_samples_as_the_model_does():

@@ -365,7 +365,7 @@ def test_rows_of_one_class_are_refused(tmp_path, label):
 def test_weights_of_zero_stop_the_run(tmp_path):
     rows = encoded_rows().remove_columns("weight").add_column("weight", [0.0] * 12)
 
-    with pytest.raises(ValueError, match="found no gradient in 10 steps"):
+    with pytest.raises(ValueError, match="found no gradient in the first 10 steps"):
         bco_trainer(tmp_path, rows=rows, max_steps=20).train()
 
 
@@ -398,6 +398,30 @@ def test_construction_says_what_is_wrong(tmp_path):
         bco_trainer(tmp_path, rows=raw_rows())
 
 
+def without_padding():
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rows": raw_rows()}, r"train_dataset: expected a datasets\.Dataset, found list"),
+        ({"eval_dataset": {"a": raw_rows()}}, r"eval_dataset a: expected a datasets\.Dataset, found list"),
+        ({"rows": encoded_rows().remove_columns("label")}, "train_dataset: expected a column label"),
+        ({"rows": Dataset.from_list([{"text": "a"}])}, "train_dataset: row 0: expected prompt and completion"),
+        ({"data_collator": None, "processing_class": without_padding()}, "a tokenizer with a pad token"),
+        ({"rows": Dataset.from_list([])}, "train_dataset: expected rows, found none"),
+        ({"ref_model_init_kwargs": {"dtype": "float32"}}, "expected ref_model, a name to load"),
+        ({"ref_model": "other", "ref_adapter_name": "frozen"}, "one of ref_model and ref_adapter_name, found both"),
+    ],
+)
+def test_what_arguments_alone_say_is_looked_at_before_a_model_is_loaded(tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bco_trainer(tmp_path, model=str(tmp_path / "nowhere"), **arguments)
+
+
 def test_a_model_and_a_reference_may_be_given_by_name(tmp_path):
     tiny_llama().save_pretrained(tmp_path / "policy")
     tiny_llama(seed=1).save_pretrained(tmp_path / "reference")
@@ -413,7 +437,7 @@ def test_a_model_and_a_reference_may_be_given_by_name(tmp_path):
     assert trainer.model.dtype == torch.bfloat16
     assert torch.equal(trainer.reference.model.lm_head.weight, tiny_llama(seed=1).lm_head.weight)
     with pytest.raises(ValueError, match=r'model_init_kwargs\["dtype"\] as "auto" or a type of torch, found .floot'):
-        BCOTrainer(str(tmp_path / "policy"), args=bco_config(tmp_path, model_init_kwargs={"dtype": "floot"}))
+        bco_trainer(tmp_path, model=str(tmp_path / "policy"), model_init_kwargs={"dtype": "floot"})
 
 
 def test_a_step_moves_the_shift_alike_however_its_rows_are_cut(tmp_path):

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from stages.models.image_rewards import brightness
 from stages.trainers import DDPOConfig, DDPOTrainer
+from stages.trainers.ddpo.setup import make_accelerator
 from stages.trainers.epoch_checkpoints import epoch_checkpoint
 from tests.models.tiny_diffusion import PROMPTS, save_tiny, tiny_policy
 
@@ -422,6 +423,14 @@ def test_saves_weights_with_a_model_card(tmp_path, folder):
 def test_refuses_what_the_machine_or_the_model_does_not_have(tmp_path, folder, arguments, message):
     with pytest.raises(ValueError, match=message):
         made(folder, tmp_path, **arguments)
+
+
+def test_half_precision_is_refused_by_a_build_for_gpus_on_a_machine_without_one(tmp_path, monkeypatch):
+    build = {True: None, False: torch.device("cuda")}  # what is there, and what torch was built for
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: build[check_available])
+
+    with pytest.raises(ValueError, match="expected an accelerator, found a CPU"):
+        make_accelerator(DDPOConfig(mixed_precision="fp16", logdir=str(tmp_path)), {})
 
 
 def test_a_reward_that_is_not_finite_is_refused_before_training(tmp_path, folder):

@@ -22,7 +22,7 @@ def prompts(words):
     ]
 
 
-def likes_sea(asked, answers):
+def likes_sea(asked, answers, are_complete=None):
     """How often an answer says sea."""
     return [answer.split().count("sea") for answer in answers]
 
@@ -35,7 +35,7 @@ def dies_at(number):
     """A reward that fails when it is called for the `number`th time."""
     calls = []
 
-    def reward(asked, answers):
+    def reward(asked, answers, are_complete):
         calls.append(len(answers))
         if len(calls) == number:
             raise Killed
@@ -99,7 +99,7 @@ def test_answers_are_sampled_in_the_types_of_training_from_the_first_round_on(tm
 def test_the_reward_is_told_each_prompt_with_its_columns(tmp_path):
     asked = []
 
-    def reward(prompts, answers):
+    def reward(prompts, answers, are_complete):
         asked.extend(prompts)
         return [0.0] * len(answers)
 
@@ -107,6 +107,23 @@ def test_the_reward_is_told_each_prompt_with_its_columns(tmp_path):
 
     assert [prompt.text for prompt in asked[::4]] == [f"what is {word}" for word in WORDS[:12]]
     assert asked[0].row == {"word": WORDS[0]}
+
+
+def test_the_reward_is_told_which_answers_ended_by_themselves(tmp_path):
+    told = []
+    run = made(
+        tmp_path,
+        rounds=ROUNDS._replace(num_rounds=1),
+        reward=lambda _, answers, are_complete: told.extend(are_complete) or [0.0] * len(answers),
+        held_out=0,
+    )
+    run.trainer.model.generation_config.eos_token_id = [2, 9]
+
+    (_, point) = run.run()
+
+    sampled = json.loads((tmp_path / "rounds" / "1.answers.json").read_text())["ids"]
+    assert told == [ids[-1] in {2, 9} for answers in sampled for ids in answers]
+    assert 0 < point["finished"] == sum(told) / len(told) < 1
 
 
 def test_each_round_has_prompts_and_answers_of_its_own(tmp_path):
@@ -145,7 +162,7 @@ def test_answers_that_were_scored_are_not_sampled_again(tmp_path, monkeypatch):
         run.run()
     scored = []
 
-    made(tmp_path, reward=lambda asked, answers: scored.append(len(answers)) or likes_sea(asked, answers)).run()
+    made(tmp_path, reward=lambda asked, answers, _: scored.append(len(answers)) or likes_sea(asked, answers)).run()
 
     # held-out answers behind round 1, round 2 and the held-out answers behind it
     assert scored == [12, 48, 12]

@@ -11,6 +11,7 @@ from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
 from stages.trainers.collation import PreferenceCollator
+from stages.trainers.rows import RowReader
 from tests.trainers.tiny import bco_trainer, raw_rows, tiny_llama
 
 needs_bitsandbytes = pytest.mark.skipif(
@@ -185,9 +186,11 @@ def flagged(model):
     return model
 
 
-def test_weights_of_few_bits_without_an_adapter_are_refused_before_rows_are_read(tmp_path):
+def test_weights_of_few_bits_without_an_adapter_are_refused_before_rows_are_encoded(tmp_path, monkeypatch):
+    monkeypatch.setattr(RowReader, "labelled", lambda *_, **__: pytest.fail("rows were encoded"))
+
     with pytest.raises(ValueError, match="expected peft_config with a model of 4 or 8 bits"):
-        bco_trainer(tmp_path, model=flagged(tiny_llama()), rows=raw_rows())
+        bco_trainer(tmp_path, model=flagged(tiny_llama()), rows=ROWS)
 
 
 def test_half_precision_around_weights_of_few_bits_becomes_full_and_only_the_adapter_trains(tmp_path):

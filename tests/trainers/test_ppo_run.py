@@ -28,7 +28,7 @@ def prompts(number=11):
     return [Prompt([7 + index, 8], f"<user> {WORDS[index]}", WORDS[index], {"index": index}) for index in range(number)]
 
 
-def share_of_good(questions, texts, rows):
+def share_of_good(questions, texts, rows, are_complete):
     return [text.split().count("good") / 4 for text in texts]
 
 
@@ -180,7 +180,7 @@ def test_responses_are_sampled_in_the_types_of_training():
 def test_each_pass_takes_every_prompt_once():
     seen = []
 
-    def watched(questions, texts, rows):
+    def watched(questions, texts, rows, are_complete):
         seen.extend(row["index"] for row in rows)
         return [float(len(text)) for text in texts]
 
@@ -194,7 +194,7 @@ def test_a_reward_gets_the_prompts_that_it_wants():
     told = {}
 
     def watched(name):
-        def function(questions, texts, rows):
+        def function(questions, texts, rows, are_complete):
             told[name] = questions[0]
             return [float(len(text)) for text in texts]
 
@@ -204,6 +204,23 @@ def test_a_reward_gets_the_prompts_that_it_wants():
         run_ppo(made(ppo_epochs=1), prompts(1), watched(name), RunSettings(1, SAMPLING))
 
     assert told == {"user": WORDS[0], "templated": f"<user> {WORDS[0]}"}
+
+
+def test_a_reward_is_told_which_responses_ended_by_themselves():
+    told = []
+
+    def watched(questions, texts, rows, are_complete):
+        told.extend(are_complete)
+        return [float(len(text)) for text in texts]
+
+    trainer = made(ppo_epochs=1, batch_size=32)
+    trainer.model.generation_config.eos_token_id = [2, 9]
+    expected = sample_responses(trainer, (prompts() * 3)[:32], SAMPLING, step=0)
+
+    run_ppo(trainer, (prompts() * 3)[:32], Reward("watched", "user", watched), RunSettings(1, SAMPLING))
+
+    assert sorted(told) == sorted(ids[-1] in {2, 9} for ids in expected)
+    assert 0 < sum(told) < len(told)
 
 
 def test_an_encoder_decoder_has_no_loop_of_its_own():

@@ -1,6 +1,8 @@
 """References: a copy, another model, the adapter off, another adapter, an adapter as it came."""
 
+import gc
 import math
+import weakref
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from stages.models.frozen import FrozenWeights
 from stages.models.logprobs import completion_logps
 from stages.trainers.collation import PreferenceCollator
 from stages.trainers.rows import Lengths, RowReader
-from tests.trainers.tiny import bco_trainer, raw_rows, tiny_llama, tiny_tokenizer
+from tests.trainers.tiny import bco_trainer, encoded_rows, raw_rows, tiny_llama, tiny_tokenizer
 
 # peft 0.21 asks transformers 5 under a name that has changed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -23,7 +25,7 @@ def lora(**settings):
     return LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", **settings)
 
 
-def with_trained_adapter(seed=5):
+def with_trained_adapter(*, seed=5):
     """A model whose adapter does something."""
     model = get_peft_model(tiny_llama(), lora())
     torch.manual_seed(seed)
@@ -127,6 +129,23 @@ def test_an_unknown_adapter_is_refused(tmp_path):
         bco_trainer(tmp_path, rows=ROWS, model=with_trained_adapter(), ref_adapter_name="other")
 
 
+@pytest.mark.parametrize("name", ["ref_adapter_name", "model_adapter_name"])
+def test_an_adapter_of_a_policy_that_has_none_is_refused_before_rows_are_encoded(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(RowReader, "labelled", lambda *_, **__: pytest.fail("rows were encoded"))
+
+    with pytest.raises(ValueError, match="expected a policy with an adapter frozen, found one without any"):
+        bco_trainer(tmp_path, rows=ROWS, **{name: "frozen"})
+
+
+def test_b22_an_adapter_that_a_model_init_brings_is_part_of_the_reference(tmp_path):
+    trainer = bco_trainer(tmp_path, rows=ROWS, model_init=with_trained_adapter)
+
+    trainer.train()
+
+    torch.testing.assert_close(reference_logps(trainer), logps(with_trained_adapter()))
+    assert first_loss(trainer) == pytest.approx(math.log(2), rel=1e-6)
+
+
 def test_an_adapter_beneath_a_new_one_becomes_part_of_the_base(tmp_path):
     trainer = bco_trainer(tmp_path, rows=ROWS, model=with_trained_adapter(), peft_config=lora())
 
@@ -141,6 +160,42 @@ def test_precomputed_log_probabilities_are_those_of_a_live_reference(tmp_path, k
 
     found = torch.tensor(trainer.train_dataset["reference_logps"][:])
     torch.testing.assert_close(found, logps(tiny_llama()))
+
+
+@pytest.mark.parametrize("arguments", [{"train_sampling_strategy": "group_by_length"}, {"dataloader_drop_last": True}])
+def test_every_row_gets_its_own_log_probability_however_batches_are_made(tmp_path, arguments):
+    live = bco_trainer(tmp_path, rows=ROWS)
+
+    precomputed = bco_trainer(tmp_path, rows=ROWS, precompute_ref_log_probs=True, **arguments)
+
+    found = torch.tensor(precomputed.train_dataset["reference_logps"][:])
+    torch.testing.assert_close(found, reference_logps(live))
+
+
+@pytest.mark.parametrize("rows", [ROWS, encoded_rows()], ids=["precomputed", "column"])
+def test_a_reference_model_is_let_go_where_nothing_reads_it_any_more(tmp_path, rows):
+    other = tiny_llama(seed=3)
+    watched = weakref.ref(other)
+
+    trainer = bco_trainer(tmp_path, rows=rows, ref_model=other, precompute_ref_log_probs=True)
+
+    del other
+    gc.collect()
+    assert trainer.reference is None
+    assert watched() is None
+
+
+def test_a_reference_model_is_not_loaded_where_all_rows_have_the_column(tmp_path):
+    assert bco_trainer(tmp_path, ref_model=str(tmp_path / "nowhere")).reference is None
+
+
+@pytest.mark.parametrize("rows", [ROWS, encoded_rows()], ids=["precomputed", "column"])
+def test_a_reference_model_that_evaluation_samples_from_is_kept(tmp_path, rows):
+    trainer = bco_trainer(
+        tmp_path, rows=rows, ref_model=tiny_llama(seed=3), precompute_ref_log_probs=True, generate_during_eval=True
+    )
+
+    assert torch.equal(trainer.reference.model.lm_head.weight, tiny_llama(seed=3).lm_head.weight)
 
 
 def test_no_reference_is_kept_where_all_rows_have_the_column(tmp_path):

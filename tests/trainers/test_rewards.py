@@ -3,6 +3,7 @@
 import json
 import sys
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import torch
@@ -82,6 +83,16 @@ def test_the_demos_true_reward(tmp_path):
     assert reward([question] * 3, ["cold, small, slow", "cold, small, fast", "no idea"]) == [1.0, 2 / 3, 0.0]
 
 
+def test_the_demos_true_reward_is_meant_also_beside_a_folder_of_that_name(tmp_path, monkeypatch):
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ValueError, match="expected a truth file for judge demo"):
+        load_reward("demo")
+    with pytest.raises(ValueError, match="demo: expected weights"):
+        load_reward(Path("demo"))
+
+
 def test_a_reward_model_scores_prompts_after_templating(tmp_path):
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -95,7 +106,11 @@ def test_a_reward_model_scores_prompts_after_templating(tmp_path):
 
     assert reward.prompts_as == "templated"
     prompts, texts = ["what is the sky", "what is the"], [" blue", " red green"]
-    assert reward(prompts, texts) == RewardScorer.load(tmp_path).texts(prompts, texts).tolist()
+    scorer = RewardScorer.load(tmp_path)
+    assert reward(prompts, texts) == scorer.texts(prompts, texts).tolist()
+    cut = reward(prompts, texts, are_complete=[False, True])
+    assert cut == scorer.texts(prompts, texts, are_complete=[False, True]).tolist()
+    assert cut[0] != reward(prompts, texts)[0]
 
 
 # ---- the example ----

@@ -140,6 +140,34 @@ def test_rows_that_are_encoded_keep_the_columns_that_the_method_reads():
     assert rows["input_ids"][:] == dataset["input_ids"][:]
 
 
+def test_raw_rows_keep_the_columns_that_the_method_reads():
+    own = {"reference_logps": -3.0, "logit_offset": 0.5, "other": "x"}
+    single = {"prompt": "a", "completion": " b", "label": True, **own}
+    empty = {**single, "completion": "", "logit_offset": 0.25}
+    pair = {"prompt": "a", "chosen": " b", "rejected": " c", "logit_offset": 0.5, "reference_chosen_logps": -3.0}
+
+    rows, _ = read([empty, single], extra=("prompt", "logit_offset"))
+    of_pair, _ = read([pair], extra=("logit_offset",))
+
+    assert set(rows.column_names) == {
+        "row_id", "prompt", "input_ids", "prompt_length", "label", "weight", "reference_logps", "logit_offset"
+    }  # fmt: skip
+    assert (rows["logit_offset"][:], rows["reference_logps"][:]) == ([0.5], [-3.0])
+    assert of_pair["logit_offset"][:] == [0.5, 0.5]
+    assert not any(name.startswith("reference") for name in of_pair.column_names)  # that of the pair's two sequences
+
+
+def test_raw_pairs_keep_what_is_known_of_both_sequences():
+    pair = {"prompt": "a", "chosen": " b", "rejected": " c", "weight": 2.0}
+    reader = RowReader(tiny_tokenizer(), Lengths())
+    known = {"reference_chosen_logps": -3.0, "reference_rejected_logps": -4.0}
+
+    rows, _ = reader.paired(Dataset.from_list([{**pair, **known}]), name="train_dataset", extra_columns=())
+
+    assert {name: rows[0][name] for name in known} == known
+    assert rows["weight"][:] == [2.0]
+
+
 @pytest.mark.parametrize(("column", "value"), [("weight", -1.0), ("weight", np.nan), ("reference_logps", np.inf)])
 def test_a_number_that_would_spoil_the_loss_is_refused_by_row(column, value):
     dataset = encoded_rows(3)

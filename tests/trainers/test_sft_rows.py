@@ -93,6 +93,12 @@ def test_what_people_disliked_is_not_imitated():
     assert encoded.column_names == ["input_ids", "prompt_length"]
 
 
+def test_a_conversation_keeps_its_weight():
+    rows, _ = read([{"messages": CHAT, "weight": 0.5}, {"messages": CHAT, "weight": 2.0}])
+
+    assert rows["weight"][:] == [0.5, 2.0]
+
+
 def test_encoded_rows_keep_further_columns_if_asked_to():
     rows, _ = read([{"input_ids": [7], "mine": 3}], keeps_columns=True)
 

@@ -50,7 +50,7 @@ def make_accelerator(config: DDPOConfig, project: Mapping[str, Any]) -> Accelera
     own = {"log_with", "mixed_precision", "project_config"}
     if taken := sorted(own & config.accelerator_kwargs.keys()):
         raise ValueError(f"accelerator_kwargs: expected no {', '.join(taken)}; other arguments of DDPOConfig set them")
-    device = torch.accelerator.current_accelerator()
+    device = torch.accelerator.current_accelerator(check_available=True)
     if config.mixed_precision == "fp16" and (device is None or config.accelerator_kwargs.get("cpu")):
         raise ValueError('mixed_precision="fp16": expected an accelerator, found a CPU; use mixed_precision="no"')
     if config.allow_tf32 and torch.cuda.is_available():

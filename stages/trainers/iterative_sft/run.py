@@ -18,7 +18,7 @@ from transformers.trainer_utils import SaveStrategy
 from stages.contracts.files import write_json
 from stages.contracts.rows import content_id
 from stages.losses.sft import IGNORED
-from stages.models.generation import Sampling, sample_ids
+from stages.models.generation import Sampling, have_ended, sample_ids
 from stages.trainers.checkpoints import last_whole_checkpoint
 from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
 
@@ -42,8 +42,8 @@ class Prompt(NamedTuple):
     """Other columns of the log, for rewards that read them."""
 
 
-Reward = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
-"""Takes prompts and one answer to each, gives a number for each; higher is better."""
+Reward = Callable[[Sequence[Prompt], Sequence[str], Sequence[bool]], Sequence[float]]
+"""Takes prompts, one answer to each and whether it ended by itself, gives a number for each; higher is better."""
 
 
 class Rounds(NamedTuple):
@@ -101,7 +101,7 @@ class IterativeRun:
         trainer: of a causal language model, before its first call.
         prompts: to learn from.
         held_out: prompts by which the rounds are compared; none are needed.
-        reward: called with prompts and the text of one answer to each.
+        reward: called with prompts, the text of one answer to each, and whether it ended by itself.
         rounds: how the run goes.
 
     Raises:
@@ -175,7 +175,7 @@ class IterativeRun:
             "reward": float(np.mean(scored.rewards)),
             "best_reward": float(np.mean([max(rewards) for rewards in scored.rewards])),
             "length": float(np.mean([len(ids) for answers in scored.ids for ids in answers])),
-            "finished": float(np.mean([self._ended(ids) for answers in scored.ids for ids in answers])),
+            "finished": float(np.mean(self._have_ended([ids for answers in scored.ids for ids in answers]))),
             "loss": float(np.mean(losses)),
             "prompts": float(len(prompts)),
             "step": float(self.trainer.state.global_step),
@@ -207,9 +207,10 @@ class IterativeRun:
         sampling = self.rounds.sampling(number)
         with trainer.accelerator.autocast():
             ids = sample_ids(model, tokenizer, [p.input_ids for p in prompts], sampling=sampling, progress=progress)
-        texts = tokenizer.batch_decode([answer for answers in ids for answer in answers], skip_special_tokens=True)
+        flat = [answer for answers in ids for answer in answers]
+        texts = tokenizer.batch_decode(flat, skip_special_tokens=True)
         asked = [prompt for prompt in prompts for _ in range(sampling.num_samples)]
-        rewards = np.array([float(value) for value in self.reward(asked, texts)])
+        rewards = np.array([float(value) for value in self.reward(asked, texts, self._have_ended(flat))])
         if rewards.shape != (len(texts),) or not np.isfinite(rewards).all():
             raise ValueError(
                 f"expected a finite reward for each of {len(texts)} answers, found {rewards.shape} with "
@@ -217,6 +218,7 @@ class IterativeRun:
             )
         return Scored(ids, rewards.reshape(len(prompts), sampling.num_samples).tolist())
 
-    def _ended(self, ids: Sequence[int]) -> bool:
-        tokenizer: Any = self.trainer.processing_class
-        return bool(ids) and ids[-1] == tokenizer.eos_token_id
+    def _have_ended(self, answers: Sequence[Sequence[int]]) -> list[bool]:
+        trainer = self.trainer
+        tokenizer: Any = trainer.processing_class
+        return have_ended(answers, trainer.accelerator.unwrap_model(trainer.model), tokenizer)

@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from stages.models.generation import Sampling, sample_ids
+from stages.models.generation import Sampling, have_ended, sample_ids
 from stages.trainers.ppo.prompts import Prompt, prompt_rows
 from stages.trainers.ppo.state import STATE_FILE
 from stages.trainers.ppo.trainer import PPOTrainer
@@ -111,7 +111,8 @@ def _one_step(trainer: PPOTrainer, prompts: Sequence[Prompt], reward: Reward, sa
     responses = sample_responses(trainer, batch, sampling, step=number, turns=turns)
     texts = trainer.tokenizer.batch_decode(responses, skip_special_tokens=True)
     questions, rows = prompt_rows(batch, templated=reward.prompts_as == "templated")
-    rewards = reward(questions, texts, rows)
+    policy = cast(PreTrainedModel, accelerator.unwrap_model(trainer.model))
+    rewards = reward(questions, texts, rows, have_ended(responses, policy, trainer.tokenizer))
     stats = trainer.step(
         [torch.tensor(prompt.input_ids) for prompt in batch],
         [torch.tensor(ids) for ids in responses],

@@ -53,16 +53,11 @@ def read_pair_rows(
     """
     _check_margins(dataset, name)
     came_with = dataset.column_names
-    margins = dataset["margin"][:] if "margin" in dataset.column_names else None
     if "input_ids_chosen" in dataset.column_names:
         dataset = dataset.map(
             _from_documented, batched=True, remove_columns=_present(dataset, DOCUMENTED), desc=f"Reading the {name}"
         )
     rows, left_out = reader.paired(dataset, name=name, extra_columns=("margin",))
-    if margins is not None and "margin" not in rows.column_names:
-        # Raw rows come back encoded, each named by where it stood.
-        places = [int(row_id.split()[1]) for row_id in rows["row_id"]]
-        rows = rows.add_column("margin", [float(margins[place]) for place in places])
     if max_length is None and "chosen_input_ids" in came_with:
         # What the stages made is cut and compared already.
         return PairRows(rows, left_out, 0)

@@ -165,27 +165,27 @@ def encode_texts(
 def encode_conversations(
     rows: Mapping[str, Sequence[Any]], indices: Sequence[int], *, reader: SFTRowReader
 ) -> dict[str, list[Any]]:
-    """The same of conversations and of prompts with completions, with `prompt_length`.
+    """The same of conversations and of prompts with completions, with `prompt_length` and `weight`.
 
     Raises:
         ValueError: a row can't be read, or there is no chat template for it.
     """
     tokenizer: Any = reader.tokenizer
     renderer = ChatRenderer(tokenizer)
-    cells: list[tuple[list[int], int, bool, str]] = []
+    cells: list[tuple[list[int], int, bool, float, str]] = []
     for position, index in enumerate(indices):
         raw = {column: values[position] for column, values in rows.items()}
         try:
             feedback = read_feedback(raw)
             if feedback.label is False:
-                cells.append(([], 0, False, "undesired"))
+                cells.append(([], 0, False, 1.0, "undesired"))
             else:
-                cells.append((*_encode_conversation(feedback, renderer, reader), ""))
+                cells.append((*_encode_conversation(feedback, renderer, reader), feedback.weight, ""))
         except RejectedRowError as rejected:
             if rejected.reason not in _LEFT_OUT:
                 raise ValueError(f"row {index}: {rejected.detail}") from None
-            cells.append(([], 0, False, rejected.reason))
-    names = ("input_ids", "prompt_length", "is_cut", "left_out")
+            cells.append(([], 0, False, 1.0, rejected.reason))
+    names = ("input_ids", "prompt_length", "is_cut", "weight", "left_out")
     return dict(zip(names, map(list, zip(*cells, strict=True)), strict=True))
 
 

@@ -38,9 +38,9 @@ class SFTTrainer(TokenLossTrainer):
     """Trains a causal language model to continue texts as they stand in a dataset.
 
     Rows are texts (of `dataset_text_field` or `formatting_func`), conversations (`messages`, `conversations`, or
-    `prompt` and `completion`, through the tokenizer's chat template), or rows with the columns that the stages make
-    (`input_ids`, `prompt_length`, `weight`). An EOS stands behind each text that isn't cut, and is learned whatever the
-    tokenizer pads with.
+    `prompt` and `completion`, through the tokenizer's chat template, and perhaps `weight`), or rows with the columns
+    that the stages make (`input_ids`, `prompt_length`, `weight`). An EOS stands behind each text that isn't cut, and
+    is learned whatever the tokenizer pads with.
 
     Args:
         model: a model, or the folder or repository of one. None if `model_init` makes it.
