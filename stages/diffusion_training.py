@@ -13,6 +13,7 @@ from pydantic import Field
 from stages.contracts.artifact import read_table
 from stages.contracts.files import write_json, write_text
 from stages.contracts.image_prompts import IMAGE_PROMPTS
+from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Output, Scratch, Section, stage_main
 
 
@@ -186,4 +187,4 @@ def _curves(history: list[dict[str, Any]]) -> Any:
 
 
 if __name__ == "__main__":
-    stage_main(run)
+    stage_main(run, launcher=unlaunched)

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stages.contracts.files import write_json, write_text
+from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Output, Scratch, stage_main
 from stages.trainers.sections import OptimisationParams
 
@@ -148,4 +149,4 @@ def run(
 
 
 if __name__ == "__main__":
-    stage_main(run)
+    stage_main(run, launcher=unlaunched)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stages.contracts.files import write_json, write_text
+from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Output, Scratch, Section, stage_main
 from stages.trainers.sections import LoraParams
 
@@ -259,4 +260,4 @@ def _trainer(base_model: Path, tokenizer: Any, config: Any, params: PPOTrainingP
 
 
 if __name__ == "__main__":
-    stage_main(run)
+    stage_main(run, launcher=unlaunched)

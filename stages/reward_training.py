@@ -9,6 +9,7 @@ kill, to the same bytes.
 
 from pydantic import Field
 
+from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Output, Scratch, stage_main
 from stages.trainers.sections import OptimisationParams
 
@@ -88,4 +89,4 @@ def run(
 
 
 if __name__ == "__main__":
-    stage_main(run)
+    stage_main(run, launcher=unlaunched)

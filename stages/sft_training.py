@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Output, Scratch, stage_main
 from stages.text.layouts import Column
 from stages.text.normal_form import PlainText
@@ -147,4 +148,4 @@ def _write_reference(model: Path, base_model: Path) -> None:
 
 
 if __name__ == "__main__":
-    stage_main(run)
+    stage_main(run, launcher=unlaunched)

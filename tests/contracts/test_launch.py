@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from stages.contracts.closure import ROOT
-from stages.contracts.launch import Launcher, launcher
+from stages.contracts.launch import Launcher, launcher, unlaunched
 
 PROFILES = sorted((ROOT / "pipelines" / "accelerate").glob("*.yaml"))
 
@@ -200,3 +200,14 @@ if __name__ == "__main__":
     assert len((workspace / "key").read_text()) == 16
     assert left.read_text() == "half"
     assert not Path(workspace / "out" / "copy").exists()
+
+
+def test_a_training_of_one_process_says_so_where_several_are_asked_for(monkeypatch, capsys):
+    monkeypatch.setenv("PLUMBLINE_LAUNCH", "torchrun --nproc_per_node 2")
+    unlaunched()
+    said = capsys.readouterr().out
+    monkeypatch.delenv("PLUMBLINE_LAUNCH")
+    unlaunched()
+
+    assert "PLUMBLINE_LAUNCH is for stages/training.py (BCO, KTO, DPO); this stage trains in one process" in said
+    assert capsys.readouterr().out == ""
