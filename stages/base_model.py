@@ -123,8 +123,9 @@ def _make_model(source: Path, base_model: Path, params: BaseModelParams) -> None
 
 
 def _write_checked_reference(base_model: Path, model: Path, params: BaseModelParams) -> None:
-    from stages.models.loading import check_causal_lm, load_tokenizer
+    from stages.models.loading import check_causal_lm
     from stages.models.reference import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+    from stages.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model, trust_remote_code=params.trust_remote_code)
     check_causal_lm(model, tokenizer, trust_remote_code=params.trust_remote_code)

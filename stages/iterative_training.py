@@ -88,9 +88,10 @@ def run(
     """
     import pandas as pd
 
-    from stages.models.loading import load_causal_lm, load_tokenizer
+    from stages.models.loading import load_causal_lm
     from stages.models.prompt_room import prompt_room
     from stages.models.reference import read_reference
+    from stages.models.tokenizers import load_tokenizer
     from stages.trainers.iterative_sft import IterativeSFTTrainer
     from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
     from stages.trainers.iterative_sft.run import COLUMNS, IterativeRun, Rounds

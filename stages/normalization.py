@@ -84,7 +84,7 @@ def run(
         ValueError: there is no log, a file is damaged, or the votes can be read in two ways.
         StageFailure: more than `max_reject_share` of the rows, or all of them, are rejected.
     """
-    from stages.models.loading import load_tokenizer
+    from stages.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(base_model)
     normal_form = NormalForm(

@@ -135,9 +135,9 @@ def run(
         ValueError: there are no prompts, the reward is unknown or gives no finite numbers, or the gradient isn't.
     """
     from stages.models.generation import Sampling
-    from stages.models.loading import load_tokenizer
     from stages.models.prompt_room import prompt_room
     from stages.models.reference import read_reference
+    from stages.models.tokenizers import load_tokenizer
     from stages.trainers.ppo.prompts import read_prompts
     from stages.trainers.ppo.run import RunSettings, curves_of, run_ppo
     from stages.trainers.rewards import load_reward

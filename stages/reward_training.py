@@ -56,10 +56,10 @@ def run(
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    from stages.models.loading import load_tokenizer
     from stages.models.pair_rows import pair_margins, read_pairs
     from stages.models.reference import read_reference
     from stages.models.scoring import reward_model_of
+    from stages.models.tokenizers import load_tokenizer
     from stages.trainers.reward import RewardConfig, RewardTrainer
     from stages.trainers.stage_runs import adapter_config, config_arguments, train_on, write_curves, write_model
     from stages.trainers.tracking import tracker_callbacks, tracking_folder

@@ -80,8 +80,9 @@ def run(
         ContractError: `tokens` is missing or damaged.
         ValueError: there is nothing to learn from, or a loss isn't finite.
     """
-    from stages.models.loading import load_causal_lm, load_tokenizer
+    from stages.models.loading import load_causal_lm
     from stages.models.reference import read_reference
+    from stages.models.tokenizers import load_tokenizer
     from stages.trainers.sft import SFTConfig, SFTTrainer
     from stages.trainers.sft.demonstrations import DemonstrationReader, read_demonstrations
     from stages.trainers.stage_runs import adapter_config, config_arguments, train_on, write_curves, write_model

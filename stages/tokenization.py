@@ -64,7 +64,8 @@ def run(
         ContractError: `completions` is missing, damaged, or of another version.
         StageFailure: no row fits.
     """
-    from stages.models.loading import load_tokenizer, tokenizer_fingerprint
+    from stages.models.reference import tokenizer_fingerprint
+    from stages.models.tokenizers import load_tokenizer
 
     table = read_table(completions, COMPLETIONS)
     rows = table.drop_columns(["messages", "source"]).filter(table["completion"].is_valid())

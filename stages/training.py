@@ -102,8 +102,9 @@ def run(
         ContractError: an artifact is missing, or `reference_logps` isn't of these `tokens`.
         ValueError: the rows have one label only, a prompt has no density ratio, or a loss isn't finite.
     """
-    from stages.models.loading import load_causal_lm, load_tokenizer
+    from stages.models.loading import load_causal_lm
     from stages.models.reference import read_reference
+    from stages.models.tokenizers import load_tokenizer
     from stages.trainers.artifact_rows import labelled_training_rows, paired_training_rows
     from stages.trainers.processes import shard_on_cpu
     from stages.trainers.stage_runs import adapter_config, config_arguments, train_on, write_curves, write_model

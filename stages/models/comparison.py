@@ -15,8 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.models.devices import default_device, place
 from stages.models.generation import Sampling, sample_ids
-from stages.models.loading import load_causal_lm, load_tokenizer
+from stages.models.loading import load_causal_lm
 from stages.models.row_logps import row_logps
+from stages.models.tokenizers import load_tokenizer
 from stages.text.encoding import encode_rows
 
 

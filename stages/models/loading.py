@@ -1,8 +1,8 @@
-"""Models and tokenizers by the artifact that names them.
+"""Models by the artifact that names them.
 
-`load_tokenizer` and `load_causal_lm` read the artifact `base_model`, what `training` writes (full weights, or an
-adapter whose `plumbline.json` names its base) and any plain folder in the layout of `save_pretrained`. Weights are
-read from safetensors only, and code that a model brings runs only if the reference says so.
+`load_causal_lm` reads the artifact `base_model`, what `training` writes (full weights, or an adapter whose
+`plumbline.json` names its base) and any plain folder in the layout of `save_pretrained`. Weights are read from
+safetensors only, and code that a model brings runs only if the reference says so.
 """
 
 import warnings
@@ -13,7 +13,6 @@ import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -22,68 +21,12 @@ from transformers import (
 from stages.models.reference import (
     ADAPTER_FILE,
     REFERENCE_FILE,
-    TOKENIZER_FILES,
-    ModelReference,
     adapter_base,
-    fingerprint,
     one_line,
     read_reference,
-    tokenizer_fingerprint,
     trusts_code,
     weights_folder,
-    write_lineage,
-    write_reference,
 )
-
-__all__ = [
-    "ModelReference",
-    "check_causal_lm",
-    "fingerprint",
-    "load_causal_lm",
-    "load_tokenizer",
-    "read_reference",
-    "tokenizer_fingerprint",
-    "weights_folder",
-    "write_lineage",
-    "write_reference",
-]
-
-
-def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a base model or of a trained one.
-
-    A tokenizer without pad token pads with its end of sequence; masks, not ids, say what is padding.
-
-    Args:
-        folder: artifact `base_model`, folder that `training` wrote, or any folder of `save_pretrained`.
-        trust_remote_code: whether code that a plain folder brings may run; a reference says so itself.
-
-    Raises:
-        ValueError: there is no model or no tokenizer, it isn't the one that the reference names, or it has neither a
-            pad token nor an end of sequence.
-    """
-    found = weights_folder(folder)
-    has_tokenizer = any(file.is_file() for pattern in TOKENIZER_FILES for file in found.glob(pattern))
-    if not has_tokenizer and (found / ADAPTER_FILE).is_file():
-        return load_tokenizer(adapter_base(found))
-    if not has_tokenizer:
-        raise ValueError(
-            f"{found}: expected a tokenizer beside the weights, found none; save one there with save_pretrained"
-        )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            str(found), trust_remote_code=trust_remote_code or trusts_code(folder), local_files_only=True
-        )
-    except (ImportError, OSError, ValueError) as error:
-        raise ValueError(f"{found}: the tokenizer can't be loaded: {one_line(error)}") from None
-    if tokenizer.pad_token is None:
-        if tokenizer.eos_token is None:
-            raise ValueError(
-                f"{found}: expected a tokenizer with a pad token or an end of sequence, found neither; set one in its "
-                "tokenizer_config.json"
-            )
-        tokenizer.pad_token = tokenizer.eos_token
-    return cast(PreTrainedTokenizerBase, tokenizer)
 
 
 def load_causal_lm(folder: Path, *, dtype: str | None = None) -> PreTrainedModel:

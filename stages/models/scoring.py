@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from stages.models.batching import fixed_batches, pad_rows
 from stages.models.devices import default_device, place
-from stages.models.loading import load_causal_lm, load_tokenizer
+from stages.models.loading import load_causal_lm
 from stages.models.reference import (
     ADAPTER_FILE,
     adapter_base,
@@ -27,6 +27,7 @@ from stages.models.reference import (
     trusts_code,
     weights_folder,
 )
+from stages.models.tokenizers import load_tokenizer
 from stages.text.encoding import encode_rows
 
 _CLASSIFIER = "ForSequenceClassification"

@@ -9,7 +9,7 @@ import torch
 from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 
-from stages.models.loading import check_causal_lm, load_causal_lm, load_tokenizer
+from stages.models.loading import check_causal_lm, load_causal_lm
 from stages.models.reference import (
     ModelReference,
     fingerprint,
@@ -18,6 +18,7 @@ from stages.models.reference import (
     weights_folder,
     write_lineage,
 )
+from stages.models.tokenizers import load_tokenizer
 from tests.models.models_on_disk import input_ids, make_tokenizer, write_local_reference, write_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

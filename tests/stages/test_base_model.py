@@ -10,8 +10,9 @@ from stages.base_model import BaseModelParams, run
 from stages.contracts.files import tree_digest
 from stages.demo_feedback import DemoFeedbackParams
 from stages.demo_feedback import run as write_demo
-from stages.models.loading import load_causal_lm, load_tokenizer
+from stages.models.loading import load_causal_lm
 from stages.models.reference import read_reference
+from stages.models.tokenizers import load_tokenizer
 from tests.models.models_on_disk import write_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -15,7 +15,8 @@ from accelerate.state import AcceleratorState
 from stages.contracts.closure import ROOT, code_files
 from stages.contracts.files import files_below, tree_digest
 from stages.models.held_out import read_reward
-from stages.models.loading import load_causal_lm, load_tokenizer
+from stages.models.loading import load_causal_lm
+from stages.models.tokenizers import load_tokenizer
 from stages.ppo_training import PPOTrainingParams, run
 from stages.trainers.sections import LoraParams
 from tests.stages.feedback import write_completions

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from stages.contracts.files import files_below
-from stages.models.loading import load_causal_lm, load_tokenizer
+from stages.models.loading import load_causal_lm
 from stages.models.reference import fingerprint, read_reference
+from stages.models.tokenizers import load_tokenizer
 from stages.sft_training import SFTTrainingParams, run
 from stages.trainers.sections import LoraParams
 from tests.stages.feedback import write_tokens

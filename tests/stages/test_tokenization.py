@@ -11,7 +11,7 @@ from stages.contracts.files import tree_digest
 from stages.contracts.rejects import REJECTS
 from stages.contracts.stage import EXIT_REJECTED, StageFailure
 from stages.contracts.tokens import TOKENS
-from stages.models.loading import load_tokenizer
+from stages.models.tokenizers import load_tokenizer
 from stages.normalization import NormalizationParams
 from stages.normalization import run as normalize
 from stages.text.encoding import encode_row

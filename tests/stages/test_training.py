@@ -21,7 +21,8 @@ from stages.contracts.density_ratios import DENSITY_RATIOS
 from stages.contracts.files import files_below, tree_digest
 from stages.contracts.reference_logps import REFERENCE_LOGPS
 from stages.contracts.tokens import TOKENS
-from stages.models.loading import load_causal_lm, load_tokenizer
+from stages.models.loading import load_causal_lm
+from stages.models.tokenizers import load_tokenizer
 from stages.trainers.sections import LoraParams
 from stages.training import BCOTrainingParams, run
 from tests.stages.training_runs import write_base_model

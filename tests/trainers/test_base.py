@@ -4,7 +4,7 @@ import logging
 
 import torch
 
-from stages.trainers import preference
+from stages.trainers import base
 from stages.trainers.bco import BCOTrainer
 from tests.trainers.tiny import bco_config, bco_trainer, encoded_rows, tiny_llama, tiny_tokenizer
 
@@ -27,7 +27,7 @@ def test_one_process_uses_one_of_several_devices_and_says_so(tmp_path, caplog):
 def test_rows_that_count_are_told_from_batches_as_they_are_after_memory_ran_out(tmp_path, monkeypatch):
     sizes = []
     monkeypatch.setattr(
-        preference, "mark_own_rows", lambda batch, number, *_, **__: sizes.append((len(batch["label"]), number))
+        base, "mark_own_rows", lambda batch, number, *_, **__: sizes.append((len(batch["label"]), number))
     )
     trainer = bco_trainer(tmp_path, auto_find_batch_size=True, max_steps=2)
     plain = trainer.compute_loss

@@ -1,0 +1,45 @@
+"""Tokenizers by the artifact that names them; apart from models, whose libraries take seconds to load."""
+
+from pathlib import Path
+from typing import cast
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from stages.models.reference import ADAPTER_FILE, TOKENIZER_FILES, adapter_base, one_line, trusts_code, weights_folder
+
+
+def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base model or of a trained one.
+
+    A tokenizer without pad token pads with its end of sequence; masks, not ids, say what is padding.
+
+    Args:
+        folder: artifact `base_model`, folder that `training` wrote, or any folder of `save_pretrained`.
+        trust_remote_code: whether code that a plain folder brings may run; a reference says so itself.
+
+    Raises:
+        ValueError: there is no model or no tokenizer, it isn't the one that the reference names, or it has neither a
+            pad token nor an end of sequence.
+    """
+    found = weights_folder(folder)
+    has_tokenizer = any(file.is_file() for pattern in TOKENIZER_FILES for file in found.glob(pattern))
+    if not has_tokenizer and (found / ADAPTER_FILE).is_file():
+        return load_tokenizer(adapter_base(found))
+    if not has_tokenizer:
+        raise ValueError(
+            f"{found}: expected a tokenizer beside the weights, found none; save one there with save_pretrained"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(found), trust_remote_code=trust_remote_code or trusts_code(folder), local_files_only=True
+        )
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(f"{found}: the tokenizer can't be loaded: {one_line(error)}") from None
+    if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                f"{found}: expected a tokenizer with a pad token or an end of sequence, found neither; set one in its "
+                "tokenizer_config.json"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return cast(PreTrainedTokenizerBase, tokenizer)
