@@ -61,7 +61,8 @@ def show_outputs(node: StageNode) -> None:
     """Show what a stage wrote: a table of its metrics, a link to its pages."""
     with _optional(f"results of {node.name}"):
         for path in node.metrics if not node.is_gate else ():
-            rows = [row._asdict() for row in metric_rows(json.loads(Path(path).read_text(encoding="utf-8")))]
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+            rows = [row._asdict() for row in metric_rows(values if isinstance(values, dict) else {path: values})]
             create_table_artifact(rows, key=artifact_key("metrics", node.name), description=f"{node.name}: {path}")
         for path in node.outs:
             if path.endswith(".html"):

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -22,12 +23,22 @@ from tests.workspace import BCO, SMALL, Workspace, stages_run
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 AFTER_TRAINING = {"evaluation@bco", "gate@bco", "report@bco"}
+GATE = {"gate": {"bco": {"minimums": {"true_reward/gain": -1.0}, "maximums": {"kl": 1000.0}}}}
+"""Met by any policy."""
 CHROMIUM = shutil.which("chromium")
+PICTURES = Path(os.environ["PLUMBLINE_PICTURES"]).resolve() if "PLUMBLINE_PICTURES" in os.environ else None
+"""Where to keep pictures of the pages: docs/images, to renew those of the docs."""
+
+needs_browser = pytest.mark.skipif(
+    not CHROMIUM and not os.environ.get("CI"), reason="chromium is not on PATH; `apt-get install chromium` installs it"
+)
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    return Workspace(tmp_path_factory.mktemp("demo") / "project", SMALL)
+    made = Workspace(tmp_path_factory.mktemp("demo") / "project", SMALL)
+    made.set_params(GATE)
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -95,30 +106,46 @@ def test_metrics_gate_and_report_are_shown(server, first_run):
     artifacts = server.artifacts(first_run)
 
     assert "true_reward/gain" in artifacts["metrics-evaluation-bco"]["data"]
-    assert isinstance(json.loads(artifacts["gate-bco"]["data"]), list)
+    assert [check["passed"] for check in json.loads(artifacts["gate-bco"]["data"])] == [True, True]
     assert "reports/bco.html" in artifacts["page-report-bco"]["data"]
     assert any(key.startswith("progress-") for key in artifacts)
 
 
-@pytest.mark.skipif(
-    not CHROMIUM and not os.environ.get("CI"), reason="chromium is not on PATH; `apt-get install chromium` installs it"
-)
-def test_the_page_of_the_run_shows_stages_and_states(server, first_run, tmp_path):
-    states = server.states(first_run)
+@pytest.fixture
+def page():
+    """A page of a real browser."""
     with sync_playwright() as playwright:
         # Without its sandbox, which needs rights that a container doesn't give.
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1200, "height": 820})
-        page.goto(f"{server.url}/runs/flow-run/{first_run}")
-        page.locator("[role=tab], .p-tab").filter(has_text="Task Runs").first.click(timeout=60_000)
-        for name in states:
-            page.get_by_text(name, exact=True).first.wait_for()
-        shown = page.inner_text("body")
-        page.screenshot(path=tmp_path / "run.png")
+        yield browser.new_page(viewport={"width": 1000, "height": 820})
         browser.close()
 
+
+@needs_browser
+def test_the_page_of_the_run_shows_stages_and_states(server, first_run, page, tmp_path):
+    states = server.states(first_run)
+
+    page.goto(f"{server.url}/runs/flow-run/{first_run}")
+    page.locator("[role=tab], .p-tab").filter(has_text="Task Runs").first.click(timeout=60_000)
+    for name in states:
+        page.get_by_text(name, exact=True).first.wait_for()
+
+    shown = page.inner_text("body")
     for name, state in states.items():
         assert re.search(rf"^{re.escape(name)}\n(\w+\n)?{state}$", shown, flags=re.MULTILINE), shown
+    page.screenshot(path=PICTURES / "run.png" if PICTURES else tmp_path / "run.png")
+
+
+@needs_browser
+def test_the_page_of_a_gate_shows_its_checks(server, first_run, page, tmp_path):
+    checks = server.artifacts(first_run)["gate-bco"]
+
+    page.goto(f"{server.url}/artifacts/artifact/{checks['id']}")
+    page.get_by_text("requirement", exact=True).first.wait_for(timeout=60_000)
+
+    shown = page.inner_text("body")
+    assert "gate@bco: metrics/evaluation/bco.json" in shown
+    page.screenshot(path=PICTURES / "gate.png" if PICTURES else tmp_path / "gate.png")
 
 
 def test_a_second_run_finds_every_stage_cached(server, reproduced, first_run):
@@ -134,6 +161,7 @@ def test_a_repro_after_it_does_nothing(reproduced):
 
 def test_a_repro_from_clean_gives_the_same_bytes(reproduced, tmp_path):
     other = Workspace(tmp_path / "elsewhere", SMALL)
+    other.set_params(GATE)
     other.repro()
 
     assert other.outputs() == reproduced.outputs()
@@ -285,7 +313,10 @@ def test_a_gate_that_is_not_met_fails_the_run_and_keeps_the_report(server, works
 
     assert server.states(run_id)["gate@bco"] == "Failed"
     checks = json.loads(server.artifacts(run_id)["gate-bco"]["data"])
-    assert [(check["metric"], check["limit"], check["passed"]) for check in checks] == [("true_reward/gain", 5, False)]
+    assert [(check["metric"], check["limit"], check["passed"]) for check in checks] == [
+        ("true_reward/gain", 5, False),
+        ("kl", 1000, True),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,19 @@ def test_cancelling_a_run_of_the_command_line_ends_everything(server, workspace)
     assert server.run(run_id)["state_type"] == "CANCELLED"
 
 
+def test_cancelling_a_sweep_ends_what_its_experiments_share(server, workspace):
+    workspace.commit()
+    started = workspace.start("sweep", "--set", "counts.next.steps=3,4")
+    started.wait_for("step 3 of")
+    run_id = run_id_in(started.log())
+
+    cancel(server, run_id)
+
+    workspace.wait_for_nobody(15)
+    assert started.process.wait(5) == 130
+    assert server.run(run_id)["state_type"] == "CANCELLED"
+
+
 def test_cancelling_a_served_run_ends_all_but_the_server(server, workspace):
     serving = workspace.start("serve")
     deployment = wait_until(lambda: server.ask("deployments/filter", deployments={"name": {"any_": ["nightly"]}}))[0]

@@ -145,6 +145,19 @@ def test_what_follows_a_failed_stage_is_skipped_and_says_why(server, workspace):
     assert server.run(run_id)["state_name"] == "Failed"
 
 
+def test_whatever_else_goes_wrong_fails_the_stage_and_lets_nothing_read_from_it(server, workspace):
+    broken = workspace.root / "pipelines/metric_rows.py"
+    broken.write_text(
+        broken.read_text() + "\n\ndef metric_rows(values):\n    raise AttributeError('a fault of ours')\n"
+    )
+
+    status, run_id = run(workspace, "c", "--set", "counts.a.steps=3")
+
+    assert status == 1
+    assert server.states(run_id) == {"count@a": "Failed", "count@b": "Skipped", "count@c": "Skipped"}
+    assert "count@a: AttributeError: a fault of ours" in server.run(run_id)["state"]["message"]
+
+
 def test_a_retry_goes_on_from_where_the_first_attempt_failed(server, workspace):
     workspace.set_params({"graph": {"x": {"retries": 1}}, "counts": {"x": {"steps": 4, "fails_at": 3}}})
 
