@@ -3,16 +3,18 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 VENV := .venv
+# A module's tests share what they set up. In order, so that the longest modules don't come last.
+PYTEST := python -m pytest -n auto --dist loadscope --no-loadscope-reorder
 # Stages are started as `python` by DVC, so the environment's own comes first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Nothing here reports home.
 export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help setup demo ui check test lock clean
+.PHONY: help setup demo ui check test test-all lock clean
 
 help: ## Show what there is to make
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
 setup: $(VENV)/.made ## Make .venv from requirements.lock; again only if the lock changed
 
@@ -38,8 +40,11 @@ check: setup ## Format, lint, types, layers, params and graph
 	codespell
 	python -m pipelines check
 
-test: check ## Everything that make check does, and all tests but those that need a GPU
-	python -m pytest -n auto --dist loadscope --no-loadscope-reorder -m 'not gpu'
+test: check ## Everything that make check does, and all tests but the longest and those that need a GPU
+	$(PYTEST) -m 'not gpu and not long'
+
+test-all: check ## The same with the longest tests; what CI runs
+	$(PYTEST) -m 'not gpu'
 
 lock: ## Resolve pyproject.toml anew into requirements.lock, in an environment of its own
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

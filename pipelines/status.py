@@ -7,6 +7,7 @@ from pipelines.graph import StageNode, read_graph, recorded_stages
 from pipelines.locks import lock_holder
 
 MAX_REASONS = 4
+NOT_CACHED = "(not in cache output)"
 
 
 class StageStatus(NamedTuple):
@@ -14,7 +15,7 @@ class StageStatus(NamedTuple):
 
     name: str
     state: str
-    """"up to date", "changed", "new" or "follows"."""
+    """"up to date", "changed", "new", "missing" or "follows"."""
     why: str
     """What changed, or after which stage it follows; empty if it is up to date."""
 
@@ -53,6 +54,11 @@ def _status_of(node: StageNode, changes: Any, pending: set[str], *, is_new: bool
     # What an upstream stage is about to write again is no change of this stage's own.
     if not reasons:
         return StageStatus(node.name, "follows", f"after {', '.join(causes)}")
+    absent = [reason for reason in reasons if reason.endswith(NOT_CACHED)]
+    if absent and all(reason in absent or reason.endswith("(deleted)") for reason in reasons):
+        return StageStatus(
+            node.name, "missing", "what it wrote is neither here nor in DVC's cache; a remote may have it"
+        )
     shown = ", ".join(reasons[:MAX_REASONS])
     more = f" and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
     return StageStatus(node.name, "changed", shown + more)

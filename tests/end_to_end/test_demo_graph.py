@@ -193,6 +193,7 @@ def test_methods_share_tokens_and_reference_log_probabilities(server, workspace)
     assert {state for name, state in states.items() if name not in ran} == {"Cached"}
 
 
+@pytest.mark.long
 def test_every_other_method_runs_to_its_evaluation(workspace):
     """On the demo's tokens; none of them computes tokens or log-probabilities again."""
     methods = ["sft", "reward", "iterative_sft", "ppo", "ddpo"]

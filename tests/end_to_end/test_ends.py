@@ -70,21 +70,20 @@ def test_a_signal_ends_everything(workspace, number, hears_interrupts):
 def test_cancelling_a_run_of_the_command_line_ends_everything(server, workspace):
     started = workspace.start("run")
     started.wait_for("step 3 of")
-    run_id = run_id_in(started.log())
 
-    cancel(server, run_id)
-
-    workspace.wait_for_nobody(15)
-    assert started.process.wait(5) == 130
-    assert server.run(run_id)["state_type"] == "CANCELLED"
+    assert_cancelling_ends(workspace, server, started)
 
 
 def test_cancelling_a_sweep_ends_what_its_experiments_share(server, workspace):
     workspace.commit()
     started = workspace.start("sweep", "--set", "counts.next.steps=3,4")
     started.wait_for("step 3 of")
-    run_id = run_id_in(started.log())
 
+    assert_cancelling_ends(workspace, server, started)
+
+
+def assert_cancelling_ends(workspace, server, started):
+    run_id = run_id_in(started.log())
     cancel(server, run_id)
 
     workspace.wait_for_nobody(15)

@@ -8,7 +8,7 @@ import pytest
 from tests.material import SHARED, needs_shared
 from tests.workspace import POLICIES, Workspace
 
-pytestmark = [pytest.mark.slow, needs_shared, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.long, needs_shared, pytest.mark.timeout(900)]
 
 LEARNING = {"learning_rate": 3.0e-4, "per_device_train_batch_size": 16, "logging_steps": 5}
 

@@ -1,5 +1,7 @@
 """A sweep: what the choices share is computed once, each choice is an experiment, and the table compares them."""
 
+import shutil
+
 import pytest
 
 from tests.counting import Counting
@@ -50,3 +52,13 @@ def test_status_says_what_would_run_and_why(workspace):
         "count@swept   follows     after count@shared",
     ]
     assert lines[-1] == "no flow runs in this workspace"
+
+
+def test_status_tells_what_is_missing_from_what_changed(workspace):
+    workspace.pipelines("run", "other")
+    shutil.rmtree(workspace.root / ".dvc/cache")
+    (workspace.root / "out/other.json").unlink()
+
+    lines = workspace.pipelines("status").stdout.splitlines()
+
+    assert any(line.startswith("count@other   missing     what it wrote is neither here nor") for line in lines), lines

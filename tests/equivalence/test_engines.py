@@ -53,6 +53,7 @@ def run_all(folder, completions, model):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("engine", ["processes", "ray"])
 def test_every_engine_writes_the_same_bytes(inputs, tmp_path, monkeypatch, engine):
     monkeypatch.setenv("PLUMBLINE_DEVICE", "cpu")

@@ -100,6 +100,7 @@ def assert_same_training(found: Path, expected: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_have_the_losses_of_one(alone, tmp_path):
     folder = workspace(tmp_path / "work")
 
@@ -111,11 +112,13 @@ def test_two_processes_have_the_losses_of_one(alone, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sharded_processes_have_the_losses_of_one(alone, sharded):
     assert_same_training(sharded, alone)
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_sharded_processes_go_on_after_kill_9_to_the_same_bytes(sharded, tmp_path):
     folder = workspace(tmp_path / "work")
     stage = start(folder, FSDP2)
@@ -139,6 +142,7 @@ def test_sharded_processes_go_on_after_kill_9_to_the_same_bytes(sharded, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_says_that_a_batch_cannot_be_shared_before_a_model_is_loaded(tmp_path):
     folder = workspace(tmp_path / "work")
     (folder / "model" / "model.safetensors").write_bytes(b"")
