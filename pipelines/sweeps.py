@@ -1,9 +1,9 @@
 """Sweeps over parameters: what all choices share is computed once, then each choice is an experiment of DVC's."""
 
 import os
-import re
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from pipelines.processes import ProcessGroups
 from pipelines.run_artifacts import show_table
 from pipelines.sweep_results import results_markdown
 
-RAN = re.compile(r"^Ran experiment\(s\): (\S+)")
+STARTS_EXPERIMENT = "Reproducing experiment '"
+"""How the line begins in which dvc says that it has an experiment of its own to run."""
 
 
 @flow(name="plumbline-sweep", persist_result=False)
@@ -69,42 +70,68 @@ def _run_all(
 ) -> list[str | None]:
     """Names of the experiments, in the order of the choices; None for one that failed."""
     slots = threading.Semaphore(1 if has_accelerator() else jobs)
+    names = [f"{flow_run.name}-{number}" for number in range(1, len(choices) + 1)]
+    starting = threading.Lock()
 
-    def experiment_task(choice: Sequence[str]) -> Task[[], State[Any]]:
+    def experiment_task(name: str, choice: Sequence[str]) -> Task[[], State[Any]]:
         @task(name=" ".join(choice), task_run_name=" ".join(choice), cache_policy=NO_CACHE, persist_result=False)
         def body() -> State[Any]:
             with slots:
                 try:
-                    name = _run_experiment(choice, targets, groups)
+                    status = _run_experiment(name, choice, targets, groups, starting)
                 except InterruptedError as stopped:
                     return Cancelled(message=str(stopped))
-            return Completed(message=name, data=name) if name else Failed(message="the experiment failed; see its log")
+            return Failed(message="the experiment failed; see its log") if status else Completed(message=name)
 
         return body
 
-    futures = [experiment_task(choice).submit(return_state=False) for choice in choices]
+    futures = [
+        experiment_task(name, choice).submit(return_state=False) for name, choice in zip(names, choices, strict=True)
+    ]
     for future in futures:
         future.wait()
-    return [future.state.message if future.state.is_completed() else None for future in futures]
+    # DVC keeps experiments that are about to start in one place, and whichever of its processes looks next takes one:
+    # which process ran which is not to be known, but each has the name that it was given.
+    known = _known_experiments()
+    return [name if name in known else None for name in names]
 
 
-def _run_experiment(choice: Sequence[str], targets: Sequence[str], groups: ProcessGroups) -> str | None:
-    """Run one in a folder of its own; gives the name that DVC gave it, or None if it failed."""
+def _known_experiments() -> set[str]:
+    from dvc.repo import Repo
+
+    with Repo(_wait_for_lock=True) as repo:
+        return {name for experiments in repo.experiments.ls(all_commits=True).values() for name, _ in experiments}
+
+
+def _run_experiment(
+    name: str, choice: Sequence[str], targets: Sequence[str], groups: ProcessGroups, starting: threading.Lock
+) -> int:
+    """Run one in a folder of its own; gives the exit status of the `dvc` that was to run it.
+
+    Args:
+        name: what to call it.
+        choice: overrides of params.yaml.
+        targets: stages that it ends with.
+        groups: where its process is entered.
+        starting: held until it has begun, so that two don't take the same one.
+    """
     log = get_run_logger()
     sets = [word for override in choice for word in ("--set-param", as_given_to_dvc(override))]
     # Rows that were computed in the workspace need not be computed again in the experiment's own folder.
     cache = os.environ.get("PLUMBLINE_CACHE", ".cache")
-    names: list[str] = []
+    begun = ExitStack()
+    begun.enter_context(starting)
 
     def note(line: str) -> None:
         log.info(line)
-        names.extend(RAN.findall(line))
+        if line.startswith(STARTS_EXPERIMENT):
+            begun.close()
 
-    status = run_dvc(
-        ["exp", "run", "--temp", *sets, *targets],
-        groups,
-        on_line=note,
-        on_progress=lambda _: None,
-        environment={"PLUMBLINE_CACHE": str(Path(cache).resolve())},
-    )
-    return names[-1] if status == 0 and names else None
+    with begun:
+        return run_dvc(
+            ["exp", "run", "--temp", "--name", name, *sets, *targets],
+            groups,
+            on_line=note,
+            on_progress=lambda _: None,
+            environment={"PLUMBLINE_CACHE": str(Path(cache).resolve())},
+        )
