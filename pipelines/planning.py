@@ -38,11 +38,11 @@ def make_plan(targets: Sequence[str] = ()) -> Plan:
     with Repo(_wait_for_lock=True) as repo, repo.lock:
         graph = get_active_graph(repo.index.graph)
         by_name = {stage.addressing: stage for stage in graph}
-        nodes = [node_of(stage, graph) for stage in graph if stage.cmd]
-        wanted = [by_name[name] for name in resolve_targets(targets or usual_methods(), nodes)]
+        nodes = {stage.addressing: node_of(stage, graph) for stage in graph if stage.cmd}
+        wanted = [by_name[name] for name in resolve_targets(targets or usual_methods(), list(nodes.values()))]
         stages = [stage for stage in plan_repro(graph, wanted or None) if stage.cmd]
         unchanged = frozenset(stage.addressing for stage in stages if _is_unchanged(stage))
-        return Plan([node_of(stage, graph) for stage in stages], unchanged, repo.config["core"].get("remote"))
+        return Plan([nodes[stage.addressing] for stage in stages], unchanged, repo.config["core"].get("remote"))
 
 
 def _is_unchanged(stage: Any) -> bool:
