@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from stages.models.results_table import results_table
+from stages.measures.results_table import results_table
 
 
 def results_text(root: Path = Path()) -> str:

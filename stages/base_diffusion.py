@@ -48,7 +48,7 @@ def run(*, source: Input, base_diffusion: Output, params: BaseDiffusionParams) -
     """
     from stages.demo.scratch_diffusion import DiffusionSize, make_pipeline
     from stages.models.diffusion import DefaultDDPOStableDiffusionPipeline
-    from stages.models.diffusion_reference import PIPELINE_FOLDER, write_diffusion_reference
+    from stages.models.diffusion_pointer import PIPELINE_FOLDER, write_diffusion_reference
     from stages.text.prompt_list import read_prompts
 
     base_diffusion.mkdir(parents=True, exist_ok=True)

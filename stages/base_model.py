@@ -67,7 +67,7 @@ def run(*, source: Input | None = None, base_model: Output, params: BaseModelPar
         ValueError: the model is missing, has no safetensors or no usable tokenizer, needs code that isn't trusted, or
             `hub` has no repository or no commit.
     """
-    from stages.models.reference import download_snapshot, weights_folder
+    from stages.models.pointer import download_snapshot, weights_folder
 
     base_model.mkdir(parents=True, exist_ok=True)
     if params.source == "hub":
@@ -124,7 +124,7 @@ def _make_model(source: Path, base_model: Path, params: BaseModelParams) -> None
 
 def _write_checked_reference(base_model: Path, model: Path, params: BaseModelParams) -> None:
     from stages.models.loading import check_causal_lm
-    from stages.models.reference import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+    from stages.models.pointer import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
     from stages.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model, trust_remote_code=params.trust_remote_code)

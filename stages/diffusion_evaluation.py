@@ -66,15 +66,15 @@ def run(
     import pandas as pd
     import pyarrow as pa
 
-    from stages.models.image_comparison import ImageSampling, load_policy, load_reference, sample_images
-    from stages.models.image_rewards import named_image_reward
-    from stages.models.preference_metrics import (
+    from stages.measures.preference_metrics import (
         Resampling,
         SampledPrompts,
         compare_scores,
         nested,
         sampling_metrics,
     )
+    from stages.models.image_comparison import ImageSampling, load_policy, load_reference, sample_images
+    from stages.models.image_rewards import named_image_reward
 
     reward = named_image_reward(params.reward)
     rows = [row for row in read_table(image_prompts, IMAGE_PROMPTS).to_pylist() if row["split"] == "test"]

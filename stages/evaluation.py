@@ -85,11 +85,7 @@ def run(
     import pandas as pd
     import pyarrow as pa
 
-    from stages.models.comparison import compare_models
-    from stages.models.generation import Sampling
-    from stages.models.held_out import choose_prompts, held_out_prompts, labelled_rows, prompt_slices, read_reward
-    from stages.models.judging import judge_all, named_judge, user_text
-    from stages.models.preference_metrics import (
+    from stages.measures.preference_metrics import (
         Resampling,
         SampledPrompts,
         calibration_bins,
@@ -98,7 +94,11 @@ def run(
         scored_rows,
         summary,
     )
-    from stages.models.results_table import results_table
+    from stages.measures.results_table import results_table
+    from stages.models.comparison import compare_models
+    from stages.models.generation import Sampling
+    from stages.models.held_out import choose_prompts, held_out_prompts, labelled_rows, prompt_slices, read_reward
+    from stages.models.judging import judge_all, named_judge, user_text
 
     judge = named_judge(params.judge, truth=truth)
     beta, reward_shift = read_reward(model)

@@ -9,7 +9,7 @@ table of their own, they get their log-probabilities under the reference like al
 from stages.contracts.artifact import read_table, write_table
 from stages.contracts.stage import Input, Output, stage_main
 from stages.contracts.tokens import TOKENS
-from stages.text.mismatch import mismatched_table
+from stages.rows.mismatched import mismatched_table
 
 
 def run(*, tokens: Input, mismatched_tokens: Output) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from stages.contracts.files import write_json, write_text
 from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Output, Scratch, Section, stage_main
-from stages.trainers.sections import LoraParams
+from stages.trainers.core.sections import LoraParams
 
 
 class PPOTrainingParams(Section):
@@ -135,14 +135,14 @@ def run(
         ValueError: there are no prompts, the reward is unknown or gives no finite numbers, or the gradient isn't.
     """
     from stages.models.generation import Sampling
+    from stages.models.pointer import read_reference
     from stages.models.prompt_room import prompt_room
-    from stages.models.reference import read_reference
     from stages.models.tokenizers import load_tokenizer
+    from stages.trainers.core.as_stage import write_model
+    from stages.trainers.core.named_reward import load_reward
+    from stages.trainers.core.tracking import tracking_folder
     from stages.trainers.ppo.prompts import read_prompts
     from stages.trainers.ppo.run import RunSettings, curves_of, run_ppo
-    from stages.trainers.rewards import load_reward
-    from stages.trainers.stage_runs import write_model
-    from stages.trainers.tracking import tracking_folder
 
     read_reference(base_model)  # needed when the model is written, which is hours later
     arguments = _config(params, tracking_folder(scratch))
@@ -230,9 +230,9 @@ def _trainer(base_model: Path, tokenizer: Any, config: Any, params: PPOTrainingP
 
     from stages.models.loading import load_causal_lm
     from stages.models.value_head import AutoModelForCausalLMWithValueHead
+    from stages.trainers.core.as_stage import adapter_config
+    from stages.trainers.core.seeding import set_seed
     from stages.trainers.ppo import PPOTrainer
-    from stages.trainers.seeding import set_seed
-    from stages.trainers.stage_runs import adapter_config
 
     policy = load_causal_lm(base_model, dtype=params.dtype)
     set_seed(params.seed)

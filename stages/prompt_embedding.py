@@ -58,7 +58,7 @@ def run(
         ValueError: the encoder is missing, not pinned, or of another kind.
     """
     from stages.models.devices import default_device
-    from stages.models.reference import fingerprint, tokenizer_fingerprint
+    from stages.models.pointer import fingerprint, tokenizer_fingerprint
     from stages.udm.embedding import TextEmbedder, conversation_text, encoder_fingerprint, encoder_folder
 
     rows = read_table(completions, COMPLETIONS, columns=["prompt_id", "prompt", "messages"])

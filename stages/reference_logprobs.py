@@ -52,7 +52,7 @@ def run(
     import transformers
 
     from stages.models.devices import default_device
-    from stages.models.reference import fingerprint
+    from stages.models.pointer import fingerprint
     from stages.models.row_logps import RowScorer
 
     rows = read_table(tokens, TOKENS, columns=["row_id", "input_ids", "prompt_length"])

@@ -62,18 +62,18 @@ def run(
     import pandas as pd
     import pyarrow as pa
 
-    from stages.models.devices import default_device, place
-    from stages.models.held_out import held_out_prompts, prompt_slices
-    from stages.models.pair_rows import read_pairs
-    from stages.models.preference_metrics import Resampling
-    from stages.models.reward_metrics import (
+    from stages.measures.preference_metrics import Resampling
+    from stages.measures.reward_metrics import (
         ScoredPairs,
         accuracy_by_length,
         metrics_by_slice,
         pair_calibration,
         pair_summary,
     )
+    from stages.models.devices import default_device, place
+    from stages.models.held_out import held_out_prompts, prompt_slices
     from stages.models.scoring import load_reward_model, score_sequences
+    from stages.rows.pairs import read_pairs
 
     pairs, counts = read_pairs(tokens, split="test")
     slices = prompt_slices(held_out_prompts(completions), params.slice_by)

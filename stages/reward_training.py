@@ -11,7 +11,7 @@ from pydantic import Field
 
 from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Output, Scratch, stage_main
-from stages.trainers.sections import OptimisationParams
+from stages.trainers.core.sections import OptimisationParams
 
 
 class RewardTrainingParams(OptimisationParams):
@@ -56,13 +56,13 @@ def run(
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    from stages.models.pair_rows import pair_margins, read_pairs
-    from stages.models.reference import read_reference
+    from stages.models.pointer import read_reference
     from stages.models.scoring import reward_model_of
     from stages.models.tokenizers import load_tokenizer
+    from stages.rows.pairs import pair_margins, read_pairs
+    from stages.trainers.core.as_stage import adapter_config, config_arguments, train_on, write_curves, write_model
+    from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
     from stages.trainers.reward import RewardConfig, RewardTrainer
-    from stages.trainers.stage_runs import adapter_config, config_arguments, train_on, write_curves, write_model
-    from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
     read_reference(base_model)  # needed when the model is written, which is hours later
     pairs, counts = read_pairs(tokens, split="train")

@@ -16,7 +16,7 @@ from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Output, Scratch, stage_main
 from stages.text.layouts import Column
 from stages.text.normal_form import PlainText
-from stages.trainers.sections import OptimisationParams
+from stages.trainers.core.sections import OptimisationParams
 
 
 class SFTTrainingParams(OptimisationParams):
@@ -81,12 +81,12 @@ def run(
         ValueError: there is nothing to learn from, or a loss isn't finite.
     """
     from stages.models.loading import load_causal_lm
-    from stages.models.reference import read_reference
+    from stages.models.pointer import read_reference
     from stages.models.tokenizers import load_tokenizer
+    from stages.rows.demonstrations import DemonstrationReader, read_demonstrations
+    from stages.trainers.core.as_stage import adapter_config, config_arguments, train_on, write_curves, write_model
+    from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
     from stages.trainers.sft import SFTConfig, SFTTrainer
-    from stages.trainers.sft.demonstrations import DemonstrationReader, read_demonstrations
-    from stages.trainers.stage_runs import adapter_config, config_arguments, train_on, write_curves, write_model
-    from stages.trainers.tracking import tracker_callbacks, tracking_folder
 
     read_reference(base_model)  # needed when the model is written, which is hours later
     tokenizer = load_tokenizer(base_model)
@@ -134,7 +134,7 @@ def _held_out_loss(trainer: Any) -> float | None:
 
 def _write_reference(model: Path, base_model: Path) -> None:
     """Make the folder of the model an artifact `base_model`."""
-    from stages.models.reference import fingerprint, read_reference, tokenizer_fingerprint, write_reference
+    from stages.models.pointer import fingerprint, read_reference, tokenizer_fingerprint, write_reference
 
     base = read_reference(base_model)
     changes = {

@@ -85,7 +85,7 @@ def run(
         ContractError: an input is missing, damaged, or belongs to other tokens.
         ValueError: no labelled row is left.
     """
-    from stages.models.statistics import Interval
+    from stages.measures.intervals import Interval
     from stages.udm.cause import Thresholds, diagnose, group_rows, rank_correlation
 
     rows = _labelled_rows(tokens, reference_logps)

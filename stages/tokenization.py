@@ -64,7 +64,7 @@ def run(
         ContractError: `completions` is missing, damaged, or of another version.
         StageFailure: no row fits.
     """
-    from stages.models.reference import tokenizer_fingerprint
+    from stages.models.pointer import tokenizer_fingerprint
     from stages.models.tokenizers import load_tokenizer
 
     table = read_table(completions, COMPLETIONS)

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from stages.contracts.launch import launcher
 from stages.contracts.stage import Input, Output, Scratch, stage_main
-from stages.trainers.sections import OptimisationParams
+from stages.trainers.core.sections import OptimisationParams
 
 
 class TrainingParams(OptimisationParams):
@@ -103,12 +103,12 @@ def run(
         ValueError: the rows have one label only, a prompt has no density ratio, or a loss isn't finite.
     """
     from stages.models.loading import load_causal_lm
-    from stages.models.reference import read_reference
+    from stages.models.pointer import read_reference
     from stages.models.tokenizers import load_tokenizer
-    from stages.trainers.artifact_rows import labelled_training_rows, paired_training_rows
-    from stages.trainers.processes import shard_on_cpu
-    from stages.trainers.stage_runs import adapter_config, config_arguments, train_on, write_curves, write_model
-    from stages.trainers.tracking import tracker_callbacks, tracking_folder
+    from stages.rows.labelled import labelled_training_rows, paired_training_rows
+    from stages.trainers.core.as_stage import adapter_config, config_arguments, train_on, write_curves, write_model
+    from stages.trainers.core.processes import shard_on_cpu
+    from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
 
     read_reference(base_model)  # needed when the model is written, which is hours later
     trainer_class = import_module(f"stages.trainers.{method}").TRAINER

@@ -23,8 +23,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from stages.models.batching import fixed_batches
 from stages.models.modes import evaluating
+from stages.rows.batching import fixed_batches
 
 
 class Sampling(NamedTuple):

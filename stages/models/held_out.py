@@ -11,7 +11,7 @@ from stages.contracts.completions import COMPLETIONS
 from stages.contracts.reference_logps import REFERENCE_LOGPS
 from stages.contracts.rows import Split, content_id
 from stages.contracts.tokens import TOKENS
-from stages.models.reference import LINEAGE_FILE
+from stages.models.pointer import LINEAGE_FILE
 
 
 def read_reward(model: Path) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from stages.models.devices import default_device
 from stages.models.diffusion import LORA_FILE, DefaultDDPOStableDiffusionPipeline
-from stages.models.diffusion_reference import LINEAGE_FILE, pipeline_folder, read_diffusion_reference
+from stages.models.diffusion_pointer import LINEAGE_FILE, pipeline_folder, read_diffusion_reference
 
 
 class ImageSampling(NamedTuple):

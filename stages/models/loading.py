@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from stages.models.reference import (
+from stages.models.pointer import (
     ADAPTER_FILE,
     REFERENCE_FILE,
     adapter_base,

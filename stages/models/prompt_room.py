@@ -4,7 +4,7 @@ from pathlib import Path
 
 from transformers import AutoConfig
 
-from stages.models.reference import ADAPTER_FILE, adapter_base, trusts_code, weights_folder
+from stages.models.pointer import ADAPTER_FILE, adapter_base, trusts_code, weights_folder
 
 
 def prompt_room(base_model: Path, *, max_new_tokens: int) -> int | None:

@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from stages.models.batching import fixed_batches, pad_rows
 from stages.models.devices import default_device, place
 from stages.models.loading import load_causal_lm
 from stages.models.logprobs import completion_logps
+from stages.rows.batching import fixed_batches, pad_rows
 
 
 class RowLogps(NamedTuple):

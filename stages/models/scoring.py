@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerBase
 
-from stages.models.batching import fixed_batches, pad_rows
 from stages.models.devices import default_device, place
 from stages.models.loading import load_causal_lm
-from stages.models.reference import (
+from stages.models.pointer import (
     ADAPTER_FILE,
     adapter_base,
     one_line,
@@ -28,6 +27,7 @@ from stages.models.reference import (
     weights_folder,
 )
 from stages.models.tokenizers import load_tokenizer
+from stages.rows.batching import fixed_batches, pad_rows
 from stages.text.encoding import encode_rows
 
 _CLASSIFIER = "ForSequenceClassification"

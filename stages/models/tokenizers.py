@@ -5,7 +5,7 @@ from typing import cast
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from stages.models.reference import ADAPTER_FILE, TOKENIZER_FILES, adapter_base, one_line, trusts_code, weights_folder
+from stages.models.pointer import ADAPTER_FILE, TOKENIZER_FILES, adapter_base, one_line, trusts_code, weights_folder
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

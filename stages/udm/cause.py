@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from stages.models.statistics import Interval, percentile_interval, resampled_sums
+from stages.measures.intervals import Interval, percentile_interval, resampled_sums
 
 Floats = NDArray[np.float64]
 # Where raters alone are to blame, all groups' answers are about as likely, so that their ranks are chance and a 95 %

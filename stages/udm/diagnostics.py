@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from stages.models.statistics import bootstrap_auc
+from stages.measures.intervals import bootstrap_auc
 from stages.udm.correction import Corrections, Feedback, FittedClassifiers
 
 Floats = NDArray[np.float64]

@@ -16,11 +16,11 @@ from transformers import AutoModel, AutoTokenizer
 
 from stages.contracts.files import file_digest, files_below
 from stages.contracts.rows import content_id
-from stages.models.batching import fixed_batches, pad_rows
 from stages.models.devices import default_device, place
 from stages.models.loading import load_causal_lm
-from stages.models.reference import one_line
+from stages.models.pointer import one_line
 from stages.models.tokenizers import load_tokenizer
+from stages.rows.batching import fixed_batches, pad_rows
 
 EncoderKind = Literal["auto", "sentence_transformers", "transformers"]
 # What an encoder is made of; weights in other formats are never read.

@@ -18,7 +18,7 @@ def test_follows_imports_also_inside_functions():
 
 def test_training_does_not_run_a_method_that_is_not_named():
     assert "stages/losses/bco.py" not in names("stages.training")
-    assert "stages/losses/bco.py" in names("stages.training", "stages.trainers.bco")
+    assert "stages/losses/bco.py" in names("stages.training", "stages.trainers.bco.trainer")
 
 
 def test_a_module_that_does_not_exist_is_named():

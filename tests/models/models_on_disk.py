@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stages.demo.scratch_model import Demonstration, ModelSize, make_model, train_tokenizer
-from stages.models.reference import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+from stages.models.pointer import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
 
 SIZE = ModelSize(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16)
 

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 
 from stages.models.loading import check_causal_lm, load_causal_lm
-from stages.models.reference import (
+from stages.models.pointer import (
     ModelReference,
     fingerprint,
     read_reference,

@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification, GPT2Config
 
 from stages.models.loading import load_causal_lm
-from stages.models.reference import write_lineage
+from stages.models.pointer import write_lineage
 from stages.models.scoring import RewardScorer, load_reward_model, reward_model_of, score_sequences, scores_of
 from stages.models.tokenizers import load_tokenizer
 from tests.models.models_on_disk import write_local_reference

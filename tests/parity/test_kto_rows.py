@@ -6,8 +6,8 @@ import pytest
 from datasets import Dataset
 from transformers import AutoTokenizer
 
-from stages.text.mismatch import mismatched, partners
-from stages.trainers.rows import Lengths, RowReader
+from stages.rows.mismatched import mismatched, partners
+from stages.rows.raw import Lengths, RowReader
 from tests.material import SHARED, needs_shared
 
 CASE = SHARED / "parity" / "out" / "kto" / "kl_rows.json"

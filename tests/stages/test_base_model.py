@@ -11,7 +11,7 @@ from stages.contracts.files import tree_digest
 from stages.demo_feedback import DemoFeedbackParams
 from stages.demo_feedback import run as write_demo
 from stages.models.loading import load_causal_lm
-from stages.models.reference import read_reference
+from stages.models.pointer import read_reference
 from stages.models.tokenizers import load_tokenizer
 from tests.models.models_on_disk import write_model
 

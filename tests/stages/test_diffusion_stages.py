@@ -15,7 +15,7 @@ from stages.contracts.artifact import read_table
 from stages.contracts.files import tree_digest
 from stages.contracts.image_prompts import IMAGE_PROMPTS
 from stages.contracts.images import IMAGES
-from stages.models.diffusion_reference import pipeline_folder
+from stages.models.diffusion_pointer import pipeline_folder
 from stages.models.image_comparison import load_policy
 from tests.models.tiny_diffusion import save_tiny
 

@@ -5,7 +5,7 @@ import pytest
 from stages.contracts.artifact import ContractError, read_table
 from stages.contracts.tokens import TOKENS
 from stages.mismatched_rows import run
-from stages.text.mismatch import mismatched_table
+from stages.rows.mismatched import mismatched_table
 from tests.stages.feedback import write_tokens
 
 ROWS = [{"input_ids": [1, 10 + row, 20 + row, 2], "prompt_length": 2, "label": row % 2 == 0} for row in range(5)]

@@ -18,7 +18,7 @@ from stages.models.held_out import read_reward
 from stages.models.loading import load_causal_lm
 from stages.models.tokenizers import load_tokenizer
 from stages.ppo_training import PPOTrainingParams, run
-from stages.trainers.sections import LoraParams
+from stages.trainers.core.sections import LoraParams
 from tests.stages.feedback import write_completions
 from tests.stages.training_runs import write_base_model
 from tests.trainers.tiny import WORDS

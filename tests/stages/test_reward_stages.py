@@ -14,11 +14,11 @@ import pytest
 from stages import reward_evaluation, reward_training
 from stages.contracts.closure import ROOT
 from stages.contracts.files import files_below, tree_digest
-from stages.models.reference import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+from stages.models.pointer import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
 from stages.models.scoring import load_reward_model
 from stages.reward_evaluation import RewardEvaluationParams
 from stages.reward_training import RewardTrainingParams
-from stages.trainers.sections import LoraParams
+from stages.trainers.core.sections import LoraParams
 from tests.stages.feedback import write_completions, write_tokens
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer
 
@@ -200,7 +200,7 @@ def test_evaluation_agrees_with_scores_taken_one_by_one(artifacts, trained, tmp_
 
     import torch
 
-    from stages.models.pair_rows import read_pairs
+    from stages.rows.pairs import read_pairs
 
     model = load_reward_model(trained["model"])
     pairs = read_pairs(artifacts["tokens"], split="test").table.to_pylist()

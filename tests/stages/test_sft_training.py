@@ -8,10 +8,10 @@ import torch
 
 from stages.contracts.files import files_below
 from stages.models.loading import load_causal_lm
-from stages.models.reference import fingerprint, read_reference
+from stages.models.pointer import fingerprint, read_reference
 from stages.models.tokenizers import load_tokenizer
 from stages.sft_training import SFTTrainingParams, run
-from stages.trainers.sections import LoraParams
+from stages.trainers.core.sections import LoraParams
 from tests.stages.feedback import write_tokens
 from tests.stages.training_runs import digests, kill_when, outputs, write_base_model
 from tests.trainers.tiny import WORDS

@@ -23,7 +23,7 @@ from stages.contracts.reference_logps import REFERENCE_LOGPS
 from stages.contracts.tokens import TOKENS
 from stages.models.loading import load_causal_lm
 from stages.models.tokenizers import load_tokenizer
-from stages.trainers.sections import LoraParams
+from stages.trainers.core.sections import LoraParams
 from stages.training import BCOTrainingParams, run
 from tests.stages.training_runs import write_base_model
 
@@ -254,4 +254,6 @@ def test_its_code_holds_no_other_methods_trainer():
     assert not any(
         path.startswith("stages/trainers/") and path.endswith(("bco.py", "kto.py", "dpo.py")) for path in files
     )
-    assert "stages/losses/bco.py" in {str(path) for path in code_files(["stages.training", "stages.trainers.bco"])}
+    assert "stages/losses/bco.py" in {
+        str(path) for path in code_files(["stages.training", "stages.trainers.bco.trainer"])
+    }

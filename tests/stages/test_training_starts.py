@@ -5,7 +5,7 @@ from inspect import signature
 
 import pytest
 
-from stages.models.reference import ADAPTER_FILE
+from stages.models.pointer import ADAPTER_FILE
 
 STAGES = {
     "training": "BCOTrainingParams",

@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.contracts.closure import ROOT
 from stages.contracts.files import files_below, tree_digest
-from stages.models.reference import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+from stages.models.pointer import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer
 
 _SCRIPT = """

@@ -8,8 +8,8 @@ import pytest
 from transformers import HfArgumentParser
 
 from stages.trainers import BCOConfig, BCOTrainer, DPOTrainer, KTOConfig, KTOTrainer, set_seed
-from stages.trainers.arguments import FORMER_ARGUMENTS
-from stages.trainers.preference import PreferenceTrainer
+from stages.trainers.core.arguments import FORMER_ARGUMENTS
+from stages.trainers.core.preference import PreferenceTrainer
 from tests.material import SHARED, needs_shared
 
 DPO_METHODS = (

@@ -5,7 +5,7 @@ import logging
 import torch
 
 from stages.trainers import base
-from stages.trainers.bco import BCOTrainer
+from stages.trainers.bco.trainer import BCOTrainer
 from tests.trainers.tiny import bco_config, bco_trainer, encoded_rows, tiny_llama, tiny_tokenizer
 
 
@@ -14,7 +14,7 @@ def test_one_process_uses_one_of_several_devices_and_says_so(tmp_path, caplog):
     assert args.device.type == "cpu"
     args._n_gpu = 2  # as on a machine with two
 
-    with caplog.at_level(logging.WARNING, "stages.trainers.base"):
+    with caplog.at_level(logging.WARNING, "stages.trainers.core.base"):
         trainer = BCOTrainer(tiny_llama(), None, args, encoded_rows(), processing_class=tiny_tokenizer())
     trainer.train()
 

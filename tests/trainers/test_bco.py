@@ -12,8 +12,8 @@ from transformers import TrainerCallback, TrainingArguments
 
 from stages.losses.bco import bco_loss
 from stages.losses.moments import RewardMoments
-from stages.trainers.bco import BCOTrainer
-from stages.trainers.collation import PreferenceCollator
+from stages.rows.collation import PreferenceCollator
+from stages.trainers.bco.trainer import BCOTrainer
 from tests.trainers.tiny import bco_config, bco_trainer, encoded_rows, raw_rows, tiny_llama, tiny_tokenizer
 
 

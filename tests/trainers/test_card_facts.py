@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from stages.trainers.model_card import card_of, public_name
+from stages.trainers.core.model_card import card_of, public_name
 from tests.trainers.tiny import bco_trainer, tiny_llama
 
 

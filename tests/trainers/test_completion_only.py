@@ -3,7 +3,7 @@
 import pytest
 
 from stages.losses.sft import IGNORED
-from stages.trainers.label_collation import LabelCollator
+from stages.rows.label_collation import LabelCollator
 from stages.trainers.sft.completion_only import DataCollatorForCompletionOnlyLM
 from tests.trainers.tiny import tiny_tokenizer
 

@@ -9,9 +9,9 @@ from datasets import Dataset
 from transformers import AutoTokenizer, TrainingArguments
 
 from stages.losses.dpo import PAIR_LOSSES, sigmoid_losses
+from stages.rows.collation import PreferenceCollator
+from stages.rows.raw import PAIR
 from stages.trainers import DPOConfig, DPOTrainer
-from stages.trainers.collation import PreferenceCollator
-from stages.trainers.rows import PAIR
 from tests.material import SHARED, needs_shared
 from tests.trainers.tiny import (
     dpo_trainer,
@@ -312,7 +312,7 @@ def test_plain_arguments_keep_all_that_they_say(tmp_path):
 
 
 def test_without_lengths_plain_arguments_get_the_documented_ones_with_a_warning(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, "stages.trainers.dpo_documented"):
+    with caplog.at_level(logging.WARNING, "stages.trainers.dpo.documented_methods"):
         found = loose(tmp_path).args
 
     assert (found.max_length, found.max_prompt_length) == (512, 128)
@@ -361,7 +361,7 @@ def test_a_configuration_refuses_what_is_out_of_range(tmp_path, given, message):
 
 
 def test_a_setting_that_the_loss_does_not_read_is_warned_of(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, "stages.trainers.dpo"):
+    with caplog.at_level(logging.WARNING, "stages.trainers.dpo.trainer"):
         method_config("dpo", tmp_path, loss_type="hinge", label_smoothing=0.1)
 
     (record,) = caplog.records

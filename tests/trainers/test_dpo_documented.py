@@ -9,8 +9,8 @@ from peft import LoraConfig
 
 from stages.losses.dpo import PAIR_LOSSES
 from stages.losses.pairs import PairLogps, PairSettings
+from stages.rows.collation import PreferenceCollator
 from stages.trainers import DPOTrainer
-from stages.trainers.collation import PreferenceCollator
 from tests.trainers.test_model_kinds import tiny_t5
 from tests.trainers.tiny import dpo_trainer, encoded_pairs, raw_pairs, tiny_llama, tiny_tokenizer
 

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from stages.losses.sft import IGNORED
 from stages.trainers import IterativeSFTTrainer
-from stages.trainers.checkpoints import last_whole_checkpoint
+from stages.trainers.core.checkpoints import last_whole_checkpoint
 from tests.material import SHARED, needs_shared
 from tests.trainers.test_model_kinds import tiny_t5
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer

@@ -10,8 +10,8 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM
 
-from stages.trainers.collation import PreferenceCollator
-from stages.trainers.rows import RowReader
+from stages.rows.collation import PreferenceCollator
+from stages.rows.raw import RowReader
 from tests.trainers.tiny import bco_trainer, raw_rows, tiny_llama
 
 needs_bitsandbytes = pytest.mark.skipif(

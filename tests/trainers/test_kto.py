@@ -7,8 +7,8 @@ import torch
 from datasets import Dataset
 
 from stages.losses.kto import kto_losses, mismatched_kl
-from stages.trainers.collation import PreferenceCollator
-from stages.trainers.rows import MISMATCHED
+from stages.rows.collation import PreferenceCollator
+from stages.rows.raw import MISMATCHED
 from tests.trainers.tiny import encoded_rows, kto_trainer, lines, method_config, raw_pairs, raw_rows, tiny_llama
 
 RAW = Dataset.from_list(raw_rows())
@@ -289,7 +289,7 @@ def test_predict_gives_rewards_and_labels(tmp_path):
 
 
 def test_weights_that_leave_the_classes_unbalanced_are_warned_of_once(tmp_path, caplog):
-    with caplog.at_level(logging.WARNING, "stages.trainers.kto"):
+    with caplog.at_level(logging.WARNING, "stages.trainers.kto.trainer"):
         kto_trainer(tmp_path, rows=encoded_rows(12), eval_dataset=encoded_rows(12))
 
     # 8 desired rows and 4 undesired ones: 4 * 1 / 8 to 1.33 times that, or 8 * 1 / 4 and less
@@ -300,7 +300,7 @@ def test_weights_that_leave_the_classes_unbalanced_are_warned_of_once(tmp_path, 
 
 @pytest.mark.parametrize("weights", [{"desirable_weight": 0.6}, {"undesirable_weight": 1.8}])
 def test_weights_in_their_range_are_not_warned_of(tmp_path, caplog, weights):
-    with caplog.at_level(logging.WARNING, "stages.trainers.kto"):
+    with caplog.at_level(logging.WARNING, "stages.trainers.kto.trainer"):
         kto_trainer(tmp_path, rows=encoded_rows(12), **weights)
 
     assert not caplog.records

@@ -6,7 +6,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from stages.trainers.metrics import MetricSums, Share, by_class, share_of
+from stages.trainers.core.metrics import MetricSums, Share, by_class, share_of
 from tests.apple_device import MPS, without_doubles
 
 

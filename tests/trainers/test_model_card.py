@@ -2,7 +2,7 @@
 
 import yaml
 
-from stages.trainers.model_card import model_card
+from stages.trainers.core.model_card import model_card
 
 SETTINGS = {
     "method": "bco",

@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from stages.trainers.policy import prepared_init
+from stages.trainers.core.policy import prepared_init
 
 
 class Maker:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from stages.trainers.bco import BCOTrainer
+from stages.trainers.bco.trainer import BCOTrainer
 from tests.trainers.tiny import WORDS, bco_config, bco_trainer, encoded_rows, raw_rows, tiny_llama, tiny_tokenizer
 
 

@@ -11,8 +11,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from stages.models.frozen import FrozenWeights
 from stages.models.logprobs import completion_logps
-from stages.trainers.collation import PreferenceCollator
-from stages.trainers.rows import Lengths, RowReader
+from stages.rows.collation import PreferenceCollator
+from stages.rows.raw import Lengths, RowReader
 from tests.trainers.tiny import bco_trainer, encoded_rows, raw_rows, tiny_llama, tiny_tokenizer
 
 # peft 0.21 asks transformers 5 under a name that has changed.

@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig
 from transformers import TrainerCallback
 
-from stages.trainers.bco import BCOTrainer
-from stages.trainers.checkpoints import last_whole_checkpoint
+from stages.trainers.bco.trainer import BCOTrainer
+from stages.trainers.core.checkpoints import last_whole_checkpoint
 from tests.trainers.tiny import bco_config, bco_trainer, encoded_rows, tiny_llama, tiny_tokenizer
 
 # Twelve rows in batches of two, two batches a step: three steps an epoch, three epochs.

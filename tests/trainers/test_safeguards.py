@@ -6,7 +6,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from stages.trainers.safeguards import STEPS_WITHOUT_GRADIENT, GradientWatch, refuse_non_finite
+from stages.trainers.core.safeguards import STEPS_WITHOUT_GRADIENT, GradientWatch, refuse_non_finite
 from tests.trainers.tiny import dpo_trainer, lines, raw_pairs
 
 

@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from transformers.integrations.integration_utils import CometCallback, MLflowCallback, WandbCallback
 
 from stages.models.generation import Sampling, sample_ids
-from stages.trainers.bco import BCOTrainer
-from stages.trainers.samples import COLUMNS
+from stages.trainers.bco.trainer import BCOTrainer
+from stages.trainers.core.samples import COLUMNS
 from tests.trainers.test_model_kinds import tiny_t5
 from tests.trainers.tiny import bco_config, bco_trainer, raw_rows, tiny_tokenizer
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.trainers.seeding import InterleavedSampler, row_order, set_seed
+from stages.trainers.core.seeding import InterleavedSampler, row_order, set_seed
 
 
 def test_set_seed_repeats_the_draws_of_every_generator():

@@ -13,9 +13,9 @@ from torch.nn.functional import cross_entropy
 from transformers import DataCollatorForLanguageModeling, TrainerCallback, TrainingArguments
 
 from stages.losses.sft import IGNORED
+from stages.rows.packing import ConstantLengthDataset
 from stages.trainers import SFTConfig, SFTTrainer
 from stages.trainers.sft.completion_only import DataCollatorForCompletionOnlyLM
-from stages.trainers.sft.packing import ConstantLengthDataset
 from tests.material import SHARED, needs_shared
 from tests.trainers.test_model_kinds import tiny_mixtral, tiny_t5
 from tests.trainers.tiny import WORDS, SecondOfTwo, encoded_rows, tiny_llama, tiny_tokenizer

@@ -12,11 +12,11 @@ from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from stages.trainers.bco import BCOConfig, BCOTrainer
-from stages.trainers.config import PreferenceConfig
-from stages.trainers.dpo import DPOConfig, DPOTrainer
-from stages.trainers.kto import KTOConfig, KTOTrainer
-from stages.trainers.preference import PreferenceTrainer
+from stages.trainers.bco.trainer import BCOConfig, BCOTrainer
+from stages.trainers.core.config import PreferenceConfig
+from stages.trainers.core.preference import PreferenceTrainer
+from stages.trainers.dpo.trainer import DPOConfig, DPOTrainer
+from stages.trainers.kto.trainer import KTOConfig, KTOTrainer
 
 
 class SecondOfTwo:

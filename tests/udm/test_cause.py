@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stages.models.statistics import Interval
+from stages.measures.intervals import Interval
 from stages.udm.cause import Thresholds, diagnose, group_rows, rank_correlation
 
 THRESHOLDS = Thresholds(competence=0.8, rater_bias=0.6, min_auc=0.55, min_groups=5, min_effective_share=0.3)

@@ -21,7 +21,11 @@ from stages.losses.ddpo import clipped_losses, ddpo_loss
 from stages.models.denoising import noise_logps, noise_step
 from stages.models.diffusion import DefaultDDPOStableDiffusionPipeline, predict_guided_noise, predict_noise
 from stages.models.image_rewards import ImageReward, rewards_of
+from stages.trainers.core.model_card import model_card
+from stages.trainers.core.seeding import set_seed
+from stages.trainers.ddpo.advantages import PromptRewards, epoch_advantages
 from stages.trainers.ddpo.config import DDPOConfig
+from stages.trainers.ddpo.epoch_checkpoints import check_folder, epoch_checkpoint, epoch_state, save_epoch
 from stages.trainers.ddpo.setup import (
     find_random_steps,
     flat_arguments,
@@ -30,10 +34,6 @@ from stages.trainers.ddpo.setup import (
     make_accelerator,
     make_optimizer,
 )
-from stages.trainers.epoch_checkpoints import check_folder, epoch_checkpoint, epoch_state, save_epoch
-from stages.trainers.model_card import model_card
-from stages.trainers.prompt_rewards import PromptRewards, epoch_advantages
-from stages.trainers.seeding import set_seed
 
 PromptFunction = Callable[[], tuple[str, Any]]
 """Gives a prompt and anything about it. Checkpoints hold the states of the global generators that it may draw from."""

@@ -13,8 +13,8 @@ from stages.contracts.completions import COMPLETIONS
 from stages.models.held_out import choose_prompts
 from stages.models.judging import user_text
 from stages.text.encoding import encode_rows
+from stages.trainers.core.named_reward import Reward, load_reward
 from stages.trainers.iterative_sft.run import Prompt
-from stages.trainers.rewards import Reward, load_reward
 
 
 class RoundPrompts(NamedTuple):

@@ -19,7 +19,7 @@ from stages.contracts.files import write_json
 from stages.contracts.rows import content_id
 from stages.losses.sft import IGNORED
 from stages.models.generation import Sampling, have_ended, sample_ids
-from stages.trainers.checkpoints import last_whole_checkpoint
+from stages.trainers.core.checkpoints import last_whole_checkpoint
 from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
 
 logger = logging.getLogger(__name__)

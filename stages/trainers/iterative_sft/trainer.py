@@ -20,16 +20,16 @@ from transformers.integrations.neftune import activate_neftune, deactivate_neftu
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from stages.losses.sft import IGNORED
+from stages.rows.collation import default_collator
+from stages.rows.label_collation import LabelCollator
 from stages.text.truncation import TruncationMode
-from stages.trainers.arguments import DocumentedArguments
-from stages.trainers.checkpoints import last_whole_checkpoint
-from stages.trainers.collation import default_collator
+from stages.trainers.core.arguments import DocumentedArguments
+from stages.trainers.core.checkpoints import last_whole_checkpoint
+from stages.trainers.core.metrics import MetricSums, Share, share_of
+from stages.trainers.core.policy import load_model
+from stages.trainers.core.seeding import set_seed
+from stages.trainers.core.token_loss import TokenLossTrainer
 from stages.trainers.iterative_sft.rows import StepRows, labels_are_ids
-from stages.trainers.label_collation import LabelCollator
-from stages.trainers.metrics import MetricSums, Share, share_of
-from stages.trainers.policy import load_model
-from stages.trainers.seeding import set_seed
-from stages.trainers.token_loss import TokenLossTrainer
 
 _MANY_STEPS = 2**31
 

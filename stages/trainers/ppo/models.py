@@ -16,16 +16,16 @@ from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBas
 
 from stages.contracts.files import write_text
 from stages.models.value_head import PreTrainedModelWithValueHead
-from stages.trainers.model_card import model_card
+from stages.trainers.core.model_card import model_card
+from stages.trainers.core.seeding import set_seed
 from stages.trainers.ppo.config import PPOConfig
 from stages.trainers.ppo.control import AdaptiveKLController, FixedKLController, ScoreScaler
 from stages.trainers.ppo.hub import BestScore, upload
-from stages.trainers.ppo.logging import log_to_trackers, reward_statistics, text_rows
 from stages.trainers.ppo.sampling import generation_arguments, sample_batches, sample_one
 from stages.trainers.ppo.setup import check_arguments, choose_reference, used_columns, without_dropout
 from stages.trainers.ppo.state import load_trainer_state, save_trainer_state
+from stages.trainers.ppo.step_log import log_to_trackers, reward_statistics, text_rows
 from stages.trainers.ppo.update import OptimizerSteps
-from stages.trainers.seeding import set_seed
 
 Policy: TypeAlias = PreTrainedModelWithValueHead
 

@@ -17,11 +17,11 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from stages.models.generation import Sampling, have_ended, sample_ids
+from stages.trainers.core.named_reward import Reward
+from stages.trainers.core.seeding import row_order
 from stages.trainers.ppo.prompts import Prompt, prompt_rows
 from stages.trainers.ppo.state import STATE_FILE
 from stages.trainers.ppo.trainer import PPOTrainer
-from stages.trainers.rewards import Reward
-from stages.trainers.seeding import row_order
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from stages.models.value_head import PreTrainedModelWithValueHead
 from stages.trainers.ppo.models import PPOModels
 from stages.trainers.ppo.passes import TokenPass, joined, logits_pass, token_pass
 from stages.trainers.ppo.rollouts import Inputs, Rollouts, as_inputs, check_rollouts, padded_inputs
-from stages.trainers.ppo.statistics import (
+from stages.trainers.ppo.step_statistics import (
     Statistics,
     Stopwatch,
     as_numpy,

@@ -6,10 +6,10 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from stages.trainers.collation import PreferenceCollator
+from stages.rows.collation import PreferenceCollator
+from stages.rows.raw import PAIR
+from stages.trainers.core.scored import Batch
 from stages.trainers.reward.rows import SIDES, check_max_length, unmasked
-from stages.trainers.rows import PAIR
-from stages.trainers.scored import Batch
 
 
 class RewardDataCollatorWithPadding:

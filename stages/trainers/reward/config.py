@@ -2,7 +2,7 @@
 
 from typing import Any, get_args
 
-from stages.trainers.arguments import TRANSFORMERS_4_36, DocumentedArguments, documented
+from stages.trainers.core.arguments import TRANSFORMERS_4_36, DocumentedArguments, documented
 from stages.trainers.reward.rows import TooLong, check_max_length
 
 

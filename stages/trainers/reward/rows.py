@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from datasets import Dataset
 
-from stages.trainers.rows import PAIR, LeftOut, RowReader
+from stages.rows.raw import PAIR, LeftOut, RowReader
 
 logger = logging.getLogger(__name__)
 

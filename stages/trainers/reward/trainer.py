@@ -10,17 +10,17 @@ from transformers import AutoModelForSequenceClassification, PreTrainedTokenizer
 
 from stages.losses.reward import RewardLoss, reward_loss
 from stages.models.scoring import check_reward_model, scores_of
-from stages.trainers.base import FeedbackTrainer
-from stages.trainers.collation import default_collator, stacked
-from stages.trainers.metrics import Share, share_of
-from stages.trainers.policy import prepare_policy, prepared_init
+from stages.rows.collation import default_collator, stacked
+from stages.rows.raw import PAIR, LeftOut, Lengths, RowReader
+from stages.trainers.core.base import FeedbackTrainer
+from stages.trainers.core.metrics import Share, share_of
+from stages.trainers.core.policy import prepare_policy, prepared_init
+from stages.trainers.core.safeguards import refuse_non_finite
+from stages.trainers.core.scored import Batch, num_own_rows, own_share
+from stages.trainers.core.seeding import set_seed
 from stages.trainers.reward.batches import RewardDataCollatorWithPadding, agree_on_padding, with_our_names
 from stages.trainers.reward.config import RewardConfig, check_adapter, checked_length
 from stages.trainers.reward.rows import read_pair_rows
-from stages.trainers.rows import PAIR, LeftOut, Lengths, RowReader
-from stages.trainers.safeguards import refuse_non_finite
-from stages.trainers.scored import Batch, num_own_rows, own_share
-from stages.trainers.seeding import set_seed
 
 __all__ = ["RewardConfig", "RewardDataCollatorWithPadding", "RewardTrainer"]
 

@@ -7,7 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from stages.losses.sft import IGNORED
-from stages.trainers.label_collation import LabelCollator
+from stages.rows.label_collation import LabelCollator
 
 
 class DataCollatorForCompletionOnlyLM(LabelCollator):

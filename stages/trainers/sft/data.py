@@ -9,11 +9,9 @@ from datasets import Dataset
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
-from stages.trainers.collation import default_collator
-from stages.trainers.label_collation import LabelCollator
-from stages.trainers.rows import LeftOut, is_encoded
-from stages.trainers.sft.completion_only import DataCollatorForCompletionOnlyLM
-from stages.trainers.sft.packing import (
+from stages.rows.collation import default_collator
+from stages.rows.label_collation import LabelCollator
+from stages.rows.packing import (
     ConstantLengthDataset,
     Document,
     PackedRow,
@@ -22,6 +20,8 @@ from stages.trainers.sft.packing import (
     packed_dataset,
     stay_apart,
 )
+from stages.rows.raw import LeftOut, is_encoded
+from stages.trainers.sft.completion_only import DataCollatorForCompletionOnlyLM
 from stages.trainers.sft.rows import SFTRowReader
 
 DATASET_KWARGS = ("add_special_tokens", "append_concat_token")

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from stages.rows.raw import LeftOut, is_encoded
 from stages.text.chat_template import ChatRenderer
 from stages.text.encoding import encode_row
 from stages.text.layouts import Feedback, Text, read_feedback
 from stages.text.reasons import RejectedRowError
 from stages.text.truncation import truncate_together
-from stages.trainers.rows import LeftOut, is_encoded
 
 logger = logging.getLogger(__name__)
 

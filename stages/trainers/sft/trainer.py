@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
 
 from stages.models.documents import keeps_documents_apart
-from stages.trainers.arguments import DocumentedArguments
-from stages.trainers.label_collation import LabelCollator
-from stages.trainers.policy import load_model, prepare_policy, prepared_init
-from stages.trainers.rows import LeftOut
-from stages.trainers.seeding import set_seed
+from stages.rows.label_collation import LabelCollator
+from stages.rows.raw import LeftOut
+from stages.trainers.core.arguments import DocumentedArguments
+from stages.trainers.core.policy import load_model, prepare_policy, prepared_init
+from stages.trainers.core.seeding import set_seed
+from stages.trainers.core.token_loss import TokenLossTrainer
 from stages.trainers.sft.data import SFTData
-from stages.trainers.token_loss import TokenLossTrainer
 
 
 @dataclasses.dataclass

@@ -1,0 +1,1 @@
+"""Numbers about models with their intervals; computes on what models gave and loads none."""

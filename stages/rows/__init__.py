@@ -1,0 +1,1 @@
+"""The rows that methods learn from, and the batches made of them."""

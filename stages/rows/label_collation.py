@@ -1,0 +1,90 @@
+"""Batches of tokens with the labels that say which of them are learned from."""
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from stages.losses.sft import IGNORED
+from stages.rows.batching import pad_rows
+
+
+class LabelCollator:
+    """Makes a batch of encoded rows, padded on the right, with labels.
+
+    Labels are the ids, but for padding and for what a row says isn't learned from: its column `labels` has the last
+    word, then `prompt_length`. What is padding follows from a row's length and not from its ids, so that an EOS is
+    learned also where the tokenizer pads with it.
+
+    Args:
+        pad_id: id that fills short rows.
+        learns_prompts: whether tokens of a prompt are learned from too.
+        flattens: whether packed rows are laid end to end as one row, which kernels for packed attention ask for.
+        is_encoder_decoder: whether labels are what a decoder answers, and not the ids.
+    """
+
+    def __init__(
+        self, pad_id: int, *, learns_prompts: bool = False, flattens: bool = False, is_encoder_decoder: bool = False
+    ) -> None:
+        self.pad_id = pad_id
+        self.learns_prompts = learns_prompts
+        self.flattens = flattens
+        self.is_encoder_decoder = is_encoder_decoder
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """The batch of `rows`.
+
+        Returns:
+            `input_ids` and `labels` of shape (n, t), and `attention_mask`, or for packed rows whose documents stay
+            apart `position_ids`, of the same shape; `weight`, if the rows have one, of shape (n,). Labels of an
+            encoder-decoder have a width of their own.
+        """
+        ids = [_ints(row["input_ids"]) for row in rows]
+        labels = [self.labels_of(row, tokens) for row, tokens in zip(rows, ids, strict=True)]
+        batch: dict[str, Tensor] = {}
+        if "weight" in rows[0]:
+            batch["weight"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
+        if "position_ids" in rows[0]:
+            positions = [_ints(row["position_ids"]) for row in rows]
+            if self.flattens:
+                ids, labels, positions = ([list(chain(*column))] for column in (ids, labels, positions))
+            width = max(map(len, ids))
+            # Padding begins anew at each token, so that it sees none of the documents.
+            batch["position_ids"] = pad_rows(positions, width=width, pad_id=0)
+        else:
+            width = max(map(len, ids))
+            masks = [
+                _ints(row["attention_mask"]) if "attention_mask" in row else [1] * len(row_ids)
+                for row, row_ids in zip(rows, ids, strict=True)
+            ]
+            batch["attention_mask"] = pad_rows(masks, width=width, pad_id=0)
+        batch["input_ids"] = pad_rows(ids, width=width, pad_id=self.pad_id)
+        label_width = max(map(len, labels)) if self.is_encoder_decoder else width
+        batch["labels"] = pad_rows(labels, width=label_width, pad_id=IGNORED)
+        return batch
+
+    def labels_of(self, row: Mapping[str, Any], ids: list[int]) -> list[int]:
+        """Labels of a row's tokens: those that it brings, or its ids behind what isn't learned from.
+
+        Args:
+            row: columns of the row.
+            ids: its `input_ids`.
+
+        Raises:
+            ValueError: it brings more or fewer labels than ids.
+        """
+        if "labels" in row:
+            labels = _ints(row["labels"])
+            if len(labels) != len(ids) and not self.is_encoder_decoder:
+                raise ValueError(f"expected a label for each of {len(ids)} tokens of a row, found {len(labels)}")
+            return labels
+        start = 0 if self.learns_prompts else row.get("prompt_length", 0)
+        return [IGNORED] * start + ids[start:]
+
+
+def _ints(values: Any) -> list[int]:
+    """A list of ids, whatever holds them."""
+    found: list[int] = values.tolist() if hasattr(values, "tolist") else list(values)
+    return found

@@ -1,0 +1,1 @@
+"""What all trainers share: configuration, forward, reference, metrics, checkpoints, and a training as a stage."""

@@ -1,0 +1,133 @@
+"""The reference of a trainer: which model it is, and the log-probabilities that it gives to rows."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, SequentialSampler
+
+from stages.models.adapters import is_peft_model
+from stages.models.frozen import (
+    AdapterOff,
+    FrozenReference,
+    FrozenWeights,
+    NamedAdapter,
+    PolicyItself,
+    SeparateModel,
+    frozen_copy,
+)
+from stages.rows.raw import reference_column
+from stages.trainers.core.policy import load_model
+from stages.trainers.core.scored import Batch
+
+
+def check_reference_arguments(ref_model: Any, init_kwargs: Mapping[str, Any] | None, adapter: str | None) -> None:
+    """See that what names the reference names one, before anything is loaded.
+
+    Args:
+        ref_model: a model, the name of one, or None.
+        init_kwargs: arguments of `from_pretrained` for it.
+        adapter: name of the policy's adapter that is the reference, or None.
+
+    Raises:
+        ValueError: arguments contradict each other, or come for a model that isn't loaded.
+    """
+    if ref_model is not None and adapter is not None:
+        raise ValueError("expected the reference as one of ref_model and ref_adapter_name, found both; leave one out")
+    if ref_model is None and init_kwargs:
+        raise ValueError("expected ref_model, a name to load with ref_model_init_kwargs, found none")
+    if ref_model is not None and not isinstance(ref_model, str):
+        load_model(ref_model, init_kwargs, name="ref_model")
+
+
+def choose_reference(
+    ref_model: Any,
+    *,
+    policy: Callable[[], Any],
+    args: Any,
+    prepare: Callable[[Any], Any],
+    has_new_adapter: bool,
+    policy_adapter: str | None,
+    reference_adapter: str | None,
+    has_column: bool,
+) -> FrozenReference | None:
+    """The reference that fits what a trainer was given; None where its log-probabilities are all there.
+
+    Args:
+        ref_model: a model, the name of one, or None for the policy as it is now.
+        policy: gives the policy.
+        args: configuration of the trainer.
+        prepare: puts a model where it is to run.
+        has_new_adapter: whether the trainer laid the policy's adapter itself, so that it says nothing yet.
+        policy_adapter: name of the adapter that is trained; None stands for the usual one.
+        reference_adapter: name of the adapter that is the reference; None if it is no adapter.
+        has_column: whether all rows have their log-probability under the reference.
+
+    Raises:
+        ValueError: an adapter is missing.
+    """
+    if policy_adapter is not None:
+        policy().set_adapter(policy_adapter)
+    if ref_model is not None:
+        if has_column and not args.generate_during_eval:
+            return None
+        loaded = load_model(ref_model, args.ref_model_init_kwargs, name="ref_model")
+        return SeparateModel(prepare(loaded))
+    if is_peft_model(policy()):
+        if reference_adapter is not None:
+            return NamedAdapter(policy, name=reference_adapter, policy_name=policy_adapter or "default")
+        return AdapterOff(policy) if has_new_adapter else FrozenWeights(policy)
+    if has_column or args.precompute_ref_log_probs:
+        return None if has_column else PolicyItself(policy)
+    return SeparateModel(prepare(frozen_copy(policy()).model))
+
+
+def has_reference_logps(rows: Any, sequences: Sequence[str]) -> bool:
+    """Whether `rows`, a dataset or a batch, say what each of their sequences has under the reference."""
+    names = rows.column_names if isinstance(rows, Dataset) else rows
+    return {reference_column(sequence) for sequence in sequences} <= set(names)
+
+
+def read_reference_logps(batch: Batch, sequences: Sequence[str]) -> Tensor:
+    """The columns of a batch, one sequence's rows after the other's. Shape (sequences * n,)."""
+    return torch.cat([batch[reference_column(sequence)] for sequence in sequences])
+
+
+def add_reference_logps(
+    rows: Dataset,
+    sequences: Sequence[str],
+    *,
+    args: Any,
+    collator: Any,
+    score: Callable[[Any], Tensor],
+    accelerator: Any,
+) -> Dataset:
+    """`rows` with the columns that `read_reference_logps` reads.
+
+    All rows are scored in their order, whatever `args` say of the batches of training and evaluation.
+
+    Args:
+        rows: encoded rows.
+        sequences: prefixes of the sequences that lack their column.
+        args: of the trainer, for the size of batches and the processes that make them.
+        collator: makes a batch of rows.
+        score: gives the log-probabilities of a batch, sequence by sequence. Shape (sequences * n,).
+        accelerator: gathers what other processes computed.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        rows,
+        batch_size=args.eval_batch_size,
+        sampler=SequentialSampler(rows),
+        collate_fn=collator,
+        num_workers=args.dataloader_num_workers,
+        pin_memory=args.dataloader_pin_memory,
+    )
+    found = []
+    for batch in accelerator.prepare(loader):
+        by_row = score(batch).view(len(sequences), -1).T
+        found.append(accelerator.gather_for_metrics(by_row.contiguous()).cpu())
+    for sequence, logps in zip(sequences, torch.cat(found).T, strict=True):
+        rows = rows.add_column(reference_column(sequence), logps.numpy())
+    return rows

@@ -1,0 +1,57 @@
+"""Batches whose shapes follow from each row's own length."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stages.rows.batching import bucket_length, fixed_batches, pad_rows
+
+
+@pytest.mark.parametrize(
+    ("length", "width"),
+    [(0, 16), (1, 16), (16, 16), (17, 32), (128, 128), (129, 160), (256, 256), (257, 320), (1000, 1024), (1025, 1280)],
+)
+def test_a_row_is_padded_to_the_bucket_of_its_length(length, width):
+    assert bucket_length(length) == width
+
+
+@given(st.integers(min_value=65, max_value=10**6))
+def test_less_than_a_quarter_of_a_long_row_is_padding(length):
+    assert length <= bucket_length(length) < 1.25 * length
+
+
+def test_a_negative_length_is_refused():
+    with pytest.raises(ValueError, match="at least 0, found -1"):
+        bucket_length(-1)
+
+
+@given(st.lists(st.integers(min_value=0, max_value=300), max_size=60), st.integers(min_value=1, max_value=7))
+def test_every_row_stands_in_one_batch_of_its_own_width(lengths, batch_size):
+    batches = list(fixed_batches(lengths, batch_size=batch_size))
+
+    assert sorted(row for rows, _ in batches for row in rows) == list(range(len(lengths)))
+    assert all(bucket_length(lengths[row]) == width for rows, width in batches for row in rows)
+    assert all(1 <= len(rows) <= batch_size for rows, _ in batches)
+
+
+def test_the_widest_rows_come_first():
+    batches = list(fixed_batches([3, 200, 5, 20], batch_size=2))
+
+    assert batches == [([1], 224), ([3], 32), ([0, 2], 16)]
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="batch size of at least 1, found 0"):
+        list(fixed_batches([1], batch_size=0))
+
+
+def test_rows_are_padded_on_the_right():
+    padded = pad_rows([[1, 2], [], [3, 4, 5]], width=3, pad_id=9)
+
+    assert torch.equal(padded, torch.tensor([[1, 2, 9], [9, 9, 9], [3, 4, 5]]))
+
+
+def test_a_row_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="at most 2 tokens, found one of 3"):
+        pad_rows([[1, 2, 3]], width=2, pad_id=0)

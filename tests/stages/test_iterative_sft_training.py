@@ -1,0 +1,162 @@
+"""Stage `iterative_training`: rounds of best of n over the prompts of a log, the same bytes after a kill."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from stages.contracts.files import files_below
+from stages.iterative_sft_training import IterativeSFTTrainingParams, run
+from stages.models.loading import load_causal_lm
+from stages.models.prompt_room import prompt_room
+from stages.trainers.core.sections import LoraParams
+from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
+from tests.stages.feedback import write_completions
+from tests.stages.test_sft_training import single_thread  # noqa: F401 - a fixture
+from tests.stages.training_runs import digests, kill_when, outputs, write_base_model
+from tests.trainers.tiny import WORDS, tiny_tokenizer
+
+PARAMS = {
+    "reward": "tests.stages.test_iterative_sft_training:says_sea",
+    "num_rounds": 2,
+    "num_samples": 4,
+    "max_new_tokens": 4,
+    "sampling_batch_size": 16,
+    "num_held_out": 3,
+    "num_train_epochs": 2,
+    "learning_rate": 2e-2,
+    "per_device_train_batch_size": 4,
+    "disable_dropout": False,
+}
+
+
+def says_sea(prompts, completions):
+    """A reward of a user's own."""
+    return [completion.split().count("sea") for completion in completions]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Arguments of `run` that read: twelve prompts to learn from, two of them twice, and five that are held out."""
+    folder = tmp_path_factory.mktemp("inputs")
+    words = [*WORDS[:12], *WORDS[:2], *WORDS[12:17]]
+    rows = [
+        {
+            "prompt": f"<s> <user> what is {word} <assistant> ",
+            "split": "test" if i >= 14 else "train",
+            "messages": json.dumps({"prompt": f"what is {word}"}),
+            "source": json.dumps({"topic": word}),
+        }
+        for i, word in enumerate(words)
+    ]
+    return {
+        "base_model": write_base_model(folder / "base"),
+        "completions": write_completions(folder / "completions", rows),
+    }
+
+
+def test_the_reward_rises_and_is_written_round_by_round(inputs, tmp_path):
+    written = outputs(tmp_path)
+
+    run(**inputs, **written, params=IterativeSFTTrainingParams(**PARAMS, report_to=["tensorboard"]))
+
+    lines = written["plots"].read_text().splitlines()
+    assert lines[0] == "round,step,held_out_reward,reward,best_reward,length,finished,loss,prompts"
+    assert [line.split(",")[:2] for line in lines[1:]] == [["0", "0"], ["1", "6"], ["2", "12"]]
+    metrics = json.loads(written["metrics"].read_text())
+    assert metrics["rows"] == {"train": 12, "held_out": 3, "too_long": 0}
+    assert metrics["last"]["held_out_reward"] > metrics["first"]["held_out_reward"]
+    ids = torch.tensor([[1, 6, 7]])
+    before, after = (load_causal_lm(path)(input_ids=ids).logits for path in (inputs["base_model"], written["model"]))
+    assert not torch.equal(before, after)
+
+
+def test_gives_the_same_bytes_twice_and_no_pickle(inputs, tmp_path):
+    params = IterativeSFTTrainingParams(**PARAMS, lora=LoraParams(r=2))
+
+    for name in ("one", "two"):
+        run(**inputs, **outputs(tmp_path / name), params=params)
+
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+    suffixes = {file.suffix for file in files_below(outputs(tmp_path / "one")["model"])}
+    assert suffixes == {".json", ".safetensors", ".md", ".jinja"}
+    assert (outputs(tmp_path / "one")["model"] / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("single_thread")
+def test_goes_on_after_kill_9_to_the_same_bytes(inputs, tmp_path):
+    run(**inputs, **outputs(tmp_path / "whole"), params=IterativeSFTTrainingParams(**PARAMS))
+    killed = outputs(tmp_path / "killed")
+
+    status = kill_when(
+        killed["scratch"] / "rounds" / "2.answers.json",
+        "stages.iterative_sft_training",
+        "IterativeSFTTrainingParams",
+        {**inputs, **killed},
+        PARAMS,
+    )
+
+    assert status == -signal.SIGKILL
+    assert not killed["metrics"].exists()
+    run(**inputs, **killed, params=IterativeSFTTrainingParams(**PARAMS))
+    assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("prompts_as", "text"), [("user", "what is of"), ("templated", "<s> <user> what is of <assistant> ")]
+)
+def test_prompts_are_read_once_with_what_the_reward_wants_to_know(inputs, prompts_as, text):
+    found = read_prompts(
+        inputs["completions"], tiny_tokenizer(), max_prompt_length=None, num_held_out=9, seed=0, prompts_as=prompts_as
+    )
+
+    prompt = next(prompt for prompt in found.held_out + found.train if prompt.row["topic"] == "of")
+    assert prompt.text == text
+    assert len(prompt.input_ids) == 6
+    assert found.counts == {"train": 12, "held_out": 5, "too_long": 0}
+
+
+def test_prompts_that_leave_no_room_are_counted(inputs):
+    with pytest.raises(ValueError, match="prompts of at most 5 tokens to learn from, found none .*'too_long': 17"):
+        read_prompts(
+            inputs["completions"], tiny_tokenizer(), max_prompt_length=5, num_held_out=9, seed=0, prompts_as="user"
+        )
+
+
+def test_answers_that_leave_no_room_for_a_prompt_are_refused_before_the_model_is_loaded(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr("stages.models.loading.load_causal_lm", None)
+
+    with pytest.raises(ValueError, match="max_new_tokens: expected fewer than the 64 positions of the model, found 64"):
+        run(**inputs, **outputs(tmp_path), params=IterativeSFTTrainingParams(**{**PARAMS, "max_new_tokens": 64}))
+
+
+def test_rounds_are_compared_by_nothing_if_asked_to(inputs, tmp_path):
+    params = {**PARAMS, "num_rounds": 1, "num_train_epochs": 1, "num_held_out": 0}
+
+    run(**inputs, **outputs(tmp_path), params=IterativeSFTTrainingParams(**params, lora=LoraParams(r=2)))
+
+    assert "held_out_reward" not in outputs(tmp_path)["plots"].read_text()
+    # A prompt before an adapter has the room of its base.
+    assert prompt_room(outputs(tmp_path)["model"], max_new_tokens=4) == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("model", {}, "the argument reward_model with reward model and with no other, found none with model"),
+        ("demo", {}, "the argument truth with reward demo and with no other, found none with demo"),
+        ("a.b:c", {"truth": "truth.json"}, "found truth.json with a.b:c"),
+        ("no.such:reward", {}, "a function at no.such:reward, found that No module named"),
+        ("nonsense", {}, "found 'nonsense'"),
+    ],
+)
+def test_a_reward_that_leads_nowhere_is_refused(name, given, message):
+    with pytest.raises(ValueError, match=message):
+        named_reward(name, **{"reward_model": None, "truth": None, **given})
+
+
+def test_a_count_of_steps_is_refused_for_the_rounds_decide():
+    with pytest.raises(ValueError, match="max_steps"):
+        IterativeSFTTrainingParams(max_steps=10)
