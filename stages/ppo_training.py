@@ -1,6 +1,6 @@
 """Stage `ppo_training`: a better policy from prompts and a reward, by PPO.
 
-    python -m stages.ppo_training --params training.ppo --base-model models/base --completions artifacts/completions ...
+    dvc repro ppo_training
 
 The policy answers prompts of the training split, a reward model or function scores the answers, and each step raises
 the score while it holds the policy near its start. It goes on from its last checkpoint after a kill, to the same
@@ -8,109 +8,21 @@ bytes.
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from stages.contracts.files import write_json, write_text
+from stages.contracts.completions import COMPLETIONS
+from stages.contracts.files import tree_digest, write_json, write_text
 from stages.contracts.launch import unlaunched
-from stages.contracts.stage import Input, Output, Scratch, Section, stage_main
-from stages.trainers.core.sections import LoraParams
-
-
-class PPOTrainingParams(Section):
-    """Section `training.ppo` of params.yaml."""
-
-    start_from: str = "base"
-    """Model that training starts from and is held near to: `base`, or the method that trained it, such as `sft`."""
-    reward: str = "model"
-    """Who scores answers: `model`, a reward model; `demo`, the true reward of the demo's world; or
-    `package.module:function`, a Python function of (prompt, completion) or (prompt, completion, row). DVC doesn't
-    watch the file of your own function."""
-    num_steps: int = Field(100, gt=0)
-    """Steps of PPO."""
-    batch_size: int = Field(64, gt=0)
-    """Answers of a step; of all processes, if several share the training."""
-    mini_batch_size: int = Field(16, gt=0)
-    """Answers in the model at once; likewise."""
-    gradient_accumulation_steps: int = Field(1, gt=0)
-    """Mini-batches of an optimizer step."""
-    ppo_epochs: int = Field(4, gt=0)
-    """Passes over the answers of a step."""
-    learning_rate: float = Field(1e-5, gt=0)
-    """Learning rate of Adam after warm-up."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant"
-    """How the learning rate falls over the steps."""
-    warmup_steps: int = Field(0, ge=0)
-    """Steps of warm-up."""
-    max_grad_norm: float | None = Field(1.0, gt=0)
-    """Norm that gradients are clipped to; null clips none."""
-    kl_penalty: Literal["kl", "abs", "mse", "full"] = "kl"
-    """How the distance from the base model is measured."""
-    init_kl_coef: float = Field(0.2, ge=0)
-    """Coefficient of the penalty on it at the start."""
-    adap_kl_ctrl: bool = True
-    """Whether the coefficient follows the distance."""
-    target: float = Field(6.0, gt=0)
-    """Distance that it is steered to, in nats per answer."""
-    horizon: float = Field(10000, gt=0)
-    """Answers over which it is steered."""
-    gamma: float = Field(1.0, ge=0, le=1)
-    """What a reward counts one token earlier."""
-    lam: float = Field(0.95, ge=0, le=1)
-    """Weight of far-sighted advantages."""
-    cliprange: float = Field(0.2, gt=0)
-    """How far a token's ratio of probabilities may go from 1 before it stops counting."""
-    cliprange_value: float = Field(0.2, gt=0)
-    """How far a value may go from the one before the step."""
-    vf_coef: float = Field(0.1, ge=0)
-    """What the loss of the value head is multiplied by."""
-    early_stopping: bool = False
-    """Whether a step ends before the policy goes further than 1.5 times `target_kl` from where it sampled."""
-    target_kl: float = Field(1.0, gt=0)
-    """That distance, in nats per token."""
-    ratio_threshold: float = Field(10.0, gt=0)
-    """Mean ratio of probabilities above which a mini-batch is left out."""
-    use_score_scaling: bool = False
-    """Whether scores are divided by the standard deviation of all so far."""
-    use_score_norm: bool = False
-    """Whether their mean is taken off first."""
-    score_clip: float | None = Field(None, gt=0)
-    """Bound of the scores' magnitude; null sets none."""
-    whiten_rewards: bool = False
-    """Whether rewards are scaled to variance 1 before advantages are computed."""
-    num_shared_layers: int | None = Field(None, ge=0)
-    """Layers that are frozen and shared with the reference; null shares none."""
-    max_new_tokens: int = Field(128, gt=0)
-    """Length of an answer in tokens, at most."""
-    temperature: float = Field(1.0, gt=0)
-    """Of sampling; only at 1 are answers those of the policy itself."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Share of the probability that is sampled from; as for the temperature."""
-    sampling_batch_size: int = Field(64, gt=0)
-    """Answers sampled at once."""
-    seed: int = 0
-    """Seed of the order of prompts, of sampling and of the value head."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type that the weights are held in."""
-    bf16: bool = False
-    """Whether to compute in bfloat16."""
-    gradient_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass, which saves memory and costs time."""
-    lora: LoraParams | None = None
-    """The adapter to train; null trains the whole model."""
-    save_steps: int = Field(20, ge=0)
-    """Steps between two checkpoints, from which a killed run goes on; 0 writes none."""
-    report_to: list[Literal["tensorboard", "dvclive"]] = Field(default_factory=list)
-    """Trackers that follow the run, below .cache/tracking; they change no output."""
+from stages.contracts.stage import Input, Inputs, Output, Scratch, stage_main
+from stages.trainers.ppo.section import PPOTrainingParams
 
 
 def run(
     *,
     base_model: Input,
     completions: Input,
-    reward_model: Input | None = None,
-    truth: Input | None = None,
+    rows: Input,
+    reward_models: Inputs = (),
     model: Output,
     metrics: Output,
     plots: Output,
@@ -121,9 +33,9 @@ def run(
 
     Args:
         base_model: `base_model` artifact, the policy's start and its reference.
-        completions: `completions` artifact, for its prompts.
-        reward_model: folder of a reward model; None for a reward without one.
-        truth: what the demo's reward reads; None for another.
+        completions: `completions` artifact, for the texts of prompts.
+        rows: `training_rows` artifact of the prompts.
+        reward_models: folders of reward models, whose mean is the reward; none for a reward without one.
         model: folder to write: weights or adapter, value head, tokenizer, model card, lineage.
         metrics: JSON to write: what was trained on, and the first and last point of the curves.
         plots: CSV to write: the curves, one row per step, among them `reward` and `kl`.
@@ -131,31 +43,33 @@ def run(
         params: reward and training.
 
     Raises:
-        ContractError: `completions` is missing or damaged.
+        ContractError: an artifact is missing or damaged, or the rows are of other completions.
         ValueError: there are no prompts, the reward is unknown or gives no finite numbers, or the gradient isn't.
     """
     from stages.models.generation import Sampling
     from stages.models.pointer import read_reference
     from stages.models.prompt_room import prompt_room
     from stages.models.tokenizers import load_tokenizer
+    from stages.rows.prompts import encode_prompts
+    from stages.rows.reading import read_rows
     from stages.trainers.core.as_stage import write_model
-    from stages.trainers.core.named_reward import load_reward
+    from stages.trainers.core.named_reward import named_reward
     from stages.trainers.core.tracking import tracking_folder
-    from stages.trainers.ppo.prompts import read_prompts
     from stages.trainers.ppo.run import RunSettings, curves_of, run_ppo
 
     read_reference(base_model)  # needed when the model is written, which is hours later
     arguments = _config(params, tracking_folder(scratch))
-    named = reward_model if params.reward == "model" else params.reward
-    if named is None:
-        raise ValueError(
-            "training.ppo.reward: expected a reward model for reward model, found none; name another reward"
-        )
-    reward = load_reward(named, truth=truth)
+    reward = named_reward(params.reward, reward_models)
     tokenizer = load_tokenizer(base_model)
-    prompts, counts = read_prompts(
-        completions, tokenizer, room=prompt_room(base_model, max_new_tokens=params.max_new_tokens)
-    )
+    found = read_rows(rows, completions, COMPLETIONS, kind="prompts").of_split("train")
+    room = prompt_room(base_model, max_new_tokens=params.max_new_tokens)
+    prompts, num_too_long = encode_prompts(found.texts(), tokenizer, room=room)
+    counts = {"prompts": len(prompts), "prompts_too_long": num_too_long}
+    if not prompts:
+        raise ValueError(
+            f"{rows}: expected prompts of at most {room} tokens in the training split, found none among "
+            f"{num_too_long}; lower max_new_tokens, or look at normalization.test_share"
+        )
     print(f"training on {counts['prompts']:,} prompts; {counts['prompts_too_long']:,} are too long")
 
     trainer = _trainer(base_model, tokenizer, arguments, params)
@@ -168,7 +82,7 @@ def run(
 
     # The best policy under the penalty is the reference, tilted by reward / coefficient: that coefficient is beta.
     beta = trainer.kl_ctl.value or 1.0
-    write_model(trainer, model, base_model, beta=beta, reward_shift=0.0)
+    write_model(trainer, model, base_model, beta=beta, reward_shift=0.0, rows=tree_digest(rows))
     if not trainer.is_world_process_zero():
         return
     write_text(plots, curves_of(points).to_csv(index=False, lineterminator="\n"))
@@ -178,6 +92,7 @@ def run(
 
 _NOT_OF_THE_CONFIG = {
     *(
+        "method",
         "start_from",
         "reward",
         "num_steps",
@@ -230,9 +145,9 @@ def _trainer(base_model: Path, tokenizer: Any, config: Any, params: PPOTrainingP
 
     from stages.models.loading import load_causal_lm
     from stages.models.value_head import AutoModelForCausalLMWithValueHead
-    from stages.trainers.core.as_stage import adapter_config
+    from stages.trainers.core.job import adapter_config
     from stages.trainers.core.seeding import set_seed
-    from stages.trainers.ppo import PPOTrainer
+    from stages.trainers.ppo.trainer import PPOTrainer
 
     policy = load_causal_lm(base_model, dtype=params.dtype)
     set_seed(params.seed)

@@ -20,11 +20,18 @@ class LoraParams(Section):
     """Dropout before the adapter."""
 
 
-class OptimisationParams(Section):
-    """Where a training starts and how it moves weights, whatever the loss."""
+class TrainingSection(Section):
+    """What every section below `training` of params.yaml has."""
 
+    method: str | None = None
+    """Method that the section is of, where its name is none: a second reward model, `reward_b`, says `reward`."""
     start_from: str = "base"
     """Model that training starts from and is compared with: `base`, or the method that trained it, such as `sft`."""
+
+
+class OptimisationParams(TrainingSection):
+    """How a training moves weights, whatever the loss."""
+
     learning_rate: float = Field(1e-6, gt=0)
     """Learning rate after warm-up."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
@@ -63,3 +70,10 @@ class OptimisationParams(Section):
     """Optimizer steps between two checkpoints, from which a killed run goes on; 0 writes none."""
     report_to: list[Literal["tensorboard", "dvclive"]] = Field(default_factory=list)
     """Trackers that follow the run, below .cache/tracking; they change no output."""
+
+
+class PreferenceParams(OptimisationParams):
+    """What the sections of methods share that compare a policy with its reference."""
+
+    beta: float = Field(0.1, gt=0)
+    """Scale of the implicit reward; the larger, the closer the policy stays to the reference."""
