@@ -5,8 +5,8 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from stages.contracts.named_function import named_function
 from stages.demo.world import load_judge
-from stages.models.named_functions import named_function
 
 Judge = Callable[[str, str], float]
 """Takes what the user wrote and the completion, both as plain text; gives a score, higher is better."""
@@ -32,7 +32,7 @@ def named_judge(name: str, *, truth: Path | None) -> Judge | None:
         if truth is None:
             raise ValueError("judge: expected a truth file for judge demo, found none; set inputs.truth or judge none")
         return load_judge(truth)
-    return named_function(name, where="judge", known="none, demo", arguments=("prompt", "completion"))
+    return named_function(name, where="judge", known=("none", "demo"), arguments=("prompt", "completion"))
 
 
 def judge_all(

@@ -148,7 +148,7 @@ def test_rounds_are_compared_by_nothing_if_asked_to(inputs, tmp_path):
         ("model", {}, "the argument reward_model with reward model and with no other, found none with model"),
         ("demo", {}, "the argument truth with reward demo and with no other, found none with demo"),
         ("a.b:c", {"truth": "truth.json"}, "found truth.json with a.b:c"),
-        ("no.such:reward", {}, "a function at no.such:reward, found that No module named"),
+        ("no.such:reward", {}, "a module 'no.such' that can be imported, .* found: No module named"),
         ("nonsense", {}, "found 'nonsense'"),
     ],
 )
