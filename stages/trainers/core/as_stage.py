@@ -10,7 +10,7 @@ from stages.contracts.files import write_json, write_text
 from stages.models.devices import default_device
 from stages.models.pointer import read_reference, write_lineage
 from stages.trainers.core.base import FeedbackTrainer
-from stages.trainers.core.checkpoints import last_whole_checkpoint
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from stages.trainers.core.processes import rows_per_process, whole_weights
 from stages.trainers.core.sections import LoraParams, OptimisationParams
 
@@ -61,7 +61,7 @@ def adapter_config(lora: LoraParams | None, *, task_type: str) -> Any:
 
 def train_on(trainer: FeedbackTrainer, scratch: Path) -> None:
     """Train from the last whole checkpoint in `scratch`, or from the start without one."""
-    checkpoint = last_whole_checkpoint(scratch)
+    checkpoint = LOOP_CHECKPOINTS.last_whole(scratch)
     if checkpoint is not None:
         print(f"going on from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
