@@ -95,10 +95,10 @@ def run(
     from stages.trainers.core.as_stage import adapter_config, config_arguments, write_model
     from stages.trainers.core.policy import prepare_policy
     from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
-    from stages.trainers.iterative_sft import IterativeSFTTrainer
     from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
     from stages.trainers.iterative_sft.run import COLUMNS, IterativeRun, Rounds
-    from stages.trainers.sft import SFTConfig
+    from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
+    from stages.trainers.sft.trainer import SFTConfig
 
     read_reference(base_model)  # needed when the model is written, which is hours later
     reward = named_reward(params.reward, reward_model=reward_model, truth=truth)

@@ -232,7 +232,7 @@ def _trainer(base_model: Path, tokenizer: Any, config: Any, params: PPOTrainingP
     from stages.models.value_head import AutoModelForCausalLMWithValueHead
     from stages.trainers.core.as_stage import adapter_config
     from stages.trainers.core.seeding import set_seed
-    from stages.trainers.ppo import PPOTrainer
+    from stages.trainers.ppo.trainer import PPOTrainer
 
     policy = load_causal_lm(base_model, dtype=params.dtype)
     set_seed(params.seed)

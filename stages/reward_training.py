@@ -62,7 +62,8 @@ def run(
     from stages.rows.pairs import pair_margins, read_pairs
     from stages.trainers.core.as_stage import adapter_config, config_arguments, train_on, write_curves, write_model
     from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
-    from stages.trainers.reward import RewardConfig, RewardTrainer
+    from stages.trainers.reward.config import RewardConfig
+    from stages.trainers.reward.trainer import RewardTrainer
 
     read_reference(base_model)  # needed when the model is written, which is hours later
     pairs, counts = read_pairs(tokens, split="train")

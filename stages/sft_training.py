@@ -86,7 +86,7 @@ def run(
     from stages.rows.demonstrations import DemonstrationReader, read_demonstrations
     from stages.trainers.core.as_stage import adapter_config, config_arguments, train_on, write_curves, write_model
     from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
-    from stages.trainers.sft import SFTConfig, SFTTrainer
+    from stages.trainers.sft.trainer import SFTConfig, SFTTrainer
 
     read_reference(base_model)  # needed when the model is written, which is hours later
     tokenizer = load_tokenizer(base_model)

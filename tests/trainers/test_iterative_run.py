@@ -7,8 +7,8 @@ import torch
 
 from stages.losses.sft import IGNORED
 from stages.models.generation import sample_ids
-from stages.trainers.iterative_sft import IterativeSFTTrainer
 from stages.trainers.iterative_sft.run import IterativeRun, Prompt, Rounds
+from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
 from tests.trainers.test_iterative_sft import arguments, batches_of
 from tests.trainers.tiny import WORDS, tiny_llama, tiny_tokenizer
 

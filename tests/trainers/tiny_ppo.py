@@ -5,8 +5,8 @@ from typing import Any
 import torch
 
 from stages.models.value_head import AutoModelForCausalLMWithValueHead
-from stages.trainers.ppo import PPOTrainer
 from stages.trainers.ppo.config import PPOConfig
+from stages.trainers.ppo.trainer import PPOTrainer
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer
 
 

@@ -326,6 +326,3 @@ def _check_evaluation(rows: Any) -> None:
                 f"eval_dataset: expected a datasets.Dataset with a column input_ids, found {type(dataset).__name__} "
                 f"{getattr(dataset, 'column_names', '')}"
             )
-
-
-TRAINER = IterativeSFTTrainer

@@ -203,6 +203,3 @@ def _metrics(chosen: Tensor, rejected: Tensor, result: RewardLoss) -> dict[str, 
         # A tie is half right: a model that knows nothing has an accuracy of 1/2.
         "accuracy": share_of((result.leads.sign() + 1) / 2),
     }
-
-
-TRAINER = RewardTrainer

@@ -233,6 +233,3 @@ def _set_noise(args: TrainingArguments, alpha: float | None) -> None:
             f"expected neftune_noise_alpha above 0 and the same in args, found {alpha} and {args.neftune_noise_alpha}"
         )
     args.neftune_noise_alpha = alpha
-
-
-TRAINER = SFTTrainer
