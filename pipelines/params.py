@@ -7,7 +7,6 @@ from pydantic import Field
 from stages.base_diffusion import BaseDiffusionParams
 from stages.base_model import BaseModelParams
 from stages.contracts.stage import Section
-from stages.ddpo_training import DiffusionTrainingParams
 from stages.demo_feedback import DemoFeedbackParams
 from stages.demo_image_prompts import DemoImagePromptsParams
 from stages.density_ratio import DensityRatioParams
@@ -18,7 +17,6 @@ from stages.gate import GateParams
 from stages.image_prompts import ImagePromptsParams
 from stages.iterative_sft_training import IterativeSFTTrainingParams
 from stages.normalization import NormalizationParams
-from stages.ppo_training import PPOTrainingParams
 from stages.prompt_embedding import PromptEmbeddingParams
 from stages.reference_logprobs import ReferenceLogprobsParams
 from stages.report import ReportParams
@@ -27,6 +25,8 @@ from stages.reward_training import RewardTrainingParams
 from stages.sft_training import SFTTrainingParams
 from stages.shift_diagnosis import ShiftDiagnosisParams
 from stages.tokenization import TokenizationParams
+from stages.trainers.ddpo.section import DiffusionTrainingParams
+from stages.trainers.ppo.section import PPOTrainingParams
 from stages.training import BCOTrainingParams, DPOTrainingParams, KTOTrainingParams
 
 

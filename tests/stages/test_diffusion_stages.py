@@ -17,6 +17,7 @@ from stages.contracts.image_prompts import IMAGE_PROMPTS
 from stages.contracts.images import IMAGES
 from stages.models.diffusion_pointer import pipeline_folder
 from stages.models.image_comparison import load_policy
+from stages.trainers.ddpo.section import DiffusionTrainingParams
 from tests.models.tiny_diffusion import save_tiny
 
 TRAINING = {
@@ -66,7 +67,7 @@ def train(made, to, *, scratch=None, **params):
         metrics=to / "training.json",
         plots=to / "training.csv",
         scratch=scratch or to / "scratch",
-        params=ddpo_training.DiffusionTrainingParams(**{**TRAINING, **params}),
+        params=DiffusionTrainingParams(**{**TRAINING, **params}),
     )
 
 
@@ -213,7 +214,7 @@ def test_a_wrong_reward_is_refused_before_anything_is_loaded(made, tmp_path):
             metrics=tmp_path / "metrics.json",
             plots=tmp_path / "plots.csv",
             scratch=tmp_path / "scratch",
-            params=ddpo_training.DiffusionTrainingParams(reward="bright"),
+            params=DiffusionTrainingParams(reward="bright"),
         )
 
 
