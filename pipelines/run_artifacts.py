@@ -22,11 +22,11 @@ from prefect.exceptions import PrefectException
 
 from pipelines.drawing import data_url, graph_svg
 from pipelines.graph import StageNode
-from pipelines.metric_rows import metric_rows
 from pipelines.output import Progress
 from pipelines.run_record import StageRecord
 from stages.contracts.stage import parse_section, read_params
 from stages.gate import GateParams, compare
+from stages.measures.metric_rows import metric_rows
 
 PROGRESS_EVERY_S = 2.0
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
-from pipelines.metric_rows import metric_rows
 from stages.contracts.stage import read_params
+from stages.measures.metric_rows import metric_rows
 
 MAX_COLUMNS = 8
 

@@ -88,11 +88,13 @@ def run(
 def _arguments(params: DiffusionTrainingParams, scratch: Path) -> dict[str, Any]:
     """The section as arguments of the config."""
     from stages.models.devices import default_device
+    from stages.trainers.core.fields import config_values
     from stages.trainers.core.tracking import tracking_folder
+    from stages.trainers.ddpo.config import DDPOConfig
 
     has_checkpoint = any((scratch / "checkpoints").glob("checkpoint_*"))
     return {
-        **params.model_dump(exclude={"method", "start_from", "reward", "lora"}),
+        **config_values(params, DDPOConfig),
         "resume_from": str(scratch) if has_checkpoint else "",
         "num_checkpoint_limit": 2,
         "project_kwargs": {"project_dir": str(scratch)},

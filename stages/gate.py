@@ -6,15 +6,16 @@ not the policy passes.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import Field
 
 from stages.contracts.files import write_json
 from stages.contracts.stage import EXIT_GATE, Input, Output, Section, StageFailure, stage_main
+from stages.measures.metric_rows import MetricRow, metric_rows
 
 
 class GateParams(Section):
@@ -78,26 +79,15 @@ def compare(metrics: Path, params: GateParams) -> list[Check]:
     Raises:
         ValueError: a metric that is asked for wasn't measured.
     """
-    found = dict(_numbers(json.loads(metrics.read_text(encoding="utf-8"))))
+    rows = metric_rows(json.loads(metrics.read_text(encoding="utf-8")))
+    found = {row.metric: row for row in rows if not isinstance(row.value, str)}
     checks = [_check(found, name, "at least", limit, params.use) for name, limit in sorted(params.minimums.items())]
     checks += [_check(found, name, "at most", limit, params.use) for name, limit in sorted(params.maximums.items())]
     return checks
 
 
-def _numbers(values: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, dict[str, float]]]:
-    """Metrics by path; one with an interval has `value`, `low` and `high`."""
-    for key, value in values.items():
-        name = f"{path}/{key}" if path else key
-        if isinstance(value, Mapping) and "value" in value:
-            yield name, dict(value)
-        elif isinstance(value, Mapping):
-            yield from _numbers(value, name)
-        elif isinstance(value, int | float):
-            yield name, {"value": float(value)}
-
-
 def _check(
-    found: Mapping[str, Mapping[str, float]],
+    found: Mapping[str, MetricRow],
     name: str,
     requirement: Literal["at least", "at most"],
     limit: float,
@@ -107,8 +97,8 @@ def _check(
         near = get_close_matches(name, found, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(found))}"
         raise ValueError(f"gate: {name} is no metric of evaluation{hint}")
-    value = float(found[name]["value"])
-    bound = found[name].get("low" if requirement == "at least" else "high")
+    value = float(found[name].value)
+    bound = found[name].low if requirement == "at least" else found[name].high
     compared = float(bound) if use == "bound" and bound is not None and math.isfinite(bound) else value
     passed = compared >= limit if requirement == "at least" else compared <= limit
     return Check(name, requirement, limit, value, compared, passed)

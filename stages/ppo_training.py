@@ -90,43 +90,25 @@ def run(
     write_json(metrics, {"method": "ppo", "rows": counts, "steps": len(points), "reward": params.reward, **ends})
 
 
-_NOT_OF_THE_CONFIG = {
-    *(
-        "method",
-        "start_from",
-        "reward",
-        "num_steps",
-        "batch_size",
-        "mini_batch_size",
-        "lr_scheduler_type",
-        "warmup_steps",
-        "num_shared_layers",
-        "max_new_tokens",
-        "temperature",
-    ),
-    *("top_p", "sampling_batch_size", "dtype", "bf16", "gradient_checkpointing", "lora", "save_steps", "report_to"),
-}
-
-
 def _config(params: PPOTrainingParams, folder: Path) -> Any:
     """The section as PPO's own configuration, which checks it before anything is loaded."""
     from accelerate import PartialState  # type: ignore[import-untyped] # the package ships no types
 
     from stages.models.devices import default_device
+    from stages.trainers.core.fields import config_values
     from stages.trainers.ppo.config import PPOConfig
 
     is_on_cpu = default_device().type == "cpu"
-    number = PartialState(cpu=is_on_cpu).num_processes
+    number, shared = PartialState(cpu=is_on_cpu).num_processes, {"batch_size", "mini_batch_size"}
     if params.batch_size % number or params.mini_batch_size % number:
         raise ValueError(
             f"expected batch_size and mini_batch_size as multiples of the {number} processes that share them, found "
             f"{params.batch_size} and {params.mini_batch_size}"
         )
     dvclive = {"dir": str(folder / "dvclive"), "save_dvc_exp": False, "dvcyaml": None, "monitor_system": False}
+    values = config_values(params, PPOConfig)
     return PPOConfig(
-        **params.model_dump(exclude=_NOT_OF_THE_CONFIG),
-        batch_size=params.batch_size // number,
-        mini_batch_size=params.mini_batch_size // number,
+        **{name: value // number if name in shared else value for name, value in values.items()},
         steps=params.num_steps * params.batch_size,
         log_with=params.report_to or None,  # type: ignore[arg-type] # a list is taken as well
         project_kwargs={"project_dir": str(folder), "logging_dir": str(folder)},

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
-from stages.losses.named import own_function
+from stages.contracts.named_function import named_function
 from stages.losses.pairs import PairLogps, PairSettings
 from stages.losses.shapes import check_losses
 
@@ -238,7 +238,7 @@ def pair_loss_kind(name: str) -> PairLossKind:
         return PAIR_LOSSES[name]
     settings = (field.name for field in dataclasses.fields(PairSettings))
     takes = tuple(setting for setting in settings if setting not in {"beta", "reward_shift"})
-    return PairLossKind(own_function(name, PAIR_LOSSES), name, takes=takes)
+    return PairLossKind(named_function(name, where="loss_type", known=PAIR_LOSSES), name, takes=takes)
 
 
 def unread_settings(kind: PairLossKind, settings: PairSettings) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from stages.losses.named import own_function
+from stages.contracts.named_function import named_function
 from stages.losses.shapes import check_labels, check_losses, check_rows
 
 UnpairedLoss = Callable[..., Tensor]
@@ -166,7 +166,7 @@ def unpaired_loss_kind(name: str) -> UnpairedLossKind:
     """
     if name in UNPAIRED_LOSSES:
         return UNPAIRED_LOSSES[name]
-    return UnpairedLossKind(own_function(name, UNPAIRED_LOSSES), name)
+    return UnpairedLossKind(named_function(name, where="loss_type", known=UNPAIRED_LOSSES), name)
 
 
 def check_unpaired_loss(kind: UnpairedLossKind, *, beta: float) -> None:

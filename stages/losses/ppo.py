@@ -6,12 +6,13 @@ the score of the whole response on top (Ziegler et al. 2019, https://arxiv.org/a
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, TypeAlias, get_args
+from typing import NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import Tensor
 
-KLPenalty = Literal["kl", "abs", "mse", "full"]
+from stages.losses.kl_penalty import KLPenalty
+
 AddUp: TypeAlias = Callable[[Tensor], Tensor]
 
 _EPSILON = 1e-8

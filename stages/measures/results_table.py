@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from stages.measures.metric_rows import metric_rows
+
 _ROWS = (
     # what is shown, name of the metric, name of the metric of the start
     ("true reward", "true_reward/policy", "true_reward/reference"),
@@ -25,12 +27,11 @@ def results_table(metrics: Mapping[str, Any]) -> str:
         metrics: what the stage `evaluation` wrote.
     """
     lines = [_HEAD]
+    found = {row.metric: row for row in metric_rows(metrics)}
     for title, name, start_name in _ROWS:
-        found = metric_at(metrics, name)
-        if found is not None:
-            start = metric_at(metrics, start_name) if start_name else None
-            shown = "" if start is None else f"{start['value']:.3f}"
-            lines.append((title, shown, f"{found['value']:.3f}", f"{found['low']:.3f} to {found['high']:.3f}"))
+        if name in found:
+            start = f"{found[start_name].value:.3f}" if start_name in found else ""
+            lines.append((title, start, f"{found[name].value:.3f}", f"{found[name].low:.3f} to {found[name].high:.3f}"))
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     rows = [
@@ -46,13 +47,3 @@ def results_table(metrics: Mapping[str, Any]) -> str:
     else:
         below = f"{counts['pairs']} pairs"
     return "\n".join([rows[0], rule, *rows[1:], rule, below])
-
-
-def metric_at(metrics: Mapping[str, Any], name: str) -> Any:
-    """What stands at a name such as "true_reward/gain", or None."""
-    found: Any = metrics
-    for part in name.split("/"):
-        if not isinstance(found, Mapping) or part not in found:
-            return None
-        found = found[part]
-    return found

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from stages.models.modes import evaluating
-from stages.rows.batching import fixed_batches
+from stages.rows.batching import Padded, fixed_batches, padded
 
 
 class Sampling(NamedTuple):
@@ -116,17 +116,16 @@ def sample_ids(
     samples: list[list[list[int]]] = [[[] for _ in range(sampling.num_samples)] for _ in prompt_ids]
     bar = tqdm(total=len(rows), desc=progress, unit="sample", disable=progress is None, mininterval=1.0)
     with evaluating(model), bar:
-        for indices, width in fixed_batches(lengths, batch_size=sampling.batch_size):
-            # A batch is as large when it is the last, so that its rows come out the same in any company.
-            filled = [rows[index] for index in indices]
-            filled += [filled[-1]] * (sampling.batch_size - len(filled))
+        for batch in fixed_batches(lengths, batch_size=sampling.batch_size):
+            filled = [rows[index] for index in batch.filled]
             ids = [prompt_ids[prompt] for prompt, _ in filled]
             numbers = np.stack([_uniforms(prompt_ids[prompt], sample, sampling) for prompt, sample in filled])
-            prompts = _padded(ids, width=width, pad_id=pad_id, on_left=not model.config.is_encoder_decoder)
+            # A decoder goes on from the right edge, so its prompts all end there. An encoder reads from the left.
+            prompts = padded(ids, pad_id=pad_id, width=batch.width, on_left=not model.config.is_encoder_decoder)
             new_ids = _generate(model, prompts, numbers, sampling=sampling, pad_id=pad_id, end_ids=end_ids)
-            for (prompt, sample), row in zip(filled[: len(indices)], new_ids, strict=False):
+            for (prompt, sample), row in zip(filled[: len(batch.rows)], new_ids, strict=False):
                 samples[prompt][sample] = _until_end(row, end_ids)
-            bar.update(len(indices))
+            bar.update(len(batch.rows))
     return samples
 
 
@@ -166,23 +165,9 @@ def _uniforms(ids: Sequence[int], sample: int, sampling: Sampling) -> np.ndarray
     return np.random.Generator(np.random.Philox(key=key)).random(sampling.max_new_tokens)
 
 
-def _padded(ids: Sequence[Sequence[int]], *, width: int, pad_id: int, on_left: bool) -> tuple[Tensor, Tensor]:
-    """Ids and attention mask of prompts; both of shape (n, width).
-
-    A decoder goes on from the right edge, so its prompts all end there. An encoder reads from the left.
-    """
-    input_ids = torch.full((len(ids), width), pad_id)
-    attention_mask = torch.zeros((len(ids), width), dtype=torch.long)
-    for row, prompt in enumerate(ids):
-        place = slice(width - len(prompt), None) if on_left else slice(len(prompt))
-        input_ids[row, place] = torch.as_tensor(prompt)
-        attention_mask[row, place] = 1
-    return input_ids, attention_mask
-
-
 def _generate(
     model: PreTrainedModel,
-    prompts: tuple[Tensor, Tensor],
+    prompts: Padded,
     numbers: np.ndarray,
     *,
     sampling: Sampling,

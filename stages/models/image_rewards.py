@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stages.models.named_functions import named_function
+from stages.contracts.named_function import named_function
 
 ImageReward = Callable[[Tensor, tuple[str, ...], tuple[Any, ...]], Any]
 """Takes images (n, 3, h, w) from 0 to 1, their prompts, and what the prompt function said of each; gives n rewards, or
@@ -50,7 +50,7 @@ def named_image_reward(name: str) -> ImageReward:
         ValueError: the name leads to no function of three arguments.
     """
     return KNOWN.get(name) or named_function(
-        name, where="reward", known=", ".join(KNOWN), arguments=("images", "prompts", "metadata")
+        name, where="reward", known=KNOWN, arguments=("images", "prompts", "metadata")
     )
 
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 
+from stages.contracts.named_function import named_function
 from stages.demo.world import demo_judge
-from stages.models.named_functions import named_function
 
 Judge = Callable[[str, str], float]
 """Takes what the user wrote and the completion, both as plain text; gives a score, higher is better."""
@@ -27,7 +27,7 @@ def named_judge(name: str) -> Judge | None:
         return None
     if name == "demo":
         return demo_judge
-    return named_function(name, where="judge", known="none, demo", arguments=("prompt", "completion"))
+    return named_function(name, where="judge", known=("none", "demo"), arguments=("prompt", "completion"))
 
 
 def judge_all(

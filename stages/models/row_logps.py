@@ -15,7 +15,7 @@ from torch import nn
 from stages.models.devices import default_device, place
 from stages.models.loading import load_causal_lm
 from stages.models.logprobs import completion_logps
-from stages.rows.batching import fixed_batches, pad_rows
+from stages.rows.batching import fixed_batches, padded
 
 
 class RowLogps(NamedTuple):
@@ -58,18 +58,16 @@ def row_logps(
     logps = np.zeros(len(sequences), dtype=np.float32)
     num_tokens = np.zeros(len(sequences), dtype=np.int32)
     token_logps = [np.zeros(0, dtype=np.float32)] * len(sequences)
-    for rows, width in fixed_batches([len(sequence) for sequence in sequences], batch_size=batch_size):
-        # Rows that fill a short batch up repeat its last one and have no completion.
-        num_filling = batch_size - len(rows)
-        filled = [*rows, *[rows[-1]] * num_filling]
-        columns = torch.arange(width)
-        attention_mask = columns < torch.tensor([len(sequences[row]) for row in filled])[:, None]
-        starts = torch.tensor([prompt_lengths[row] for row in rows] + [width] * num_filling)
+    for rows, filled, width in fixed_batches([len(sequence) for sequence in sequences], batch_size=batch_size):
+        input_ids, attention_mask = padded([sequences[row] for row in filled], pad_id=0, width=width)
+        # Rows that fill a short batch up have no completion.
+        starts = torch.tensor([prompt_lengths[row] for row in rows] + [width] * (batch_size - len(rows)))
+        is_behind_prompt = torch.arange(width) >= starts[:, None]
         result = completion_logps(
             model,
-            input_ids=pad_rows([sequences[row] for row in filled], width=width, pad_id=0).to(device),
-            attention_mask=attention_mask.long().to(device),
-            completion_mask=(attention_mask & (columns >= starts[:, None])).to(device),
+            input_ids=input_ids.to(device),
+            attention_mask=attention_mask.to(device),
+            completion_mask=(attention_mask.bool() & is_behind_prompt).to(device),
             chunk_size=chunk_size,
             fixed_shape=True,
         )

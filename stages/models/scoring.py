@@ -27,7 +27,7 @@ from stages.models.pointer import (
     weights_folder,
 )
 from stages.models.tokenizers import load_tokenizer
-from stages.rows.batching import fixed_batches, pad_rows
+from stages.rows.batching import fixed_batches, padded
 from stages.text.encoding import encode_rows
 
 _CLASSIFIER = "ForSequenceClassification"
@@ -185,15 +185,9 @@ def score_sequences(model: nn.Module, sequences: Sequence[Sequence[int]], *, bat
     if 0 in lengths:
         raise ValueError(f"expected at least one token in every row, found none in row {lengths.index(0)}")
     scores = np.zeros(len(sequences), dtype=np.float32)
-    for rows, width in fixed_batches(lengths, batch_size=batch_size):
-        # Rows that fill a short batch up repeat its last one; their scores are dropped.
-        filled = [*rows, *[rows[-1]] * (batch_size - len(rows))]
-        mask = torch.arange(width) < torch.tensor([lengths[row] for row in filled])[:, None]
-        found = scores_of(
-            model,
-            input_ids=pad_rows([sequences[row] for row in filled], width=width, pad_id=pad_id).to(parameter.device),
-            attention_mask=mask.long().to(parameter.device),
-        )
+    for rows, filled, width in fixed_batches(lengths, batch_size=batch_size):
+        ids, mask = padded([sequences[row] for row in filled], pad_id=pad_id, width=width)
+        found = scores_of(model, input_ids=ids.to(parameter.device), attention_mask=mask.to(parameter.device))
         scores[rows] = found.float().cpu().numpy()[: len(rows)]
     if not np.isfinite(scores).all():
         row = int(np.flatnonzero(~np.isfinite(scores))[0])

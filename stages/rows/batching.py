@@ -3,12 +3,18 @@
 Padding to the longest row of a batch makes a row's floats depend on the rows beside it, because matrix products of
 another shape add in another order. Rows are therefore padded to a width that follows from their own length alone,
 and a batch always holds the same number of rows.
+
+Collators of training pad to the longest row of a batch, by the same function.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import pad
 
 
 def bucket_length(length: int) -> int:
@@ -26,16 +32,26 @@ def bucket_length(length: int) -> int:
     return max(step, -(-length // step) * step)
 
 
-def fixed_batches(lengths: Sequence[int], *, batch_size: int) -> Iterator[tuple[list[int], int]]:
+class FixedBatch(NamedTuple):
+    """Rows of one padded width."""
+
+    rows: list[int]
+    """Their places, ascending."""
+    filled: list[int]
+    """The same places, the last one repeated up to the batch size: results of the repetitions are to be dropped."""
+    width: int
+    """What they are padded to."""
+
+
+def fixed_batches(lengths: Sequence[int], *, batch_size: int) -> Iterator[FixedBatch]:
     """Group rows of one padded width each, the widest first so that a lack of memory shows at once.
 
     Args:
         lengths: tokens of each row.
-        batch_size: rows of a batch. The last batch of a width may hold fewer; its caller fills it up with rows
-            whose results it drops, so that every batch of a width has one shape.
+        batch_size: rows of a batch, once it is filled up: every batch of a width has one shape.
 
     Yields:
-        Indices into `lengths`, ascending, and the padded width of those rows.
+        Batches of indices into `lengths`.
 
     Raises:
         ValueError: the batch size is below one.
@@ -46,28 +62,66 @@ def fixed_batches(lengths: Sequence[int], *, batch_size: int) -> Iterator[tuple[
     for index, length in enumerate(lengths):
         buckets.setdefault(bucket_length(length), []).append(index)
     for width in sorted(buckets, reverse=True):
-        rows = buckets[width]
-        for start in range(0, len(rows), batch_size):
-            yield rows[start : start + batch_size], width
+        for start in range(0, len(buckets[width]), batch_size):
+            rows = buckets[width][start : start + batch_size]
+            yield FixedBatch(rows, [*rows, *[rows[-1]] * (batch_size - len(rows))], width)
 
 
-def pad_rows(rows: Sequence[Sequence[int]], *, width: int, pad_id: int) -> Tensor:
-    """The rows as one tensor, padded on the right.
+class Padded(NamedTuple):
+    """Rows as one tensor, and what of it is theirs."""
+
+    ids: Tensor
+    """int64, shape (n, t)."""
+    mask: Tensor
+    """1 for what a row holds, 0 for padding. int64, shape (n, t)."""
+
+
+def padded(
+    rows: Sequence[Sequence[int] | Tensor], *, pad_id: int, width: int | None = None, on_left: bool = False
+) -> Padded:
+    """The rows padded to one width.
 
     Args:
-        rows: token ids or mask values of each row.
-        width: columns of the result.
-        pad_id: what stands after a row's end.
+        rows: token ids, labels or mask values of each row.
+        pad_id: what fills short rows.
+        width: columns of the result. None takes the longest row's length.
+        on_left: whether rows end at the right edge, from where a decoder goes on, and not begin at the left one.
 
     Returns:
-        int64, shape (n, width).
+        Tensors on the CPU, of shape (n, width).
 
     Raises:
         ValueError: a row is longer than `width`.
     """
-    padded = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    for index, row in enumerate(rows):
-        if len(row) > width:
-            raise ValueError(f"expected rows of at most {width} tokens, found one of {len(row)}")
-        padded[index, : len(row)] = torch.as_tensor(row, dtype=torch.long)
-    return padded
+    lengths = np.array([len(row) for row in rows])
+    width = int(lengths.max()) if width is None else width
+    if lengths.max() > width:
+        raise ValueError(f"expected rows of at most {width} tokens, found one of {lengths.max()}")
+    places = np.arange(width)
+    mask = places >= width - lengths[:, None] if on_left else places < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    ids[mask] = np.concatenate([_as_array(row) for row in rows])
+    return Padded(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)))
+
+
+def _as_array(row: Sequence[int] | Tensor) -> NDArray[np.int64]:
+    return np.asarray(row.cpu() if isinstance(row, Tensor) else row, dtype=np.int64)
+
+
+def pad_rows(rows: Sequence[Sequence[int] | Tensor], *, pad_id: int, width: int | None = None) -> Tensor:
+    """The rows as one tensor, padded on the right as by `padded`, where it is known already what is theirs."""
+    return padded(rows, pad_id=pad_id, width=width).ids
+
+
+def stacked_rows(tensors: Sequence[Tensor], *, fill: int) -> Tensor:
+    """Batches of rows, one below the other.
+
+    Args:
+        tensors: k tensors of shape (n, t), with n and t of each its own.
+        fill: what makes short rows as long as the longest.
+
+    Returns:
+        Shape (n of all, longest t).
+    """
+    width = max(tensor.shape[1] for tensor in tensors)
+    return torch.cat([pad(tensor, (0, width - tensor.shape[1]), value=fill) for tensor in tensors])

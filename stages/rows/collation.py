@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
+
+from stages.rows.batching import padded, stacked_rows
 
 
 class PreferenceCollator:
@@ -42,17 +42,18 @@ class PreferenceCollator:
 
     def _sequences(self, ids: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> dict[str, Tensor]:
         if self.is_encoder_decoder:
-            prompts, prompt_mask = _padded([row[:n] for row, n in zip(ids, prompt_lengths, strict=True)], self.pad_id)
-            answers, answer_mask = _padded([row[n:] for row, n in zip(ids, prompt_lengths, strict=True)], self.pad_id)
+            cut = list(zip(ids, prompt_lengths, strict=True))
+            prompts = padded([row[:length] for row, length in cut], pad_id=self.pad_id)
+            answers = padded([row[length:] for row, length in cut], pad_id=self.pad_id)
             return {
-                "input_ids": prompts,
-                "attention_mask": prompt_mask,
-                "decoder_input_ids": answers,
-                "completion_mask": answer_mask,
+                "input_ids": prompts.ids,
+                "attention_mask": prompts.mask,
+                "decoder_input_ids": answers.ids,
+                "completion_mask": answers.mask,
             }
-        padded, mask = _padded(ids, self.pad_id)
-        is_behind_prompt = torch.arange(padded.shape[1]) >= torch.tensor(prompt_lengths)[:, None]
-        return {"input_ids": padded, "attention_mask": mask, "completion_mask": mask * is_behind_prompt}
+        rows, mask = padded(ids, pad_id=self.pad_id)
+        is_behind_prompt = torch.arange(rows.shape[1]) >= torch.tensor(prompt_lengths)[:, None]
+        return {"input_ids": rows, "attention_mask": mask, "completion_mask": mask * is_behind_prompt}
 
 
 def default_collator(
@@ -71,14 +72,6 @@ def default_collator(
             "or padding_value, or a data_collator"
         )
     return PreferenceCollator(pad_id, is_encoder_decoder=is_encoder_decoder)
-
-
-def _padded(ids: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-    lengths = np.array([len(row) for row in ids])
-    mask = np.arange(lengths.max()) < lengths[:, None]
-    padded = np.full(mask.shape, pad_id, dtype=np.int64)
-    padded[mask] = np.concatenate([np.asarray(row, dtype=np.int64) for row in ids])
-    return torch.from_numpy(padded), torch.from_numpy(mask.astype(np.int64))
 
 
 def _column(values: list[Any]) -> Tensor | list[Any]:
@@ -103,7 +96,4 @@ def stacked(batch: Mapping[str, Any], sequences: Sequence[str], name: str, *, fi
         Shape (k * n, t).
     """
     tensors: list[Tensor] = [batch[f"{sequence}{name}"] for sequence in sequences]
-    if len(tensors) == 1:
-        return tensors[0]
-    width = max(tensor.shape[1] for tensor in tensors)
-    return torch.cat([pad(tensor, (0, width - tensor.shape[1]), value=fill) for tensor in tensors])
+    return tensors[0] if len(tensors) == 1 else stacked_rows(tensors, fill=fill)

@@ -50,19 +50,15 @@ class LabelCollator:
             positions = [_ints(row["position_ids"]) for row in rows]
             if self.flattens:
                 ids, labels, positions = ([list(chain(*column))] for column in (ids, labels, positions))
-            width = max(map(len, ids))
             # Padding begins anew at each token, so that it sees none of the documents.
-            batch["position_ids"] = pad_rows(positions, width=width, pad_id=0)
+            beside = {"position_ids": positions}
         else:
-            width = max(map(len, ids))
-            masks = [
-                _ints(row["attention_mask"]) if "attention_mask" in row else [1] * len(row_ids)
-                for row, row_ids in zip(rows, ids, strict=True)
-            ]
-            batch["attention_mask"] = pad_rows(masks, width=width, pad_id=0)
-        batch["input_ids"] = pad_rows(ids, width=width, pad_id=self.pad_id)
-        label_width = max(map(len, labels)) if self.is_encoder_decoder else width
-        batch["labels"] = pad_rows(labels, width=label_width, pad_id=IGNORED)
+            masks = [row.get("attention_mask", [1] * len(row_ids)) for row, row_ids in zip(rows, ids, strict=True)]
+            beside = {"attention_mask": masks}
+        batch["input_ids"] = pad_rows(ids, pad_id=self.pad_id)
+        width = batch["input_ids"].shape[1]
+        batch |= {name: pad_rows(values, width=width, pad_id=0) for name, values in beside.items()}
+        batch["labels"] = pad_rows(labels, width=None if self.is_encoder_decoder else width, pad_id=IGNORED)
         return batch
 
     def labels_of(self, row: Mapping[str, Any], ids: list[int]) -> list[int]:

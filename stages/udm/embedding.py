@@ -20,7 +20,7 @@ from stages.models.devices import default_device, place
 from stages.models.loading import load_causal_lm
 from stages.models.pointer import one_line
 from stages.models.tokenizers import load_tokenizer
-from stages.rows.batching import fixed_batches, pad_rows
+from stages.rows.batching import fixed_batches, padded
 
 EncoderKind = Literal["auto", "sentence_transformers", "transformers"]
 # What an encoder is made of; weights in other formats are never read.
@@ -53,12 +53,9 @@ class Encoder:
         """
         sequences = self.tokenize(texts)
         parts: dict[int, NDArray[np.float32]] = {}
-        for rows, width in fixed_batches([len(sequence) for sequence in sequences], batch_size=batch_size):
-            filled = [*rows, *[rows[-1]] * (batch_size - len(rows))]
-            chosen = [sequences[row] for row in filled]
-            input_ids = pad_rows(chosen, width=width, pad_id=self.pad_id)
-            attention_mask = pad_rows([[1] * len(sequence) for sequence in chosen], width=width, pad_id=0)
-            embeddings = self.forward(input_ids, attention_mask).float().cpu().numpy()
+        for rows, filled, width in fixed_batches([len(sequence) for sequence in sequences], batch_size=batch_size):
+            inputs = padded([sequences[row] for row in filled], pad_id=self.pad_id, width=width)
+            embeddings = self.forward(inputs.ids, inputs.mask).float().cpu().numpy()
             parts.update(zip(rows, embeddings[: len(rows)], strict=True))
         return np.stack([parts[row] for row in range(len(texts))])
 

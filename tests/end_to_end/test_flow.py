@@ -146,7 +146,7 @@ def test_what_follows_a_failed_stage_is_skipped_and_says_why(server, workspace):
 
 
 def test_whatever_else_goes_wrong_fails_the_stage_and_lets_nothing_read_from_it(server, workspace):
-    broken = workspace.root / "pipelines/metric_rows.py"
+    broken = workspace.root / "stages/measures/metric_rows.py"
     broken.write_text(
         broken.read_text() + "\n\ndef metric_rows(values):\n    raise AttributeError('a fault of ours')\n"
     )

@@ -1,6 +1,6 @@
 """The table that a run ends with."""
 
-from stages.measures.results_table import metric_at, results_table
+from stages.measures.results_table import results_table
 
 COUNTS = {"counts": {"sampled_prompts": 2, "samples_per_prompt": 4, "rows": 7}}
 
@@ -26,9 +26,3 @@ def test_shows_what_was_measured_and_leaves_out_the_rest():
     ]
     assert lines[-1] == "2 prompts, 4 samples of each; 7 labelled rows"
     assert len({len(line) for line in lines[:-1]}) == 1
-
-
-def test_a_name_leads_through_the_metrics_or_to_nothing():
-    assert metric_at({"a": {"b": 3}}, "a/b") == 3
-    assert metric_at({"a": 1}, "a/b") is None
-    assert metric_at({}, "a") is None

@@ -4,9 +4,9 @@ import re
 
 from pipelines.drawing import data_url, graph_svg
 from pipelines.graph import StageNode
-from pipelines.metric_rows import MetricRow, metric_rows
 from pipelines.run_artifacts import artifact_key, stage_table
 from pipelines.run_record import StageRecord, summary
+from stages.measures.metric_rows import MetricRow, metric_rows
 
 
 def node(name, *upstream):

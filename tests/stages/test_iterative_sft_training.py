@@ -5,13 +5,13 @@ import signal
 
 import pytest
 import torch
+from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
 
 from stages.contracts.files import files_below
 from stages.iterative_sft_training import IterativeSFTTrainingParams, run
 from stages.models.loading import load_causal_lm
 from stages.models.prompt_room import prompt_room
 from stages.trainers.core.sections import LoraParams
-from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
 from tests.stages.feedback import write_completions
 from tests.stages.test_sft_training import single_thread  # noqa: F401 - a fixture
 from tests.stages.training_runs import digests, kill_when, outputs, write_base_model
@@ -148,7 +148,7 @@ def test_rounds_are_compared_by_nothing_if_asked_to(inputs, tmp_path):
         ("model", {}, "the argument reward_model with reward model and with no other, found none with model"),
         ("demo", {}, "the argument truth with reward demo and with no other, found none with demo"),
         ("a.b:c", {"truth": "truth.json"}, "found truth.json with a.b:c"),
-        ("no.such:reward", {}, "a function at no.such:reward, found that No module named"),
+        ("no.such:reward", {}, "a module 'no.such' that can be imported, .* found: No module named"),
         ("nonsense", {}, "found 'nonsense'"),
     ],
 )

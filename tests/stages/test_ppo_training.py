@@ -17,8 +17,9 @@ from stages.contracts.files import files_below, tree_digest
 from stages.models.held_out import read_reward
 from stages.models.loading import load_causal_lm
 from stages.models.tokenizers import load_tokenizer
-from stages.ppo_training import PPOTrainingParams, run
+from stages.ppo_training import run
 from stages.trainers.core.sections import LoraParams
+from stages.trainers.ppo.section import PPOTrainingParams
 from tests.stages.feedback import write_completions
 from tests.stages.training_runs import write_base_model
 from tests.trainers.tiny import WORDS
@@ -117,7 +118,8 @@ def test_gives_the_same_bytes_twice_and_no_pickle_or_path(inputs, tmp_path, lora
 _SCRIPT = """
 import json, sys
 from pathlib import Path
-from stages.ppo_training import PPOTrainingParams, run
+from stages.ppo_training import run
+from stages.trainers.ppo.section import PPOTrainingParams
 call = {name: Path(value) for name, value in json.loads(sys.argv[1]).items()}
 run(**call, params=PPOTrainingParams(**json.loads(sys.argv[2])))
 """
@@ -207,4 +209,4 @@ def test_refuses_what_cannot_work_before_a_model_is_loaded(inputs, tmp_path, mon
 def test_its_code_holds_no_other_methods_loss():
     losses = {path.name for path in code_files(["stages.ppo_training"]) if "losses" in path.parts}
 
-    assert losses == {"ppo.py"}
+    assert losses == {"kl_penalty.py", "ppo.py"}

@@ -12,7 +12,7 @@ STAGES = {
     "sft_training": "SFTTrainingParams",
     "reward_training": "RewardTrainingParams",
     "ppo_training": "PPOTrainingParams",
-    "iterative_training": "IterativeSFTTrainingParams",
+    "iterative_sft_training": "IterativeSFTTrainingParams",
 }
 
 

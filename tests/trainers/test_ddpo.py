@@ -14,8 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from stages.models.image_rewards import brightness
 from stages.trainers import DDPOConfig, DDPOTrainer
-from stages.trainers.ddpo.epoch_checkpoints import epoch_checkpoint
-from stages.trainers.ddpo.setup import make_accelerator
+from stages.trainers.ddpo.setup import epoch_checkpoint, make_accelerator
 from tests.models.tiny_diffusion import PROMPTS, save_tiny, tiny_policy
 
 SMALL = {

@@ -52,9 +52,9 @@ def test_the_model_card_takes_the_documented_arguments():
         ({"num_epochs": 0}, "expected num_epochs above 0, found 0"),
         ({"train_learning_rate": -1.0}, "expected train_learning_rate above 0"),
         ({"mixed_precision": "fp8"}, "mixed_precision as one of no, fp16, bf16, found 'fp8'"),
-        ({"sample_eta": 0.0}, "expected sample_eta above 0 and up to 1, found 0.0; without noise"),
+        ({"sample_eta": 0.0}, "expected sample_eta above 0 and up to 1, found 0.0"),
         ({"train_timestep_fraction": 1.5}, "expected train_timestep_fraction above 0 and up to 1"),
-        ({"seed": -1}, "expected seed from 0"),
+        ({"seed": -1}, "expected seed of at least 0 and below 4294967296, found -1"),
         ({"sample_batch_size": 3, "train_batch_size": 2}, "sample_batch_size as a multiple of train_batch_size"),
         ({"sample_batch_size": 1, "train_batch_size": 2}, "sample_batch_size as a multiple of train_batch_size"),
         (

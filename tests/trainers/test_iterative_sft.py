@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainingArguments
 
 from stages.losses.sft import IGNORED
 from stages.trainers import IterativeSFTTrainer
-from stages.trainers.core.checkpoints import last_whole_checkpoint
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from tests.material import SHARED, needs_shared
 from tests.trainers.test_model_kinds import tiny_t5
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer
@@ -309,7 +309,7 @@ def test_a_checkpoint_is_written_when_asked_for_and_found_again(tmp_path):
 
     folder = trainer.save_checkpoint()
 
-    assert folder == last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    assert folder == LOOP_CHECKPOINTS.last_whole(tmp_path) == tmp_path / "checkpoint-3"
     by_argument = made(tmp_path, resume_from_checkpoint=str(folder))
     by_argument.step(ROWS)
     trainer.step(ROWS)

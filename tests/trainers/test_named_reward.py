@@ -54,8 +54,8 @@ def test_a_function_that_wants_the_logs_other_columns_gets_them(functions, name)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("own_rewards:missing", "expected a function at own_rewards:missing, found that"),
-        ("no_such_module:f", "found that No module named"),
+        ("own_rewards:missing", "expected a function 'missing' in the module 'own_rewards', found none"),
+        ("no_such_module:f", "found: No module named"),
         ("own_rewards:number", "found a int"),
         ("own_rewards:other", "a function of prompt and completion, .* found one of text"),
         ("nothing", "expected demo, the folder of a reward model or package.module:function, found 'nothing'"),

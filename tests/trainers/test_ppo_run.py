@@ -7,13 +7,14 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from peft import LoraConfig
+from stages.trainers.ppo.prompts import Prompt
 
 from stages.models.generation import Sampling
 from stages.models.value_head import AutoModelForSeq2SeqLMWithValueHead
 from stages.trainers import PPOTrainer
 from stages.trainers.core.named_reward import Reward
-from stages.trainers.ppo.prompts import Prompt
-from stages.trainers.ppo.run import RunSettings, curves_of, last_checkpoint, prompts_of_step, run_ppo, sample_responses
+from stages.trainers.ppo.run import RunSettings, curves_of, prompts_of_step, run_ppo, sample_responses
+from stages.trainers.ppo.state import STEP_CHECKPOINTS
 from tests.models.test_value_head import tiny_t5
 from tests.trainers.tiny import WORDS, tiny_tokenizer
 from tests.trainers.tiny_ppo import ppo_config, tiny_policy, tiny_trainer
@@ -124,9 +125,9 @@ def test_what_a_kill_left_of_a_checkpoint_is_passed_over(tmp_path):
     for name in ("step-2", "step-10"):
         tiny_trainer().save_state(tmp_path / name)
     (tmp_path / "step-12").mkdir()
-    (tmp_path / "step-14.tmp").mkdir()
+    (tmp_path / ".step-14.tmp").mkdir()
 
-    assert last_checkpoint(tmp_path) == tmp_path / "step-10"
+    assert STEP_CHECKPOINTS.last_whole(tmp_path) == tmp_path / "step-10"
     with pytest.raises(ValueError, match="expected the state of a PPO trainer, found none"):
         tiny_trainer().load_state(tmp_path / "step-12")
 

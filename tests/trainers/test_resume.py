@@ -9,7 +9,7 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 
 from stages.trainers.bco.trainer import BCOTrainer
-from stages.trainers.core.checkpoints import last_whole_checkpoint
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from tests.trainers.tiny import bco_config, bco_trainer, encoded_rows, tiny_llama, tiny_tokenizer
 
 # Twelve rows in batches of two, two batches a step: three steps an epoch, three epochs.
@@ -80,7 +80,7 @@ def test_what_a_kill_left_of_a_checkpoint_is_passed_over(tmp_path):
     (tmp_path / "checkpoint-9").mkdir()
     (tmp_path / "checkpoint-x").mkdir()
 
-    assert last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+    assert LOOP_CHECKPOINTS.last_whole(tmp_path) == tmp_path / "checkpoint-2"
 
 
 def test_says_that_there_is_no_checkpoint_or_one_of_another_trainer(tmp_path):

@@ -503,6 +503,10 @@ def test_refuses_models_and_batches_that_give_no_score(tmp_path):
         trainer_of(tmp_path, rows=documented_rows(4), data_collator=lambda _: {"x": 1}).train()
     with pytest.raises(ValueError, match="expected a column attention_mask_chosen in each row, found input_ids_chosen"):
         RewardDataCollatorWithPadding(tiny_tokenizer())([{"input_ids_chosen": [1]}])
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    with pytest.raises(ValueError, match="expected a tokenizer with a pad token, found none"):
+        RewardDataCollatorWithPadding(tokenizer)(list(documented_rows(2)))
     with pytest.raises(ValueError, match="expected padding as True"):
         RewardDataCollatorWithPadding(tiny_tokenizer(), padding=False)
 

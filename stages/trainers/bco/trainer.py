@@ -13,7 +13,7 @@ from stages.losses.moments import ShiftKind
 from stages.models.logprobs import CompletionLogps
 from stages.trainers.bco.prompt_weights import PromptWeights, prompts_of
 from stages.trainers.core.arguments import TRANSFORMERS_4_55, documented
-from stages.trainers.core.checkpoints import read_state
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from stages.trainers.core.config import PreferenceConfig
 from stages.trainers.core.metrics import share_of
 from stages.trainers.core.preference import PreferenceTrainer
@@ -186,7 +186,7 @@ class BCOTrainer(PreferenceTrainer):
             return rows
         resumed = self.args.resume_from_checkpoint
         if name != "train_dataset" and self.prompt_weights.classifier is None and isinstance(resumed, str):
-            self.restore_method_state(read_state(Path(resumed))["method"])
+            self.restore_method_state(LOOP_CHECKPOINTS.read(Path(resumed))["method"])
         prompts = prompts_of(rows, self.tokenizer_of_rows)
         if name == "train_dataset":
             self.prompt_weights.fit(prompts, rows["label"][:], rows["row_id"][:])

@@ -8,13 +8,13 @@ import pandas as pd
 from stages.contracts.files import write_json, write_text
 from stages.models.pointer import fingerprint, read_reference, tokenizer_fingerprint, write_lineage, write_reference
 from stages.trainers.core.base import FeedbackTrainer
-from stages.trainers.core.checkpoints import last_whole_checkpoint
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from stages.trainers.core.processes import whole_weights
 
 
 def train_on(trainer: FeedbackTrainer, scratch: Path) -> None:
     """Train from the last whole checkpoint in `scratch`, or from the start without one."""
-    checkpoint = last_whole_checkpoint(scratch)
+    checkpoint = LOOP_CHECKPOINTS.last_whole(scratch)
     if checkpoint is not None:
         print(f"going on from {checkpoint.name}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

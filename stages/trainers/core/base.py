@@ -13,7 +13,7 @@ from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from stages.contracts.files import write_text
-from stages.trainers.core.checkpoints import last_whole_checkpoint, read_state, write_state
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, write_state
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import MetricSums, Share
 from stages.trainers.core.model_card import card_of
@@ -223,7 +223,7 @@ class FeedbackTrainer(Trainer):
             ignore_keys_for_eval: handed on to the evaluation.
         """
         if resume_from_checkpoint is True:
-            found = last_whole_checkpoint(Path(self.args.output_dir))
+            found = LOOP_CHECKPOINTS.last_whole(Path(self.args.output_dir))
             if found is None:
                 raise ValueError(f"{self.args.output_dir}: expected a whole checkpoint to go on from, found none")
             resume_from_checkpoint = str(found)
@@ -237,7 +237,7 @@ class FeedbackTrainer(Trainer):
         if checkpoint is None:
             return
         self._gradient_watch = GradientWatch(has_learned=True)
-        state = read_state(Path(checkpoint))
+        state = LOOP_CHECKPOINTS.read(Path(checkpoint))
         self.restore_method_state(state["method"])
         self._train_sums.restore(state["sums"], self.accelerator)
 

@@ -1,15 +1,111 @@
-"""What a checkpoint holds beyond weights and optimizer, and which checkpoints are whole."""
+"""Checkpoints of all trainers: written whole or not at all, the last few kept, the last whole one found again."""
 
 import json
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from accelerate import Accelerator  # type: ignore[import-untyped] # the package ships no types
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from stages.contracts.files import write_json
+from stages.contracts.files import files_below, sync, write_json
 
-STATE_FILE = "preference_state.json"
 ARGUMENTS_FILE = "training_args.bin"
+
+
+class Checkpoints(NamedTuple):
+    """How a trainer's checkpoints are named, and by what one is known to be whole.
+
+    A checkpoint is a folder of weights, optimizer and generators that accelerate or transformers wrote, with a JSON
+    file of what else the trainer needs to go on.
+    """
+
+    trainer: str
+    """Kind of the trainer, for messages."""
+    prefix: str
+    """Of a folder's name; the number of the step or epoch follows."""
+    state_file: str
+    """Name of the JSON file."""
+    last_file: str | None = None
+    """Another JSON file, written last, that a whole checkpoint has; None if there is none."""
+
+    def save(self, accelerator: Accelerator, target: Path, state: dict[str, Any]) -> None:
+        """Write what `accelerator` holds, and `state` beside it; all processes call it together.
+
+        Args:
+            accelerator: whose models, optimizers and random states are saved.
+            target: folder to write. What stands there is replaced once the new one is whole.
+            state: finite JSON values; those of the first process are written.
+        """
+        beside = target.with_name(f".{target.name}.tmp")
+        if accelerator.is_main_process:
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir(parents=True)
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(beside))
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            write_json(beside / self.state_file, state)
+            for file in files_below(beside):
+                sync(file)
+            shutil.rmtree(target, ignore_errors=True)
+            beside.rename(target)
+            sync(target.parent)
+        accelerator.wait_for_everyone()
+
+    def keep_last(self, accelerator: Accelerator, folder: Path, *, limit: int) -> None:
+        """Remove the oldest checkpoints in `folder` beyond `limit`; all processes call it together."""
+        if accelerator.is_main_process:
+            for old in list(self.numbered(folder).values())[:-limit]:
+                shutil.rmtree(old)
+        accelerator.wait_for_everyone()
+
+    def path(self, folder: Path, number: int) -> Path:
+        """Where the checkpoint `number` stands in `folder`."""
+        return folder / f"{self.prefix}{number}"
+
+    def read(self, checkpoint: Path) -> dict[str, Any]:
+        """The state that was written with a checkpoint.
+
+        Raises:
+            ValueError: the checkpoint has no such file, or a damaged one.
+        """
+        file = checkpoint / self.state_file
+        try:
+            state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            raise ValueError(
+                f"{file}: expected the state of a {self.trainer} trainer, found none; resume from a checkpoint that "
+                "one wrote"
+            ) from None
+        return state
+
+    def numbered(self, folder: Path) -> dict[int, Path]:
+        """The checkpoints in `folder`, whole or not, in the order of their numbers."""
+        names = {path: path.name.removeprefix(self.prefix) for path in folder.glob(f"{self.prefix}*")}
+        return dict(sorted((int(number), path) for path, number in names.items() if number.isdigit()))
+
+    def last_whole(self, folder: Path) -> Path | None:
+        """The newest checkpoint in `folder` that was written to its end; None if there is none."""
+        return next((path for path in reversed(self.numbered(folder).values()) if self.is_whole(path)), None)
+
+    def is_whole(self, checkpoint: Path) -> bool:
+        """Whether a checkpoint was written to its end."""
+        try:
+            self.read(checkpoint)
+            if self.last_file is not None:
+                json.loads((checkpoint / self.last_file).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        return True
+
+
+# Transformers writes this file last, but not in one piece.
+LOOP_CHECKPOINTS = Checkpoints(
+    "preference", f"{PREFIX_CHECKPOINT_DIR}-", "preference_state.json", last_file="trainer_state.json"
+)
+"""Those of trainers that follow the loop of transformers, which writes and counts them."""
 
 
 def write_state(folder: Path, *, method: dict[str, Any], sums: dict[str, list[list[float]]]) -> None:
@@ -23,40 +119,17 @@ def write_state(folder: Path, *, method: dict[str, Any], sums: dict[str, list[li
         sums: metrics gathered since the last line of the log, of each process.
     """
     (folder / ARGUMENTS_FILE).unlink(missing_ok=True)
-    write_json(folder / STATE_FILE, {"method": method, "sums": sums})
+    write_json(folder / LOOP_CHECKPOINTS.state_file, {"method": method, "sums": sums})
 
 
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """What `write_state` wrote.
+def kept(file: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """What `make` gives, from `file` if an earlier process has kept it there; else it is kept there for a later one.
 
-    Raises:
-        ValueError: the checkpoint has no such file, or a damaged one.
+    Args:
+        file: JSON file beside the checkpoints.
+        make: gives finite JSON values; lists and numbers alone come back as they were.
     """
-    file = checkpoint / STATE_FILE
-    try:
-        state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise ValueError(
-            f"{file}: expected the state of a preference trainer, found none; resume from a checkpoint that one wrote"
-        ) from None
-    return state
-
-
-def last_whole_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder` that was written to its end; None if there is none."""
-    numbered = {
-        int(path.name.rpartition("-")[2]): path
-        for path in folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*")
-        if path.name.rpartition("-")[2].isdigit()
-    }
-    return next((numbered[step] for step in sorted(numbered, reverse=True) if _is_whole(numbered[step])), None)
-
-
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        read_state(checkpoint)
-        # Transformers writes this file last, but not in one piece.
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return True
+    if not file.exists():
+        write_json(file, make())
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found

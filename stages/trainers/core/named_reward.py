@@ -5,13 +5,13 @@ function say what it is given: `prompt` and `completion` one of each, `prompts` 
 which it gives a list of numbers. A third argument, `row` or `rows`, gets the other columns of the log.
 """
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from stages.contracts.named_function import named_function
 from stages.demo.world import demo_judge
 from stages.models.scoring import RewardScorer
 
@@ -104,22 +104,8 @@ def load_reward(name: str | Path) -> Reward:
         return Reward(
             str(name), "templated", lambda prompts, texts, _, ended: scorer.texts(prompts, texts, ended).tolist()
         )
-    return _of_function(str(name), _function_at(str(name)))
-
-
-def _function_at(name: str) -> Callable[..., Any]:
-    module_name, colon, function_name = name.partition(":")
-    if not colon:
-        raise ValueError(
-            f"reward: expected demo, the folder of a reward model or package.module:function, found {name!r}"
-        )
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"reward: expected a function at {name}, found that {error}") from None
-    if not callable(function):
-        raise ValueError(f"reward: expected a function at {name}, found a {type(function).__name__}")
-    return function  # type: ignore[no-any-return] # callable, as was seen
+    own = named_function(str(name), where="reward", known=("demo", "the folder of a reward model"))
+    return _of_function(str(name), own)
 
 
 def _of_function(name: str, function: Any) -> Reward:

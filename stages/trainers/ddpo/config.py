@@ -4,28 +4,14 @@ import dataclasses
 import importlib.util
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-_PRECISIONS = ("no", "fp16", "bf16")
-_POSITIVE = (
-    "num_epochs",
-    "save_freq",
-    "num_checkpoint_limit",
-    "sample_num_steps",
-    "sample_batch_size",
-    "sample_num_batches_per_epoch",
-    "train_batch_size",
-    "train_learning_rate",
-    "train_adam_epsilon",
-    "train_gradient_accumulation_steps",
-    "train_max_grad_norm",
-    "train_num_inner_epochs",
-    "train_adv_clip_max",
-    "train_clip_range",
-    "per_prompt_stat_tracking_buffer_size",
-    "per_prompt_stat_tracking_min_count",
-    "max_workers",
-)
+from annotated_types import Interval
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+
+from stages.trainers.core.fields import check_fields
+
+_Share = Annotated[float, Interval(gt=0, le=1)]
 
 
 @dataclasses.dataclass
@@ -36,8 +22,9 @@ class DDPOConfig:
     """Name of the experiment, for trackers; by default that of the program."""
     run_name: str | None = ""
     """Name of the run, for trackers."""
-    seed: int = 0
-    """Seed of new adapters, of the noise and of the orders; each process draws its own."""
+    seed: Annotated[int, Interval(ge=0, lt=2**32)] = 0
+    """Seed of new adapters, of the noise, of the orders, and of the global generators, from which prompts may be drawn;
+    each process draws its own."""
     log_with: str | None = None
     """Tracker that figures go to ("tensorboard", "wandb", "dvclive" and others of accelerate); None for none."""
     tracker_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -50,65 +37,65 @@ class DDPOConfig:
     """Name of the project, for trackers."""
     logdir: str = "logs"
     """Folder of trackers that write files, and of checkpoints where no `project_dir` is given."""
-    num_epochs: int = 100
+    num_epochs: PositiveInt = 100
     """Rounds of sampling, rewarding and training."""
-    save_freq: int = 1
+    save_freq: PositiveInt = 1
     """Epochs between two checkpoints; the first and the last epoch are saved too."""
-    num_checkpoint_limit: int = 5
+    num_checkpoint_limit: PositiveInt = 5
     """Checkpoints kept."""
-    mixed_precision: str = "fp16"
-    """Precision of the computation: "no", "fp16" or "bf16"; fp16 needs an accelerator."""
+    mixed_precision: Literal["no", "fp16", "bf16"] = "fp16"
+    """Precision of the computation; fp16 needs an accelerator."""
     allow_tf32: bool = True
     """Whether float32 products on an Nvidia GPU may be computed in TF32."""
     resume_from: str | None = ""
     """A checkpoint to go on from, or a folder of checkpoints, for the last one in it; empty starts anew."""
-    sample_num_steps: int = 50
+    sample_num_steps: PositiveInt = 50
     """Denoising steps of an image."""
-    sample_eta: float = 1.0
+    sample_eta: _Share = 1.0
     """Share of the noise of DDPM in each step, above 0: without noise there is nothing to learn from."""
-    sample_guidance_scale: float = 5.0
+    sample_guidance_scale: NonNegativeFloat = 5.0
     """Weight of the prompt in classifier-free guidance; up to 1 there is none."""
-    sample_batch_size: int = 1
+    sample_batch_size: PositiveInt = 1
     """Images sampled at once, on each process."""
-    sample_num_batches_per_epoch: int = 2
+    sample_num_batches_per_epoch: PositiveInt = 2
     """Such batches in an epoch."""
-    train_batch_size: int = 1
+    train_batch_size: PositiveInt = 1
     """Images trained on at once, on each process."""
     train_use_8bit_adam: bool = False
     """Whether the optimizer keeps its state in 8 bits; needs the package bitsandbytes."""
-    train_learning_rate: float = 3e-4
+    train_learning_rate: PositiveFloat = 3e-4
     """Learning rate."""
     train_adam_beta1: float = 0.9
     """Decay of the optimizer's first moment."""
     train_adam_beta2: float = 0.999
     """Decay of its second moment."""
-    train_adam_weight_decay: float = 1e-4
+    train_adam_weight_decay: NonNegativeFloat = 1e-4
     """Decay of the weights."""
-    train_adam_epsilon: float = 1e-8
+    train_adam_epsilon: PositiveFloat = 1e-8
     """Added to the root of the second moment."""
-    train_gradient_accumulation_steps: int = 1
+    train_gradient_accumulation_steps: PositiveInt = 1
     """Batches in an optimizer step, each with all of its denoising steps."""
-    train_max_grad_norm: float = 1.0
+    train_max_grad_norm: PositiveFloat = 1.0
     """Norm that gradients are clipped to."""
-    train_num_inner_epochs: int = 1
+    train_num_inner_epochs: PositiveInt = 1
     """Passes over the images of an epoch."""
     train_cfg: bool = True
     """Whether guidance is part of the policy that is trained, as it is of the one that samples."""
-    train_adv_clip_max: float = 5
+    train_adv_clip_max: PositiveFloat = 5
     """Size that advantages are clamped to."""
-    train_clip_range: float = 1e-4
+    train_clip_range: PositiveFloat = 1e-4
     """How far the ratio of probabilities may go from 1."""
-    train_timestep_fraction: float = 1.0
+    train_timestep_fraction: _Share = 1.0
     """Share of the denoising steps of an image that are trained on, drawn anew for each image."""
     per_prompt_stat_tracking: bool = False
     """Whether an image is compared with others of its prompt, and not with all of its epoch."""
-    per_prompt_stat_tracking_buffer_size: int = 16
+    per_prompt_stat_tracking_buffer_size: PositiveInt = 16
     """Last rewards of each prompt that are remembered."""
-    per_prompt_stat_tracking_min_count: int = 16
+    per_prompt_stat_tracking_min_count: PositiveInt = 16
     """Rewards of a prompt below which its images are compared with all of the epoch."""
     async_reward_computation: bool = False
     """Whether images are rewarded in threads while further ones are sampled."""
-    max_workers: int = 2
+    max_workers: PositiveInt = 2
     """Such threads."""
     negative_prompts: str | None = ""
     """What no image shall look like; None is the empty text."""
@@ -119,24 +106,7 @@ class DDPOConfig:
         Raises:
             ValueError: an argument is out of range, batches don't divide, or bitsandbytes is asked for and missing.
         """
-        for name in _POSITIVE:
-            if not getattr(self, name) > 0:
-                raise ValueError(f"expected {name} above 0, found {getattr(self, name)}")
-        if self.mixed_precision not in _PRECISIONS:
-            raise ValueError(
-                f"expected mixed_precision as one of {', '.join(_PRECISIONS)}, found {self.mixed_precision!r}"
-            )
-        if not 0 < self.sample_eta <= 1:
-            raise ValueError(
-                f"expected sample_eta above 0 and up to 1, found {self.sample_eta}; without noise no step has a "
-                "probability that could be raised"
-            )
-        if not 0 < self.train_timestep_fraction <= 1:
-            raise ValueError(
-                f"expected train_timestep_fraction above 0 and up to 1, found {self.train_timestep_fraction}"
-            )
-        if not 0 <= self.seed < 2**32:
-            raise ValueError(f"expected seed from 0 and below 2**32, found {self.seed}")
+        check_fields(self)
         self._check_batches()
         if self.train_use_8bit_adam and importlib.util.find_spec("bitsandbytes") is None:
             raise ValueError(

@@ -16,7 +16,41 @@ from torch.optim import AdamW
 
 from stages.models.denoising import step_deviations
 from stages.models.diffusion import DefaultDDPOStableDiffusionPipeline
+from stages.trainers.core.checkpoints import Checkpoints
 from stages.trainers.ddpo.config import DDPOConfig
+
+EPOCH_CHECKPOINTS = Checkpoints("DDPO", "checkpoint_", "epoch_state.json")
+
+
+def epoch_checkpoint(path: Path) -> Path:
+    """The checkpoint at `path`, or the last one in the folder `path` or in its folder `checkpoints`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for folder in (path, path / "checkpoints"):
+        found = folder if EPOCH_CHECKPOINTS.is_whole(folder) else EPOCH_CHECKPOINTS.last_whole(folder)
+        if found is not None:
+            return found
+    raise ValueError(f"resume_from: expected a checkpoint or a folder of checkpoints at {path}, found none")
+
+
+def check_folder(folder: Path, *, last_epoch: int) -> None:
+    """Raise if `folder` holds checkpoints of epochs that a run is yet to come to.
+
+    Args:
+        folder: of the checkpoints.
+        last_epoch: the epoch that the run goes on from; -1 if it starts anew.
+
+    Raises:
+        ValueError: it does; they would be taken for this run's.
+    """
+    later = [path.name for epoch, path in EPOCH_CHECKPOINTS.numbered(folder).items() if epoch > last_epoch]
+    if later:
+        raise ValueError(
+            f"{folder}: expected no checkpoint after epoch {last_epoch}, found {later[-1]} of an earlier run; set "
+            "resume_from to it to go on, or choose another folder"
+        )
 
 
 def find_random_steps(pipeline: DefaultDDPOStableDiffusionPipeline, config: DDPOConfig) -> Tensor:

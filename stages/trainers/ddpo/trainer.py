@@ -25,8 +25,10 @@ from stages.trainers.core.model_card import model_card
 from stages.trainers.core.seeding import set_seed
 from stages.trainers.ddpo.advantages import PromptRewards, epoch_advantages
 from stages.trainers.ddpo.config import DDPOConfig
-from stages.trainers.ddpo.epoch_checkpoints import check_folder, epoch_checkpoint, epoch_state, save_epoch
 from stages.trainers.ddpo.setup import (
+    EPOCH_CHECKPOINTS,
+    check_folder,
+    epoch_checkpoint,
     find_random_steps,
     flat_arguments,
     keep_trainable,
@@ -112,7 +114,7 @@ class DDPOTrainer:
         self.checkpoints = Path(project["project_dir"]) / "checkpoints"
         checkpoint = epoch_checkpoint(Path(config.resume_from)) if config.resume_from else None
         state: dict[str, Any] = {"epoch": -1, "global_step": 0, "history": [], "prompt_rewards": {}}
-        state = state if checkpoint is None else epoch_state(checkpoint)
+        state = state if checkpoint is None else EPOCH_CHECKPOINTS.read(checkpoint)
         check_folder(self.checkpoints, last_epoch=state["epoch"])
         self.first_epoch: int = state["epoch"] + 1
         self.global_step: int = state["global_step"]
@@ -363,7 +365,8 @@ class DDPOTrainer:
             "prompt_rewards": self.prompt_rewards.state(),
         }
         limit = self.accelerator.project_configuration.total_limit or self.config.num_checkpoint_limit
-        save_epoch(self.accelerator, self.checkpoints, epoch, state, limit=limit)
+        EPOCH_CHECKPOINTS.save(self.accelerator, EPOCH_CHECKPOINTS.path(self.checkpoints, epoch), state)
+        EPOCH_CHECKPOINTS.keep_last(self.accelerator, self.checkpoints, limit=limit)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write the trained weights, in the layout of diffusers, and a model card."""

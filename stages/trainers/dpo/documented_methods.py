@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 
 from stages.losses.pairs import PairLogps
 from stages.models.frozen import SeparateModel
 from stages.models.generation import Sampling, sample_ids
+from stages.rows.batching import stacked_rows
 from stages.rows.raw import PAIR, Lengths, encode_batch
 from stages.text.encoding import encode_rows
 from stages.trainers.core.metrics import MetricSums
@@ -175,10 +176,8 @@ def concatenated_inputs(
     fills = {"input_ids": padding_value, "attention_mask": 0, "labels": label_pad_token_id}
     found = {}
     for name, fill in fills.items():
-        sides = [sources[f"{prefix}{name}"] for prefix in PAIR]
-        width = max(side.shape[1] for side in sides)
-        padded = [pad(side, (0, width - side.shape[1]), value=fill) for side in sides]
-        found[f"concatenated_{name}"] = torch.cat(padded).to(device)
+        sides = stacked_rows([sources[f"{prefix}{name}"] for prefix in PAIR], fill=fill)
+        found[f"concatenated_{name}"] = sides.to(device)
     return found
 
 

@@ -20,7 +20,7 @@ from stages.contracts.rows import content_id
 from stages.losses.sft import IGNORED
 from stages.models.generation import Sampling, have_ended, sample_ids
 from stages.rows.prompts import Prompt
-from stages.trainers.core.checkpoints import last_whole_checkpoint
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, kept
 from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
 
 logger = logging.getLogger(__name__)
@@ -129,7 +129,7 @@ class IterativeRun:
             were sampled before it learned), `best_reward` (of those learned), `finished` (share that ended by
             themselves), `loss`, `prompts` and `step`.
         """
-        if last_whole_checkpoint(Path(self.trainer.args.output_dir)) is not None:
+        if LOOP_CHECKPOINTS.last_whole(Path(self.trainer.args.output_dir)) is not None:
             self.trainer.resume()
             logger.info("going on behind %d calls", self.trainer.num_calls)
         first = self._point(0, {"step": 0.0})
@@ -138,13 +138,14 @@ class IterativeRun:
         return [first, *later]
 
     def _point(self, number: int, found: Point) -> Point:
-        file = self.folder / f"{number}.held_out.json"
         if not self.held_out:
             return {"round": float(number), **found}
-        if not file.exists():
+
+        def held_out_reward() -> Point:
             scored = self._score(self.held_out, None, f"held-out answers behind round {number}")
-            write_json(file, {"held_out_reward": float(np.mean(scored.rewards))})
-        return {"round": float(number), **found, **json.loads(file.read_text(encoding="utf-8"))}
+            return {"held_out_reward": float(np.mean(scored.rewards))}
+
+        return {"round": float(number), **found, **kept(self.folder / f"{number}.held_out.json", held_out_reward)}
 
     def _round(self, number: int) -> Point:
         """Sample, score and learn; what an earlier process has done of it is taken up."""
@@ -182,10 +183,8 @@ class IterativeRun:
         return [self.prompts[place] for place in sorted(places[: self.rounds.prompts_per_round])]
 
     def _kept_answers(self, number: int, prompts: Sequence[Prompt]) -> Scored:
-        file = self.folder / f"{number}.answers.json"
-        if not file.exists():
-            write_json(file, self._score(prompts, number, f"answers of round {number}")._asdict())
-        return Scored(**json.loads(file.read_text(encoding="utf-8")))
+        file, progress = self.folder / f"{number}.answers.json", f"answers of round {number}"
+        return Scored(**kept(file, lambda: self._score(prompts, number, progress)._asdict()))
 
     def _score(self, prompts: Sequence[Prompt], number: int | None, progress: str) -> Scored:
         """Answers to prompts and their rewards."""

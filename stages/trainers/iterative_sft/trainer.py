@@ -24,7 +24,7 @@ from stages.rows.collation import default_collator
 from stages.rows.label_collation import LabelCollator
 from stages.text.truncation import TruncationMode
 from stages.trainers.core.arguments import DocumentedArguments
-from stages.trainers.core.checkpoints import last_whole_checkpoint
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from stages.trainers.core.metrics import MetricSums, Share, share_of
 from stages.trainers.core.policy import load_model
 from stages.trainers.core.seeding import set_seed
@@ -277,7 +277,7 @@ class IterativeSFTTrainer(TokenLossTrainer):
         Raises:
             ValueError: there is none, or a call was made already.
         """
-        found = last_whole_checkpoint(Path(self.args.output_dir)) if checkpoint is None else Path(checkpoint)
+        found = LOOP_CHECKPOINTS.last_whole(Path(self.args.output_dir)) if checkpoint is None else Path(checkpoint)
         if found is None or self._model_in_training is not None:
             raise ValueError(
                 f"expected a whole checkpoint in {self.args.output_dir} to go on from, before the first call of step, "

@@ -2,11 +2,15 @@
 
 import dataclasses
 import math
-from typing import Any, get_args
+from typing import Annotated, Any
 
-from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # type: ignore[import-untyped] # the package ships no types
+from annotated_types import Interval
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from stages.losses.ppo import KLPenalty
+from stages.losses.kl_penalty import KLPenalty
+from stages.trainers.core.fields import check_fields
+
+_Share = Annotated[float, Interval(ge=0, le=1)]
 
 
 @dataclasses.dataclass
@@ -40,43 +44,43 @@ class PPOConfig:
     push_to_hub_if_best_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Arguments of `PPOTrainer.push_to_hub`, `repo_id` among them: the model is uploaded when its mean score is the
     best so far. Empty uploads nothing."""
-    steps: int = 20000
+    steps: PositiveInt = 20000
     """Responses to train on; tells `total_ppo_epochs`, and ends nothing by itself."""
-    learning_rate: float = 1e-5
-    """Learning rate of the optimizer that is made where none is given."""
+    learning_rate: PositiveFloat = 1e-5
+    """Learning rate of Adam, after warm-up; of no use where an optimizer is given."""
     adap_kl_ctrl: bool = True
     """Whether the coefficient of the penalty follows the distance from the reference; else it stays."""
-    init_kl_coef: float | None = 0.2
+    init_kl_coef: NonNegativeFloat = 0.2
     """Coefficient of the penalty at the start."""
     kl_penalty: KLPenalty = "kl"
-    """How the distance from the reference is measured: "kl", "abs", "mse" or "full"."""
-    target: float | None = 6
+    """How the distance from the reference is measured."""
+    target: PositiveFloat | None = 6
     """Distance that the coefficient is steered to, in nats per response."""
-    horizon: float | None = 10000
+    horizon: PositiveFloat | None = 10000
     """Responses over which it is steered; the larger, the slower."""
-    gamma: float = 1
+    gamma: _Share = 1
     """What a reward counts one token earlier."""
-    lam: float = 0.95
+    lam: _Share = 0.95
     """Weight of far-sighted advantages."""
-    cliprange: float = 0.2
+    cliprange: PositiveFloat = 0.2
     """How far a token's ratio of probabilities may go from 1 before it stops counting."""
-    cliprange_value: float = 0.2
+    cliprange_value: PositiveFloat = 0.2
     """How far a value may go from the one before the step."""
-    vf_coef: float = 0.1
+    vf_coef: NonNegativeFloat = 0.1
     """What the loss of the value head is multiplied by."""
-    batch_size: int = 256
+    batch_size: PositiveInt = 256
     """Responses of a step, in each process."""
     forward_batch_size: int | None = None
     """Former name of `mini_batch_size`."""
-    mini_batch_size: int = 1
+    mini_batch_size: PositiveInt = 1
     """Responses in the model at once."""
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: PositiveInt = 1
     """Mini-batches of an optimizer step."""
     world_size: int | None = None
     """Processes; filled by the trainer."""
-    ppo_epochs: int = 4
+    ppo_epochs: PositiveInt = 4
     """Passes over the responses of a step."""
-    max_grad_norm: float | None = None
+    max_grad_norm: PositiveFloat | None = None
     """Norm that gradients are clipped to in every optimizer step; None clips none."""
     optimize_cuda_cache: bool | None = None
     """Former name of `optimize_device_cache`."""
@@ -84,17 +88,17 @@ class PPOConfig:
     """Whether the memory that the device keeps for reuse is given back after each step."""
     early_stopping: bool = False
     """Whether a step ends before the policy goes further than 1.5 times `target_kl` from where it sampled."""
-    target_kl: float = 1
+    target_kl: PositiveFloat = 1
     """That distance, in nats per token."""
-    compare_steps: int = 1
+    compare_steps: PositiveInt = 1
     """Steps between two looks at whether the mean score is the best so far."""
-    ratio_threshold: float = 10.0
+    ratio_threshold: PositiveFloat = 10.0
     """Mean ratio of probabilities above which a mini-batch is left out of the optimizer step."""
     use_score_scaling: bool = False
     """Whether scores are divided by the standard deviation of all scores so far."""
     use_score_norm: bool = False
     """Whether their mean is taken off first; needs `use_score_scaling`."""
-    score_clip: float | None = None
+    score_clip: PositiveFloat | None = None
     """Bound of the scores' magnitude, after scaling; None sets none."""
     whiten_rewards: bool = False
     """Whether rewards are scaled to variance 1 before advantages are computed."""
@@ -117,8 +121,8 @@ class PPOConfig:
         """
         self._carry_over("forward_batch_size", "mini_batch_size", 1)
         self._carry_over("optimize_cuda_cache", "optimize_device_cache", False)
-        self._check_choices()
-        self._check_ranges()
+        check_fields(self)
+        self._check_agreement()
         self.backward_batch_size = self.mini_batch_size * self.gradient_accumulation_steps
         if self.batch_size % self.backward_batch_size:
             raise ValueError(
@@ -153,36 +157,21 @@ class PPOConfig:
             )
         setattr(self, successor, value)
 
-    def _check_choices(self) -> None:
-        if self.kl_penalty not in get_args(KLPenalty):
-            raise ValueError(
-                f"expected kl_penalty as one of {', '.join(get_args(KLPenalty))}, found {self.kl_penalty!r}"
-            )
+    def _check_agreement(self) -> None:
+        # Slow to import, and what reads params.yaml has no use for it.
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS  # type: ignore[import-untyped] # ships no types
+
         trackers = self.log_with if isinstance(self.log_with, list | tuple) else [self.log_with]
         known = ["all", *LOGGER_TYPE_TO_CLASS]
         for tracker in trackers:
             if isinstance(tracker, str) and tracker not in known:
                 raise ValueError(f"expected log_with as one of {', '.join(known)} or None, found {tracker!r}")
+        if self.adap_kl_ctrl and None in {self.target, self.horizon}:
+            raise ValueError(
+                f"expected target and horizon with adap_kl_ctrl, found {self.target} and {self.horizon}; set both, or "
+                "switch it off"
+            )
         if self.use_score_norm and not self.use_score_scaling:
             raise ValueError("expected use_score_scaling with use_score_norm, found it off; set both or none")
         if self.push_to_hub_if_best_kwargs and "repo_id" not in self.push_to_hub_if_best_kwargs:
             raise ValueError("expected a repo_id in push_to_hub_if_best_kwargs, found none; name the repository")
-
-    def _check_ranges(self) -> None:
-        counts = ("steps", "batch_size", "mini_batch_size", "gradient_accumulation_steps", "ppo_epochs")
-        _check(self, (*counts, "compare_steps"), "of at least 1", lambda value: value >= 1)
-        positive = ("learning_rate", "cliprange", "cliprange_value", "target_kl", "ratio_threshold")
-        _check(self, positive, "above 0", lambda value: value > 0)
-        _check(self, ("max_grad_norm", "score_clip"), "above 0 or None", lambda value: value is None or value > 0)
-        _check(self, ("vf_coef",), "of at least 0", lambda value: value >= 0)
-        _check(self, ("gamma", "lam"), "from 0 to 1", lambda value: 0 <= value <= 1)
-        _check(self, ("init_kl_coef",), "of at least 0", lambda value: value is not None and value >= 0)
-        if self.adap_kl_ctrl:
-            _check(self, ("target", "horizon"), "above 0", lambda value: value is not None and value > 0)
-
-
-def _check(config: PPOConfig, names: tuple[str, ...], expected: str, is_right: Any) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not is_right(value):
-            raise ValueError(f"expected {name} {expected}, found {value}")

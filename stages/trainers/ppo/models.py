@@ -102,7 +102,7 @@ class PPOModels:
         self.kl_ctl: AdaptiveKLController | FixedKLController = (
             AdaptiveKLController(control.init_kl_coef, control.target, control.horizon)  # type: ignore[arg-type] # checked
             if control.adap_kl_ctrl
-            else FixedKLController(control.init_kl_coef)  # type: ignore[arg-type] # the same
+            else FixedKLController(control.init_kl_coef)
         )
         self.running = ScoreScaler(self.accelerator)
         self.best_score = BestScore(self.config.compare_steps)

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
+
+from stages.rows.batching import pad_rows
 
 Collator = Callable[[list[dict[str, Tensor]]], Mapping[str, Tensor]]
 
@@ -117,7 +118,7 @@ def padded_inputs(rollouts: Rollouts, collate: Collator, *, decoder_start: int |
         return _padded([torch.cat(pair) for pair in zip(rollouts.queries, rollouts.responses, strict=True)], collate)
     answers = [response[skip:] for response, skip in _answers(rollouts, decoder_start)]
     # On the right, where a decoder that looks back alone doesn't see it; so any id will do.
-    ids = pad_sequence(answers, batch_first=True, padding_value=decoder_start)
+    ids = pad_rows(answers, pad_id=decoder_start).to(answers[0].device)
     return {**_padded(rollouts.queries, collate), "decoder_input_ids": ids}
 
 

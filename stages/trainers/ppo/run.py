@@ -5,7 +5,6 @@ from a checkpoint ends with the same weights, to the last bit, as one that was n
 """
 
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from stages.models.generation import Sampling, have_ended, sample_ids
 from stages.rows.prompts import Prompt
 from stages.trainers.core.named_reward import Reward
 from stages.trainers.core.seeding import row_order
-from stages.trainers.ppo.state import STATE_FILE
+from stages.trainers.ppo.state import STEP_CHECKPOINTS
 from stages.trainers.ppo.trainer import PPOTrainer
 
 logger = logging.getLogger(__name__)
@@ -75,7 +74,7 @@ def run_ppo(
     if trainer.config.is_encoder_decoder:
         raise ValueError("expected a causal language model, found an encoder-decoder; call generate and step yourself")
     points: list[Point] = []
-    checkpoint = None if folder is None else last_checkpoint(folder)
+    checkpoint = None if folder is None else STEP_CHECKPOINTS.last_whole(folder)
     if checkpoint is not None:
         points = trainer.load_state(checkpoint)["points"]
         logger.info("going on from %s", checkpoint.name)
@@ -206,20 +205,9 @@ def _turns(prompts: Sequence[Prompt]) -> list[int]:
     return turns
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in `folder`; None if there is none."""
-    found = [path for path in folder.glob("step-*") if (path / STATE_FILE).is_file() and path.name[5:].isdigit()]
-    return max(found, key=lambda path: int(path.name[5:]), default=None)
-
-
 def _save(trainer: PPOTrainer, folder: Path, points: list[Point]) -> None:
-    newest = folder / f"step-{len(points)}"
-    trainer.save_state(newest, extra={"points": points})
-    if trainer.accelerator.is_main_process:
-        for path in folder.glob("step-*"):
-            if path != newest:
-                shutil.rmtree(path)
-    trainer.accelerator.wait_for_everyone()
+    trainer.save_state(STEP_CHECKPOINTS.path(folder, len(points)), extra={"points": points})
+    STEP_CHECKPOINTS.keep_last(trainer.accelerator, folder, limit=1)
 
 
 def curves_of(points: Sequence[Point]) -> Any:

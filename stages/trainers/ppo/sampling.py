@@ -1,15 +1,15 @@
 """Sampling of responses for PPO, through the model's own `generate`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from stages.models.modes import evaluating
 from stages.models.value_head import PreTrainedModelWithValueHead
+from stages.rows.batching import padded
 
 LengthSampler = Callable[[], int]
 
@@ -73,10 +73,9 @@ def sample_batches(
         batch = [query.to(model.device) for query in queries[start : start + batch_size]]
         if length_sampler is not None:
             kwargs["max_new_tokens"] = length_sampler()
-        ids = pad_sequence(batch, batch_first=True, padding_value=tokenizer.pad_token_id, padding_side="left")
-        mask = pad_sequence([torch.ones_like(query) for query in batch], batch_first=True, padding_side="left")
+        ids, mask = padded(batch, pad_id=cast(int, tokenizer.pad_token_id), on_left=True)
         with evaluating(model):
-            output = model.generate(input_ids=ids, attention_mask=mask, **kwargs)
+            output = model.generate(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), **kwargs)
         # An encoder-decoder's answer begins with the token that starts the decoder, which may be an end as well.
         begin = 1 if model.is_encoder_decoder else ids.shape[1]
         for query, row in zip(batch, output, strict=True):

@@ -1,7 +1,5 @@
 """The state of a PPO trainer between two steps, on disk: whole or not at all."""
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stages.contracts.files import files_below, sync, write_json
+from stages.trainers.core.checkpoints import Checkpoints
 
-STATE_FILE = "ppo_state.json"
+STEP_CHECKPOINTS = Checkpoints("PPO", "step-", "ppo_state.json")
 
 
 def save_trainer_state(trainer: Any, folder: Path, extra: Mapping[str, Any]) -> None:
@@ -23,26 +21,11 @@ def save_trainer_state(trainer: Any, folder: Path, extra: Mapping[str, Any]) -> 
         folder: folder to write. What stands there is replaced.
         extra: finite JSON values to keep with it.
     """
-    beside = folder.with_name(f"{folder.name}.tmp")
-    accelerator = trainer.accelerator
-    if accelerator.is_main_process:
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    handle = accelerator.register_save_state_pre_hook(_without_twins)
+    handle = trainer.accelerator.register_save_state_pre_hook(_without_twins)
     try:
-        accelerator.save_state(str(beside))
+        STEP_CHECKPOINTS.save(trainer.accelerator, folder, {**_plain_state(trainer), "extra": extra})
     finally:
         handle.remove()
-    if accelerator.is_main_process:
-        write_json(beside / STATE_FILE, {**_plain_state(trainer), "extra": extra})
-        for file in files_below(beside):
-            sync(file)
-        if folder.exists():
-            shutil.rmtree(folder)
-        beside.rename(folder)
-        sync(folder.parent)
-    accelerator.wait_for_everyone()
 
 
 def _without_twins(_models: list[Any], weights: list[dict[str, Tensor]], _folder: str) -> None:
@@ -62,13 +45,7 @@ def load_trainer_state(trainer: Any, folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: the folder holds no state.
     """
-    file = folder / STATE_FILE
-    try:
-        state = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        raise ValueError(
-            f"{file}: expected the state of a PPO trainer, found none; load a folder that save_state wrote"
-        ) from None
+    state = STEP_CHECKPOINTS.read(folder)
     trainer.accelerator.load_state(str(folder))
     trainer.current_step = state["step"]
     trainer.kl_ctl.value = state["kl_coef"]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from stages.rows.batching import padded
 from stages.rows.collation import PreferenceCollator
 from stages.rows.raw import PAIR
 from stages.trainers.core.scored import Batch
@@ -51,28 +52,28 @@ class RewardDataCollatorWithPadding:
             each side its own; `margin` of shape (n,) where rows have one; and `return_loss`.
 
         Raises:
-            ValueError: a row lacks one of the documented columns.
+            ValueError: a row lacks one of the documented columns, or the tokenizer a pad token.
         """
+        pad_id: Any = self.tokenizer.pad_token_id
+        if pad_id is None:
+            raise ValueError("expected a tokenizer with a pad token, found none; set tokenizer.pad_token")
         batch: dict[str, Any] = {}
         for side in SIDES:
             missing = [name for name in (f"input_ids_{side}", f"attention_mask_{side}") if name not in features[0]]
             if missing:
                 raise ValueError(f"expected a column {missing[0]} in each row, found {', '.join(features[0])}")
             ids = [unmasked(row[f"input_ids_{side}"], row[f"attention_mask_{side}"]) for row in features]
-            padded = self.tokenizer.pad(
-                {"input_ids": [row[: self.max_length] for row in ids]},
-                padding=self.padding,
-                # Beside any other padding the tokenizer would warn that it doesn't truncate, which is done above.
-                max_length=self.max_length if self.padding == "max_length" else None,
-                pad_to_multiple_of=self.pad_to_multiple_of,
-                padding_side="right",
-                return_attention_mask=True,
-                return_tensors=self.return_tensors,
-            )
-            batch |= {f"input_ids_{side}": padded["input_ids"], f"attention_mask_{side}": padded["attention_mask"]}
+            rows = [row[: self.max_length] for row in ids]
+            found = padded(rows, pad_id=pad_id, width=self._width(max(map(len, rows))))
+            batch |= {f"input_ids_{side}": found.ids, f"attention_mask_{side}": found.mask}
         if "margin" in features[0]:
             batch["margin"] = torch.tensor([row["margin"] for row in features], dtype=torch.float32)
         return {**batch, "return_loss": True}
+
+    def _width(self, longest: int) -> int:
+        width = self.max_length or self.tokenizer.model_max_length if self.padding == "max_length" else longest
+        multiple = self.pad_to_multiple_of or 1
+        return -(-width // multiple) * multiple
 
 
 def agree_on_padding(model: Any, collator: Any) -> None:

@@ -1,4 +1,4 @@
-"""Metrics files as rows of a table."""
+"""Metrics files as rows of a table, each known by its path in the file."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple

@@ -1,0 +1,87 @@
+"""Fields of a method's config: their limits, written once in their types, and a section of params.yaml made of them.
+
+Light to import, for stages read params.yaml with it.
+"""
+
+import ast
+import dataclasses
+import inspect
+import operator
+from itertools import pairwise
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import Field, create_model
+
+from stages.contracts.stage import Section
+
+_LIMITS = {
+    "gt": ("above", operator.gt),
+    "ge": ("of at least", operator.ge),
+    "lt": ("below", operator.lt),
+    "le": ("up to", operator.le),
+}
+
+
+def check_fields(config: Any) -> None:
+    """Raise ValueError if a field of a dataclass lies outside the limits or the choices that its type names."""
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        options = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
+        if value is not None or NoneType not in options:
+            _check(name, value, options)
+
+
+def _check(name: str, value: Any, options: tuple[Any, ...]) -> None:
+    or_none = " or None" if NoneType in options else ""
+    for option in options:
+        if get_origin(option) is Literal and value not in get_args(option):
+            raise ValueError(f"expected {name} as one of {', '.join(get_args(option))}{or_none}, found {value!r}")
+        metadata = option.__metadata__ if get_origin(option) is Annotated else ()
+        limits = [
+            (f"{words} {bound}", value is not None and holds(value, bound))
+            for item in metadata
+            for key, (words, holds) in _LIMITS.items()
+            if (bound := getattr(item, key, None)) is not None
+        ]
+        if not all(is_kept for _, is_kept in limits):
+            raise ValueError(f"expected {name} {' and '.join(words for words, _ in limits)}{or_none}, found {value}")
+
+
+def section_fields(base: type[Section], config: type[Any], *names: str, **defaults: Any) -> Any:
+    """A section with fields of a config: their types, limits, defaults and what the config says of them.
+
+    Args:
+        base: what the section is besides.
+        config: the dataclass, with a string under each field.
+        names: fields of it that the section takes as they are.
+        defaults: further fields, with the section's own defaults.
+
+    Returns:
+        A class to derive the section from, which adds what the config doesn't have or has otherwise.
+    """
+    hints = get_type_hints(config, include_extras=True)
+    given = {field.name: field.default for field in dataclasses.fields(config)}
+    said = _docstrings(config)
+    fields: dict[str, Any] = {}
+    for name in (*names, *defaults):
+        # A default of 1 becomes 1.0 where the type is float, as if it were read. And YAML has no None.
+        default, description = defaults.get(name, given[name]), said[name].replace("None", "null")
+        fields[name] = (hints[name], Field(default, description=description, validate_default=True))
+    return create_model(f"{config.__name__}Fields", __base__=base, **fields)
+
+
+def config_values(params: Section, config: type[Any]) -> dict[str, Any]:
+    """What of a section are arguments of the config, by name."""
+    return params.model_dump(include={field.name for field in dataclasses.fields(config)})
+
+
+def _docstrings(config: type[Any]) -> dict[str, str]:
+    """The string under each field of a class."""
+    (definition,) = ast.parse(inspect.cleandoc(inspect.getsource(config))).body
+    found: dict[str, str] = {}
+    body = definition.body if isinstance(definition, ast.ClassDef) else []
+    for field, below in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(below, ast.Expr):
+            found[field.target.id] = inspect.cleandoc(ast.literal_eval(below.value))
+    return found
