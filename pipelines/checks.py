@@ -38,7 +38,9 @@ def _problems_of(node: StageNode, inputs: set[str], written: set[str]) -> Iterat
         entry = _entry_of(node)
         yield from entry.problems
         if not entry.problems:
-            yield from _differences("deps", entry.reads, node.deps, also=inputs)
+            yield from _differences(
+                "deps", entry.reads, node.deps, also=[dep for dep in node.deps if _is_own(dep, inputs)]
+            )
             for kind, listed in node.outputs.items():
                 yield from _differences(kind, entry.writes[kind], listed)
             yield from _differences("params", entry.params, node.params)
@@ -52,6 +54,11 @@ def _differences(kind: str, needed: Iterable[str], listed: Iterable[str], also: 
     missing, idle = set(needed).difference(listed), set(listed).difference(needed, also)
     yield from (f"lacks {name} in its {kind}, which its command names" for name in sorted(missing))
     yield from (f"has {name} in its {kind}, which its command doesn't name" for name in sorted(idle))
+
+
+def _is_own(dep: str, inputs: set[str]) -> bool:
+    """Whether a dep is a path of `inputs`, or the user's own code, which a section names and no flag."""
+    return dep in inputs or (dep.endswith(".py") and Path(dep).parts[0] not in {"stages", "pipelines"})
 
 
 def _is_written(dep: str, written: set[str]) -> bool:
