@@ -89,7 +89,7 @@ def run(
     import pandas as pd
 
     from stages.models.loading import load_causal_lm
-    from stages.models.pointer import read_reference
+    from stages.models.pointer import read_pointer
     from stages.models.prompt_room import prompt_room
     from stages.models.tokenizers import load_tokenizer
     from stages.trainers.core.as_stage import adapter_config, config_arguments, write_model
@@ -100,7 +100,7 @@ def run(
     from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
     from stages.trainers.sft.trainer import SFTConfig
 
-    read_reference(base_model)  # needed when the model is written, which is hours later
+    read_pointer(base_model)  # needed when the model is written, which is hours later
     reward = named_reward(params.reward, reward_model=reward_model, truth=truth)
     tokenizer = load_tokenizer(base_model)
     prompts = read_prompts(

@@ -46,7 +46,7 @@ def run(
         ValueError: there are no prompts, the reward is unknown or gives no finite numbers, or the gradient isn't.
     """
     from stages.models.generation import Sampling
-    from stages.models.pointer import read_reference
+    from stages.models.pointer import read_pointer
     from stages.models.prompt_room import prompt_room
     from stages.models.tokenizers import load_tokenizer
     from stages.trainers.core.as_stage import write_model
@@ -55,7 +55,7 @@ def run(
     from stages.trainers.ppo.prompts import read_prompts
     from stages.trainers.ppo.run import RunSettings, curves_of, run_ppo
 
-    read_reference(base_model)  # needed when the model is written, which is hours later
+    read_pointer(base_model)  # needed when the model is written, which is hours later
     arguments = _config(params, tracking_folder(scratch))
     named = reward_model if params.reward == "model" else params.reward
     if named is None:

@@ -56,7 +56,7 @@ def run(
     from datasets import Dataset
     from datasets.table import InMemoryTable
 
-    from stages.models.pointer import read_reference
+    from stages.models.pointer import read_pointer
     from stages.models.scoring import reward_model_of
     from stages.models.tokenizers import load_tokenizer
     from stages.rows.pairs import pair_margins, read_pairs
@@ -65,7 +65,7 @@ def run(
     from stages.trainers.reward.config import RewardConfig
     from stages.trainers.reward.trainer import RewardTrainer
 
-    read_reference(base_model)  # needed when the model is written, which is hours later
+    read_pointer(base_model)  # needed when the model is written, which is hours later
     pairs, counts = read_pairs(tokens, split="train")
     print(f"training: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
     if params.margin_column is not None:

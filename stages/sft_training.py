@@ -68,7 +68,7 @@ def run(
         base_model: `base_model` artifact, the start.
         demonstrations: file or folder of a log of demonstrations; None reads none.
         tokens: `tokens` artifact, of which the desired rows are learned; None reads none.
-        model: folder to write: weights or adapter, tokenizer, model card, lineage, and the reference by which it is a
+        model: folder to write: weights or adapter, tokenizer, model card, lineage, and the pointer by which it is a
             base model.
         metrics: JSON to write: what was trained on, the held-out loss before and after, and the first and last point
             of the curves.
@@ -81,14 +81,14 @@ def run(
         ValueError: there is nothing to learn from, or a loss isn't finite.
     """
     from stages.models.loading import load_causal_lm
-    from stages.models.pointer import read_reference
+    from stages.models.pointer import read_pointer
     from stages.models.tokenizers import load_tokenizer
     from stages.rows.demonstrations import DemonstrationReader, read_demonstrations
     from stages.trainers.core.as_stage import adapter_config, config_arguments, train_on, write_curves, write_model
     from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
     from stages.trainers.sft.trainer import SFTConfig, SFTTrainer
 
-    read_reference(base_model)  # needed when the model is written, which is hours later
+    read_pointer(base_model)  # needed when the model is written, which is hours later
     tokenizer = load_tokenizer(base_model)
     rows = read_demonstrations(
         log=demonstrations,
@@ -123,7 +123,7 @@ def run(
     # Read by `evaluation`, for which the log-ratio to the start is the reward.
     write_model(trainer, model, base_model, beta=1.0, reward_shift=0.0)
     if params.lora is None or params.merge_lora:
-        _write_reference(model, base_model)
+        _write_pointer(model, base_model)
     write_curves(trainer, plots, metrics, rows=rows.counts, **held_out)
 
 
@@ -132,11 +132,11 @@ def _held_out_loss(trainer: Any) -> float | None:
     return None if trainer.eval_dataset is None else float(trainer.evaluate()["eval_loss"])
 
 
-def _write_reference(model: Path, base_model: Path) -> None:
+def _write_pointer(model: Path, base_model: Path) -> None:
     """Make the folder of the model an artifact `base_model`."""
-    from stages.models.pointer import fingerprint, read_reference, tokenizer_fingerprint, write_reference
+    from stages.models.pointer import fingerprint, read_pointer, tokenizer_fingerprint, write_pointer
 
-    base = read_reference(base_model)
+    base = read_pointer(base_model)
     changes = {
         "source": "scratch",
         "path": None,
@@ -145,7 +145,7 @@ def _write_reference(model: Path, base_model: Path) -> None:
         "fingerprint": fingerprint(model, trust_remote_code=base.trust_remote_code),
         "tokenizer_fingerprint": tokenizer_fingerprint(model),
     }
-    write_reference(model, base.model_copy(update=changes))
+    write_pointer(model, base.model_copy(update=changes))
 
 
 if __name__ == "__main__":

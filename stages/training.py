@@ -103,14 +103,14 @@ def run(
         ValueError: the rows have one label only, a prompt has no density ratio, or a loss isn't finite.
     """
     from stages.models.loading import load_causal_lm
-    from stages.models.pointer import read_reference
+    from stages.models.pointer import read_pointer
     from stages.models.tokenizers import load_tokenizer
     from stages.rows.labelled import labelled_training_rows, paired_training_rows
     from stages.trainers.core.as_stage import adapter_config, config_arguments, train_on, write_curves, write_model
     from stages.trainers.core.processes import shard_on_cpu
     from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
 
-    read_reference(base_model)  # needed when the model is written, which is hours later
+    read_pointer(base_model)  # needed when the model is written, which is hours later
     trainer_class = import_module(f"stages.trainers.{method}").TRAINER
     if len(trainer_class.sequences) == 2:
         rows, counts = paired_training_rows(tokens, reference_logps)

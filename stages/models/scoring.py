@@ -65,7 +65,7 @@ def reward_model_of(policy: Path, *, dtype: str | None = None, seed: int = 0) ->
     Args:
         policy: artifact `base_model`, folder that `training` wrote (an adapter is merged), or any folder of a causal
             language model.
-        dtype: name of a torch type; None takes what the reference says, and float32 without one.
+        dtype: name of a torch type; None takes what the pointer says, and float32 without one.
         seed: of the head's first weights.
 
     Raises:

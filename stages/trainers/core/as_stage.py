@@ -8,7 +8,7 @@ import pandas as pd
 
 from stages.contracts.files import write_json, write_text
 from stages.models.devices import default_device
-from stages.models.pointer import read_reference, write_lineage
+from stages.models.pointer import read_pointer, write_lineage
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from stages.trainers.core.processes import rows_per_process, whole_weights
@@ -97,14 +97,14 @@ def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **fact
     weights = whole_weights(trainer.accelerator, spread)
     if not trainer.accelerator.is_main_process:
         return
-    reference = read_reference(base_model)
+    pointer = read_pointer(base_model)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     adapters = getattr(model, "peft_config", {})
     for adapter in adapters.values():
         # Else peft writes the folder that the base was read from, which on another machine is another one, and the
         # names of layers in the order of a set, which changes from process to process.
         adapter.target_modules = sorted(adapter.target_modules)
-        adapter.base_model_name_or_path = reference.repository or reference.path or base_model.name
+        adapter.base_model_name_or_path = pointer.repository or pointer.path or base_model.name
         if adapter.modules_to_save:
             adapter.modules_to_save = sorted(adapter.modules_to_save)
     # The vocabulary is the base's; to find that out by itself, peft would ask the hub.
@@ -112,4 +112,4 @@ def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **fact
     tokenizer: Any = trainer.processing_class
     tokenizer.save_pretrained(folder)
     write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), **facts)
-    write_text(folder / "README.md", trainer.card(base_model=reference.repository))
+    write_text(folder / "README.md", trainer.card(base_model=pointer.repository))
