@@ -45,7 +45,7 @@ class DensityRatioParams(Section):
     standardize: bool = False
     """Whether to bring embeddings to mean 0 and variance 1 first; on real feedback it lowered the held-out AUC."""
     parity: bool = False
-    """Draw with replacement and fit once on all rows drawn, as the peer does."""
+    """Draw with replacement and fit once on all rows drawn, as TRL 0.21 does."""
     seed: int = 0
     """Seed of the draw of rows."""
 

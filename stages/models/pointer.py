@@ -264,7 +264,7 @@ def download_snapshot(
 
 
 def _model_digest(folder: Path, *, trust_remote_code: bool) -> str:
-    # Code that doesn't run may lie in a shared cache or not, so it has no say in the hash.
+    # Code that doesn't run may lie in a shared cache or not, so the hash leaves it out.
     return _files_digest(folder, (*MODEL_FILES, *(CODE_FILES if trust_remote_code else ())))
 
 

@@ -50,7 +50,7 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> PreTrainedMo
     from peft import PeftModel
 
     base = adapter_base(found)
-    # The adapter brings the trained head, so that the one made here is of no account.
+    # The adapter brings the trained head, so the one made here is replaced.
     model = load_reward_model(base, dtype=dtype) if _is_classifier(base) else reward_model_of(base, dtype=dtype)
     with warnings.catch_warnings():
         # peft asks for a property by the name that transformers 5 moved it from, which is no concern of users.

@@ -89,7 +89,7 @@ def fit(
         num_folds: folds for cross-fitting; 1 for none.
         standardize: whether to standardise embeddings first.
         seed: of the draws.
-        parity: draw with replacement and fit on all rows drawn, as the peer does.
+        parity: draw with replacement and fit on all rows drawn, as TRL 0.21 does.
 
     Raises:
         ValueError: there is feedback of one label only, or too few prompts of one to cross-fit.

@@ -16,7 +16,7 @@ class Prompt(NamedTuple):
     """One prompt to answer."""
 
     input_ids: list[int]
-    """Its tokens, as the policy is asked."""
+    """Its tokens, as the policy reads them."""
     templated: str
     """Its text after templating."""
     user: str
