@@ -266,7 +266,7 @@ def workspace(doing: str, groups: ProcessGroups) -> Iterator[None]:
             close_killed(killed)
         wait_for_leftovers(groups.stopping)
         if mend_notes():
-            log.warning("DVC's note of who reads and writes what held what a kill had left; that is taken out")
+            log.warning("removed stale entries of a killed process from DVC's rwlock (.dvc/tmp/rwlock)")
         try:
             yield
         except BaseException as error:

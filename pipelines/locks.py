@@ -76,13 +76,13 @@ def workspace_lock(
 
 
 def mend_notes(path: Path = DVC_NOTES) -> bool:
-    """Take out of DVC's note of who reads and writes what everything that a kill left there.
+    """Remove stale entries of killed processes from DVC's rwlock, which says who reads and writes what.
 
-    That is a note that was cut off, over which every `dvc` would fail, and processes that are dead but that nobody
+    Those are a file that was cut off, over which every `dvc` would fail, and processes that are dead but that nobody
     reaped, as in a container whose first process reaps none: DVC takes them for alive.
 
     Args:
-        path: the note.
+        path: the file.
 
     Returns:
         Whether there was anything.
@@ -91,7 +91,7 @@ def mend_notes(path: Path = DVC_NOTES) -> bool:
 
     if not path.is_file():
         return False
-    # Its guard: without it, a note that is just being written looks the same.
+    # Its guard: without it, a file that is just being written looks the same.
     with make_lock(str(path.with_name(f"{path.name}.lock")), tmp_dir=str(path.parent), wait=True):
         try:
             noted = {"write": {}, "read": {}, **json.loads(path.read_text(encoding="utf-8"))}
@@ -127,7 +127,7 @@ def wait_for_leftovers(stopping: Event, path: Path = DVC_NOTES) -> None:
 
     Args:
         stopping: gives up waiting when it is set.
-        path: DVC's note of who reads and writes what.
+        path: DVC's rwlock.
     """
     deadline = time.monotonic() + LEFTOVER_GRACE_S
     while _noted_processes(path) and time.monotonic() < deadline and not stopping.wait(0.1):

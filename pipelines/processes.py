@@ -22,10 +22,10 @@ class ProcessGroups:
     def __init__(self) -> None:
         self.stopping = threading.Event()
         """Set once everything is to end; nothing is started after that."""
-        self.notes_mended = 0
-        """How often DVC's note of who reads and writes what was mended in this flow."""
         self.reason = ""
         """Why it was set."""
+        self.notes_mended = 0
+        """How often stale entries were removed from DVC's rwlock in this flow."""
         self._running: dict[int, subprocess.Popen[bytes]] = {}
         self._lock = threading.Lock()
 

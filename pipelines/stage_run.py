@@ -63,13 +63,13 @@ def run_stage(
     try:
         return _attempt(node, groups, force=force, on_line=on_line, on_progress=on_progress)
     except StageError as error:
-        # A sibling that was killed while it wrote dvc's note makes every other dvc stumble over it; and one that has
-        # mended it takes out what the others had noted, over which they stumble at their end.
+        # A sibling that was killed while it wrote DVC's rwlock makes every other dvc fail on it; and one that has
+        # mended it removes the entries of the others, on which they fail at their end.
         if error.is_of_dvc and mend_notes():
             groups.notes_mended += 1
         if not error.is_of_dvc or (groups.notes_mended == mended_before and DAMAGED_NOTE not in str(error)):
             raise
-        on_line(f"once more, as dvc's note of who reads and writes what held what a kill had left: {error}")
+        on_line(f"retrying, as DVC's rwlock had stale entries of a killed process: {error}")
         return _attempt(node, groups, force=force, on_line=on_line, on_progress=on_progress)
 
 

@@ -1,7 +1,7 @@
 """Stage `base_diffusion`: name the Stable Diffusion pipeline to improve, which is also what it is compared with.
 
 Two sources: the folder of a checkpoint on this machine, or `scratch`, a small pipeline with random weights that runs
-on a CPU in seconds, which is the demo's. The artifact is a reference with a fingerprint; only a pipeline from scratch
+on a CPU in seconds, which is the demo's. The artifact is a pointer with a fingerprint; only a pipeline from scratch
 lies in it.
 """
 
@@ -36,7 +36,7 @@ class BaseDiffusionParams(Section):
 
 
 def run(*, source: Input, base_diffusion: Output, params: BaseDiffusionParams) -> None:
-    """Write the reference to the pipeline, after making the pipeline if it is to come from scratch.
+    """Write the pointer to the pipeline, after making the pipeline if it is to come from scratch.
 
     Args:
         source: folder of a checkpoint (`local`), or list of prompts (`scratch`).
@@ -48,7 +48,7 @@ def run(*, source: Input, base_diffusion: Output, params: BaseDiffusionParams) -
     """
     from stages.demo.scratch_diffusion import DiffusionSize, make_pipeline
     from stages.models.diffusion import DefaultDDPOStableDiffusionPipeline
-    from stages.models.diffusion_pointer import PIPELINE_FOLDER, write_diffusion_reference
+    from stages.models.diffusion_pointer import PIPELINE_FOLDER, write_diffusion_pointer
     from stages.text.prompt_list import read_prompts
 
     base_diffusion.mkdir(parents=True, exist_ok=True)
@@ -62,10 +62,10 @@ def run(*, source: Input, base_diffusion: Output, params: BaseDiffusionParams) -
         )
         folder = base_diffusion / PIPELINE_FOLDER
         pipeline.save_pretrained(folder)
-    reference = write_diffusion_reference(base_diffusion, folder)
+    pointer = write_diffusion_pointer(base_diffusion, folder)
     unet = DefaultDDPOStableDiffusionPipeline(folder).unet
     number = sum(weight.numel() for weight in unet.parameters())
-    print(f"base diffusion: {params.source}, {number:,} weights, fingerprint {reference.fingerprint[:12]}")
+    print(f"base diffusion: {params.source}, {number:,} weights, fingerprint {pointer.fingerprint[:12]}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Stage `base_model`: name the model to improve, which is also the reference it is compared with.
 
 Three sources: a Hugging Face repository at a commit, a folder of this machine, or `scratch`, a small model and its
-tokenizer made from demonstrations in under a minute, which is the demo's. The artifact is a reference with
+tokenizer made from demonstrations in under a minute, which is the demo's. The artifact is a pointer with
 fingerprints; only a model from scratch lies in it.
 """
 
@@ -56,7 +56,7 @@ class BaseModelParams(Section):
 
 
 def run(*, source: Input | None = None, base_model: Output, params: BaseModelParams) -> None:
-    """Write the reference to the base model, after making the model if it is to come from scratch.
+    """Write the pointer to the base model, after making the model if it is to come from scratch.
 
     Args:
         source: folder of the model (`local`) or JSONL of demonstrations (`scratch`); `hub` reads none.
@@ -80,7 +80,7 @@ def run(*, source: Input | None = None, base_model: Output, params: BaseModelPar
     else:
         _make_model(source, base_model, params)
         model = base_model
-    _write_checked_reference(base_model, weights_folder(model), params)
+    _write_checked_pointer(base_model, weights_folder(model), params)
 
 
 def _repository(params: BaseModelParams) -> tuple[str, str]:
@@ -122,15 +122,15 @@ def _make_model(source: Path, base_model: Path, params: BaseModelParams) -> None
     print(f"{model.num_parameters():,} parameters, {len(tokenizer)} tokens, loss {loss:.3f} nats a token")
 
 
-def _write_checked_reference(base_model: Path, model: Path, params: BaseModelParams) -> None:
+def _write_checked_pointer(base_model: Path, model: Path, params: BaseModelParams) -> None:
     from stages.models.loading import check_causal_lm
-    from stages.models.pointer import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+    from stages.models.pointer import ModelPointer, fingerprint, tokenizer_fingerprint, write_pointer
     from stages.models.tokenizers import load_tokenizer
 
     tokenizer = load_tokenizer(model, trust_remote_code=params.trust_remote_code)
     check_causal_lm(model, tokenizer, trust_remote_code=params.trust_remote_code)
     is_hub = params.source == "hub"
-    reference = ModelReference(
+    pointer = ModelPointer(
         source=params.source,
         path=model.as_posix() if params.source == "local" else None,
         repository=params.repository if is_hub else None,
@@ -142,8 +142,8 @@ def _write_checked_reference(base_model: Path, model: Path, params: BaseModelPar
         pad_token=str(tokenizer.pad_token),
         pad_token_is_eos=tokenizer.pad_token == tokenizer.eos_token,
     )
-    write_reference(base_model, reference)
-    print(f"base model: {params.source}, fingerprint {reference.fingerprint[:12]}")
+    write_pointer(base_model, pointer)
+    print(f"base model: {params.source}, fingerprint {pointer.fingerprint[:12]}")
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def run(
 
     from stages.models.held_out import choose_prompts
     from stages.models.loading import load_causal_lm
-    from stages.models.pointer import read_reference
+    from stages.models.pointer import read_pointer
     from stages.models.prompt_room import prompt_room
     from stages.models.tokenizers import load_tokenizer
     from stages.rows.prompts import encode_prompts
@@ -69,7 +69,7 @@ def run(
     from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
     from stages.trainers.sft.trainer import SFTConfig
 
-    read_reference(base_model)  # needed when the model is written, which is hours later
+    read_pointer(base_model)  # needed when the model is written, which is hours later
     reward = named_reward(params.reward, reward_models)
     tokenizer = load_tokenizer(base_model)
     found = read_rows(rows, completions, COMPLETIONS, kind="prompts")

@@ -47,7 +47,7 @@ def run(
         ValueError: there are no prompts, the reward is unknown or gives no finite numbers, or the gradient isn't.
     """
     from stages.models.generation import Sampling
-    from stages.models.pointer import read_reference
+    from stages.models.pointer import read_pointer
     from stages.models.prompt_room import prompt_room
     from stages.models.tokenizers import load_tokenizer
     from stages.rows.prompts import encode_prompts
@@ -57,7 +57,7 @@ def run(
     from stages.trainers.core.tracking import tracking_folder
     from stages.trainers.ppo.run import RunSettings, curves_of, run_ppo
 
-    read_reference(base_model)  # needed when the model is written, which is hours later
+    read_pointer(base_model)  # needed when the model is written, which is hours later
     arguments = _config(params, tracking_folder(scratch))
     reward = named_reward(params.reward, reward_models)
     tokenizer = load_tokenizer(base_model)

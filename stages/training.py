@@ -50,12 +50,12 @@ def run(
         ValueError: the rows can't be learned from, or a loss isn't finite.
     """
     from stages.contracts.files import tree_digest
-    from stages.models.pointer import read_reference
+    from stages.models.pointer import read_pointer
     from stages.rows.reading import read_rows
     from stages.trainers.core.as_stage import train_on, write_base_pointer, write_curves, write_model
     from stages.trainers.core.job import Job
 
-    read_reference(base_model)  # needed when the model is written, which is hours later
+    read_pointer(base_model)  # needed when the model is written, which is hours later
     found = read_rows(rows, tokens, kind=method_of(method).rows)
     counts = found.counts["train"]
     print(f"training: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")

@@ -8,5 +8,5 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 """Folder beside the checkout; absent on most machines."""
 
 needs_shared = pytest.mark.skipif(
-    not (SHARED / "data").is_dir(), reason="real logs and the peer's numbers are not beside this checkout (../shared)"
+    not (SHARED / "data").is_dir(), reason="real logs and TRL's numbers are not beside this checkout (../shared)"
 )

@@ -52,7 +52,7 @@ def ddpo_loss(
     if len(set(shapes.values())) > 1:
         raise ValueError(f"expected one entry per row in each tensor, got shapes {shapes}")
     change = policy_logps - sampled_logps.detach()
-    # Without a reason to lower a ratio its size is of no account, but 0 times one that overflows would be no number.
+    # With an advantage from 0 on the size of a large ratio does not matter, but 0 * inf, where it overflows, is NaN.
     largest = math.log(torch.finfo(change.dtype).max) / 2
     ratios = change.where(advantages < 0, change.clamp(max=largest)).exp()
     losses = clipped_losses(advantages.clamp(-advantage_clip, advantage_clip), ratios, clip_range=clip_range)

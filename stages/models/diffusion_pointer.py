@@ -1,4 +1,4 @@
-"""Which diffusion pipeline is meant: the artifact `base_diffusion`, a reference with a fingerprint.
+"""Which diffusion pipeline is meant: the artifact `base_diffusion`, a pointer with a fingerprint.
 
 A pipeline that the project itself made lies in the artifact's folder; a large one is never copied.
 """
@@ -10,16 +10,16 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.contracts.files import file_digest, files_below, write_json
+from stages.models.pointer import LINEAGE_FILE
 
-REFERENCE_FILE = "diffusion_reference.json"
-LINEAGE_FILE = "plumbline.json"
+POINTER_FILE = "diffusion_reference.json"
 PIPELINE_FOLDER = "pipeline"
 
 # What a pipeline is loaded from; checkpoints often hold the same weights in other formats and pictures besides.
 _SUFFIXES = {".json", ".safetensors", ".txt"}
 
 
-class DiffusionReference(BaseModel):
+class DiffusionPointer(BaseModel):
     """What `diffusion_reference.json` says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -50,27 +50,25 @@ def pipeline_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def write_diffusion_reference(folder: Path, pipeline: Path) -> DiffusionReference:
+def write_diffusion_pointer(folder: Path, pipeline: Path) -> DiffusionPointer:
     """Write into the artifact `folder` which pipeline it stands for, and give that back."""
     path = None if pipeline == folder / PIPELINE_FOLDER else pipeline.as_posix()
-    reference = DiffusionReference(path=path, fingerprint=pipeline_fingerprint(pipeline))
-    write_json(folder / REFERENCE_FILE, reference.model_dump())
-    return reference
+    pointer = DiffusionPointer(path=path, fingerprint=pipeline_fingerprint(pipeline))
+    write_json(folder / POINTER_FILE, pointer.model_dump())
+    return pointer
 
 
-def read_diffusion_reference(folder: Path) -> DiffusionReference:
-    """The reference that stands in an artifact `base_diffusion`.
+def read_diffusion_pointer(folder: Path) -> DiffusionPointer:
+    """The pointer that stands in an artifact `base_diffusion`.
 
     Raises:
         ValueError: there is none, or it isn't one that this version writes.
     """
-    file = folder / REFERENCE_FILE
+    file = folder / POINTER_FILE
     try:
-        return DiffusionReference.model_validate_json(file.read_text(encoding="utf-8"))
+        return DiffusionPointer.model_validate_json(file.read_text(encoding="utf-8"))
     except (OSError, ValidationError):
-        raise ValueError(
-            f"{file}: expected the reference of a pipeline, found none; run base_diffusion again"
-        ) from None
+        raise ValueError(f"{file}: expected a pointer to a pipeline, found none; run base_diffusion again") from None
 
 
 def write_diffusion_lineage(model: Path, base_diffusion: Path, **facts: Any) -> None:
@@ -81,7 +79,7 @@ def write_diffusion_lineage(model: Path, base_diffusion: Path, **facts: Any) -> 
         base_diffusion: artifact `base_diffusion` that training started from.
         facts: finite JSON values to keep beside it.
     """
-    write_json(model / LINEAGE_FILE, {**facts, "base_diffusion": read_diffusion_reference(base_diffusion).fingerprint})
+    write_json(model / LINEAGE_FILE, {**facts, "base_diffusion": read_diffusion_pointer(base_diffusion).fingerprint})
 
 
 def pipeline_folder(folder: Path) -> Path:
@@ -90,8 +88,8 @@ def pipeline_folder(folder: Path) -> Path:
     Raises:
         ValueError: it is missing, or another one by now.
     """
-    reference = read_diffusion_reference(folder)
-    found = folder / PIPELINE_FOLDER if reference.path is None else Path(reference.path)
-    if pipeline_fingerprint(found) != reference.fingerprint:
+    pointer = read_diffusion_pointer(folder)
+    found = folder / PIPELINE_FOLDER if pointer.path is None else Path(pointer.path)
+    if pipeline_fingerprint(found) != pointer.fingerprint:
         raise ValueError(f"{found}: expected the pipeline that {folder} names, found another; run base_diffusion again")
     return found

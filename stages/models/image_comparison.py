@@ -11,7 +11,8 @@ from tqdm import tqdm
 
 from stages.models.devices import default_device
 from stages.models.diffusion import LORA_FILE, DefaultDDPOStableDiffusionPipeline
-from stages.models.diffusion_pointer import LINEAGE_FILE, pipeline_folder, read_diffusion_reference
+from stages.models.diffusion_pointer import pipeline_folder, read_diffusion_pointer
+from stages.models.pointer import LINEAGE_FILE
 
 
 class ImageSampling(NamedTuple):
@@ -38,7 +39,7 @@ def load_policy(base_diffusion: Path, model: Path) -> DefaultDDPOStableDiffusion
 
     Args:
         base_diffusion: artifact that training started from, which an adapter is laid on.
-        model: folder that `diffusion_training` wrote.
+        model: folder that `ddpo_training` wrote.
 
     Raises:
         ValueError: the folder holds no trained pipeline, or one that started elsewhere.
@@ -46,8 +47,8 @@ def load_policy(base_diffusion: Path, model: Path) -> DefaultDDPOStableDiffusion
     try:
         trained_on = json.loads((model / LINEAGE_FILE).read_text(encoding="utf-8"))["base_diffusion"]
     except (OSError, ValueError, KeyError):
-        raise ValueError(f"{model}: expected what diffusion_training wrote, found none; run it again") from None
-    if trained_on != read_diffusion_reference(base_diffusion).fingerprint:
+        raise ValueError(f"{model}: expected what ddpo_training wrote, found none; run it again") from None
+    if trained_on != read_diffusion_pointer(base_diffusion).fingerprint:
         raise ValueError(f"{model}: it was trained on another pipeline than {base_diffusion}; train it again")
     if not (model / LORA_FILE).is_file():
         return DefaultDDPOStableDiffusionPipeline(model, use_lora=False)

@@ -2,7 +2,7 @@
 
 `load_causal_lm` reads the artifact `base_model`, what `training` writes (full weights, or an adapter whose
 `plumbline.json` names its base) and any plain folder in the layout of `save_pretrained`. Weights are read from
-safetensors only, and code that a model brings runs only if the reference says so.
+safetensors only, and code that a model brings runs only if the pointer says so.
 """
 
 import warnings
@@ -20,10 +20,10 @@ from transformers import (
 
 from stages.models.pointer import (
     ADAPTER_FILE,
-    REFERENCE_FILE,
+    POINTER_FILE,
     adapter_base,
     one_line,
-    read_reference,
+    read_pointer,
     trusts_code,
     weights_folder,
 )
@@ -34,13 +34,13 @@ def load_causal_lm(folder: Path, *, dtype: str | None = None) -> PreTrainedModel
 
     Args:
         folder: artifact `base_model`, folder that `training` wrote, or any folder of `save_pretrained`.
-        dtype: name of a torch type, such as "bfloat16"; None takes what the reference says, and float32 without one.
+        dtype: name of a torch type, such as "bfloat16"; None takes what the pointer says, and float32 without one.
 
     Returns:
         The model; for an adapter, the base with the adapter laid on it and nothing trainable.
 
     Raises:
-        ValueError: there is no model, none of safetensors, not the one that the reference names, or one that isn't a
+        ValueError: there is no model, none of safetensors, not the one that the pointer names, or one that isn't a
             causal language model.
     """
     found = weights_folder(folder)
@@ -48,7 +48,7 @@ def load_causal_lm(folder: Path, *, dtype: str | None = None) -> PreTrainedModel
         return _load_adapter(found, dtype=dtype)
     trust_remote_code = trusts_code(folder)
     if dtype is None:
-        dtype = read_reference(folder).dtype if (folder / REFERENCE_FILE).is_file() else "float32"
+        dtype = read_pointer(folder).dtype if (folder / POINTER_FILE).is_file() else "float32"
     config = _load_config(found, trust_remote_code=trust_remote_code)
     try:
         model = AutoModelForCausalLM.from_pretrained(

@@ -1,4 +1,4 @@
-"""Whether a model trains or is asked: dropout and the like differ."""
+"""Training and evaluation mode of a model: dropout and the like differ."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Which model is meant: references, fingerprints, and the folder in which a model's files lie.
+"""Which model is meant: pointers, fingerprints, and the folder in which a model's files lie.
 
 The artifact `base_model` is a folder with a `reference.json`: where the model stands and what its weights and its
 tokenizer hash to. Only a model that the pipeline itself made lies in the folder; a large one is never copied.
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from stages.contracts.files import file_digest, tree_stamp, write_json
 
-REFERENCE_FILE = "reference.json"
+POINTER_FILE = "reference.json"
 LINEAGE_FILE = "plumbline.json"
 ADAPTER_FILE = "adapter_config.json"
 
@@ -34,7 +34,7 @@ CODE_FILES = ("*.py",)
 DType = Literal["float32", "bfloat16", "float16"]
 
 
-class ModelReference(BaseModel):
+class ModelPointer(BaseModel):
     """What `reference.json` of the artifact `base_model` says."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
@@ -67,34 +67,36 @@ class ModelReference(BaseModel):
         needed = {"scratch": (), "local": ("path",), "hub": ("repository", "revision")}[self.source]
         missing = [name for name in needed if getattr(self, name) is None]
         if missing:
-            raise ValueError(f"a reference of source {self.source} needs {' and '.join(missing)}")
+            raise ValueError(f"a pointer of source {self.source} needs {' and '.join(missing)}")
         return self
 
 
-def read_reference(folder: Path) -> ModelReference:
-    """The reference that stands in an artifact `base_model`.
+def read_pointer(folder: Path) -> ModelPointer:
+    """The pointer that stands in an artifact `base_model`.
 
     Raises:
         ValueError: there is none, or it isn't one that this version writes.
     """
-    file = folder / REFERENCE_FILE
+    file = folder / POINTER_FILE
     try:
-        return ModelReference.model_validate_json(file.read_text(encoding="utf-8"))
+        return ModelPointer.model_validate_json(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         if (folder / ADAPTER_FILE).is_file():
             raise ValueError(
-                f"{folder}: expected {REFERENCE_FILE}, by which other methods can start from a model, found an adapter "
+                f"{folder}: expected {POINTER_FILE}, by which other methods can start from a model, found an adapter "
                 "without one; train it with merge_lora: true"
             ) from None
-        raise ValueError(f"{folder}: expected {REFERENCE_FILE}, found none; run `dvc repro base_model`") from None
+        raise ValueError(f"{folder}: expected {POINTER_FILE}, found none; run `dvc repro base_model`") from None
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
-        raise ValueError(f"{file}: expected a model reference, found: {problem}; run `dvc repro base_model`") from None
+        raise ValueError(
+            f"{file}: expected a pointer to a model, found: {problem}; run `dvc repro base_model`"
+        ) from None
 
 
-def write_reference(folder: Path, reference: ModelReference) -> None:
-    """Write `reference` into the artifact `folder`, which exists."""
-    write_json(folder / REFERENCE_FILE, reference.model_dump())
+def write_pointer(folder: Path, pointer: ModelPointer) -> None:
+    """Write `pointer` into the artifact `folder`, which exists."""
+    write_json(folder / POINTER_FILE, pointer.model_dump())
 
 
 def write_lineage(model: Path, base_model: Path, **facts: Any) -> None:
@@ -114,14 +116,14 @@ def write_lineage(model: Path, base_model: Path, **facts: Any) -> None:
 def fingerprint(folder: Path, *, trust_remote_code: bool = False) -> str:
     """Hash of the weights and the configuration of a model; of an adapter, also of what it is laid on.
 
-    For an artifact `base_model` it is what the reference says, which loading holds the files against.
+    For an artifact `base_model` it is what the pointer says, which loading holds the files against.
 
     Args:
         folder: artifact `base_model` or folder of a model.
-        trust_remote_code: whether code that the model brings would run, and so counts; a reference knows itself.
+        trust_remote_code: whether code that the model brings would run, and so counts; a pointer knows itself.
     """
-    if (folder / REFERENCE_FILE).is_file():
-        return read_reference(folder).fingerprint
+    if (folder / POINTER_FILE).is_file():
+        return read_pointer(folder).fingerprint
     parts = [_model_digest(folder, trust_remote_code=trust_remote_code)]
     if (folder / ADAPTER_FILE).is_file():
         parts.append(fingerprint(adapter_base(folder)))
@@ -129,31 +131,31 @@ def fingerprint(folder: Path, *, trust_remote_code: bool = False) -> str:
 
 
 def tokenizer_fingerprint(folder: Path) -> str:
-    """Hash of the tokenizer's files, chat template included; of an artifact `base_model`, what its reference says."""
-    if (folder / REFERENCE_FILE).is_file():
-        return read_reference(folder).tokenizer_fingerprint
+    """Hash of the tokenizer's files, chat template included; of an artifact `base_model`, what its pointer says."""
+    if (folder / POINTER_FILE).is_file():
+        return read_pointer(folder).tokenizer_fingerprint
     return _files_digest(folder, TOKENIZER_FILES)
 
 
 def weights_folder(folder: Path) -> Path:
-    """The folder in which a model's files lie, checked against the reference if `folder` holds one.
+    """The folder in which a model's files lie, checked against the pointer if `folder` holds one.
 
     A model of a repository is downloaded unless the machine has it.
 
     Raises:
-        ValueError: the model is missing, has no safetensors, or isn't the one that the reference names.
+        ValueError: the model is missing, has no safetensors, or isn't the one that the pointer names.
     """
-    if not (folder / REFERENCE_FILE).is_file():
+    if not (folder / POINTER_FILE).is_file():
         _check_safetensors(folder)
         return folder
-    reference = read_reference(folder)
-    if reference.source == "hub":
-        return _hub_folder(reference)
-    found = folder if reference.path is None else Path(reference.path)
+    pointer = read_pointer(folder)
+    if pointer.source == "hub":
+        return _hub_folder(pointer)
+    found = folder if pointer.path is None else Path(pointer.path)
     _check_safetensors(found)
-    if not _is_referenced(found, reference):
+    if not _is_pointed_at(found, pointer):
         raise ValueError(
-            f"{found}: expected the model that {folder / REFERENCE_FILE} names, found other weights or another "
+            f"{found}: expected the model that {folder / POINTER_FILE} names, found other weights or another "
             "tokenizer; run `dvc repro base_model`"
         )
     return found
@@ -180,8 +182,8 @@ def adapter_base(folder: Path) -> Path:
 
 
 def trusts_code(folder: Path) -> bool:
-    """Whether a reference in `folder` lets the model's own code run."""
-    return (folder / REFERENCE_FILE).is_file() and read_reference(folder).trust_remote_code
+    """Whether a pointer in `folder` lets the model's own code run."""
+    return (folder / POINTER_FILE).is_file() and read_pointer(folder).trust_remote_code
 
 
 def _check_safetensors(folder: Path) -> None:
@@ -196,30 +198,30 @@ def _check_safetensors(folder: Path) -> None:
     )
 
 
-def _is_referenced(folder: Path, reference: ModelReference) -> bool:
+def _is_pointed_at(folder: Path, pointer: ModelPointer) -> bool:
     return (
-        _model_digest(folder, trust_remote_code=reference.trust_remote_code) == reference.fingerprint
-        and _files_digest(folder, TOKENIZER_FILES) == reference.tokenizer_fingerprint
+        _model_digest(folder, trust_remote_code=pointer.trust_remote_code) == pointer.fingerprint
+        and _files_digest(folder, TOKENIZER_FILES) == pointer.tokenizer_fingerprint
     )
 
 
-def _hub_folder(reference: ModelReference) -> Path:
+def _hub_folder(pointer: ModelPointer) -> Path:
     """The repository's snapshot on this machine, from the cache or downloaded."""
-    repository, revision = cast(str, reference.repository), cast(str, reference.revision)
+    repository, revision = cast(str, pointer.repository), cast(str, pointer.revision)
     for is_local in (True, False):
         try:
             folder = download_snapshot(
-                repository, revision, trust_remote_code=reference.trust_remote_code, local_files_only=is_local
+                repository, revision, trust_remote_code=pointer.trust_remote_code, local_files_only=is_local
             )
         except ValueError:
             if is_local:
                 continue
             raise
         # A snapshot in the cache may be half of one.
-        if any(folder.glob("*.safetensors")) and _is_referenced(folder, reference):
+        if any(folder.glob("*.safetensors")) and _is_pointed_at(folder, pointer):
             return folder
     raise ValueError(
-        f"{repository}@{revision}: expected the model that {REFERENCE_FILE} names, found other files; "
+        f"{repository}@{revision}: expected the model that {POINTER_FILE} names, found other files; "
         "run `dvc repro base_model`"
     )
 
@@ -262,7 +264,7 @@ def download_snapshot(
 
 
 def _model_digest(folder: Path, *, trust_remote_code: bool) -> str:
-    # Code that doesn't run may lie in a shared cache or not, so it has no say in the hash.
+    # Code that doesn't run may lie in a shared cache or not, so the hash leaves it out.
     return _files_digest(folder, (*MODEL_FILES, *(CODE_FILES if trust_remote_code else ())))
 
 

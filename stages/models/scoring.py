@@ -50,7 +50,7 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> PreTrainedMo
     from peft import PeftModel
 
     base = adapter_base(found)
-    # The adapter brings the trained head, so that the one made here is of no account.
+    # The adapter brings the trained head, so the one made here is replaced.
     model = load_reward_model(base, dtype=dtype) if _is_classifier(base) else reward_model_of(base, dtype=dtype)
     with warnings.catch_warnings():
         # peft asks for a property by the name that transformers 5 moved it from, which is no concern of users.
@@ -65,7 +65,7 @@ def reward_model_of(policy: Path, *, dtype: str | None = None, seed: int = 0) ->
     Args:
         policy: artifact `base_model`, folder that `training` wrote (an adapter is merged), or any folder of a causal
             language model.
-        dtype: name of a torch type; None takes what the reference says, and float32 without one.
+        dtype: name of a torch type; None takes what the pointer says, and float32 without one.
         seed: of the head's first weights.
 
     Raises:

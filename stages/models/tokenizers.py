@@ -15,10 +15,10 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
 
     Args:
         folder: artifact `base_model`, folder that `training` wrote, or any folder of `save_pretrained`.
-        trust_remote_code: whether code that a plain folder brings may run; a reference says so itself.
+        trust_remote_code: whether code that a plain folder brings may run; a pointer says so itself.
 
     Raises:
-        ValueError: there is no model or no tokenizer, it isn't the one that the reference names, or it has neither a
+        ValueError: there is no model or no tokenizer, it isn't the one that the pointer names, or it has neither a
             pad token nor an end of sequence.
     """
     found = weights_folder(folder)

@@ -183,7 +183,7 @@ class PreTrainedModelWithValueHead(nn.Module):
         return score(self.pretrained_model, **kwargs)
 
     def _position_ids(self, attention_mask: Tensor) -> dict[str, Tensor]:
-        """Places counted from the first token that is no padding, so that padding on the left moves nothing."""
+        """Places counted from the first token that isn't padding, so that padding on the left moves nothing."""
         if "position_ids" not in signature(self.get_base_model().forward).parameters:
             return {}
         config = getattr(self.pretrained_model, "active_peft_config", None)

@@ -68,7 +68,7 @@ def image_training(metrics: Mapping[str, Any], curves: Rows) -> dict[str, Any]:
     """What was trained on, and the curves.
 
     Args:
-        metrics: of the stage `diffusion_training`.
+        metrics: of the stage `ddpo_training`.
         curves: rows of its curves; entries are None where nothing was logged.
     """
     intro = (

@@ -1,7 +1,7 @@
 """Packing: several documents in one row of tokens, so that little of a batch is padding, and no token is lost.
 
 Documents either follow each other in rows cut at a fixed length, as in pretraining, or stay whole and apart: each has
-positions that begin anew, sees no other one, and is not asked to foresee the one behind it.
+positions that begin anew, sees no other one, and doesn't predict the one behind it.
 """
 
 from bisect import bisect_left, insort
@@ -85,7 +85,7 @@ def _side_by_side(documents: list[Document]) -> PackedRow:
     positions: list[int] = []
     for document in documents:
         ids.extend(document.input_ids)
-        # What stands before its first token is another document, from which it can't be foreseen.
+        # What stands before its first token is another document, from which it can't be predicted.
         labels.extend([IGNORED, *document.labels[1:]])
         positions.extend(range(len(document.input_ids)))
     return PackedRow(ids, labels, positions)

@@ -129,7 +129,7 @@ class ChatRenderer:
                 **flags,
                 **self.arguments,
             )
-        # Templates are programs that others wrote: they fail in their own ways on conversations they don't foresee.
+        # Templates are programs that others wrote: they fail in their own ways on what they weren't written for.
         except (TemplateError, ValueError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError) as error:
             raise RejectedRowError(
                 "template_error", f"the chat template failed: {' '.join(str(error).split())[:200]}"

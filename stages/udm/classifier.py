@@ -21,7 +21,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # t
 from stages.contracts.files import write_json
 
 Floats = NDArray[np.float64]
-# Keeps the odds finite where a probability is 1; the peer's value.
+# Keeps the odds finite where a probability is 1; TRL 0.21's value.
 _ODDS_FLOOR = 1e-8
 
 
@@ -213,7 +213,7 @@ def draw_rows(row_ids: Sequence[str], *, limit: int, seed: int) -> NDArray[np.in
 def draw_rows_with_replacement(
     num_desired: int, num_undesired: int, *, limit: int, seed: int
 ) -> list[NDArray[np.int64]]:
-    """Rows as the peer draws them: up to `limit` of each label with replacement, desired ones first.
+    """Rows as TRL 0.21 draws them: up to `limit` of each label with replacement, desired ones first.
 
     Args:
         num_desired: rows to draw from.

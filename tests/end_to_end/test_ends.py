@@ -63,7 +63,7 @@ def test_a_signal_ends_everything(workspace, number, hears_interrupts):
     workspace.wait_for_nobody(5)
     assert lock_holder(workspace.root / LOCK_FILE) is None
     assert not (workspace.root / "dvc.lock").exists()
-    # DVC heard an interrupt and took back its note of who writes what.
+    # DVC heard an interrupt and took its entries out of the rwlock.
     assert json.loads((workspace.root / ".dvc/tmp/rwlock").read_text()) == {}
 
 
@@ -231,9 +231,9 @@ def test_a_note_of_dvc_that_a_kill_cut_off_stops_nobody(workspace):
 
     assert started.process.wait(60) == 0, started.log()
     assert workspace.total("next") == 2
-    assert "once more, as dvc's note of who reads and writes what held" in started.log()
+    assert "retrying, as DVC's rwlock had stale entries" in started.log()
     note.write_text("")
-    assert "that is taken out" in finish(workspace)
+    assert "removed stale entries" in finish(workspace)
 
 
 HOLD = """

@@ -6,7 +6,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from stages.demo.scratch_model import Demonstration, ModelSize, make_model, train_tokenizer
-from stages.models.pointer import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+from stages.models.pointer import ModelPointer, fingerprint, tokenizer_fingerprint, write_pointer
 
 SIZE = ModelSize(hidden_size=16, num_layers=1, num_heads=2, intermediate_size=16)
 
@@ -25,7 +25,7 @@ def write_model(folder: Path, *, seed: int = 0) -> LlamaForCausalLM:
     return model
 
 
-def write_local_reference(folder: Path, model: Path, **changes: object) -> Path:
+def write_local_pointer(folder: Path, model: Path, **changes: object) -> Path:
     """Write an artifact `base_model` that names the model in another folder."""
     folder.mkdir()
     facts = {
@@ -36,7 +36,7 @@ def write_local_reference(folder: Path, model: Path, **changes: object) -> Path:
         "pad_token": "<|pad|>",
         "pad_token_is_eos": False,
     }
-    write_reference(folder, ModelReference.model_validate({**facts, **changes}))
+    write_pointer(folder, ModelPointer.model_validate({**facts, **changes}))
     return folder
 
 

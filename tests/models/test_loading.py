@@ -11,15 +11,15 @@ from peft import LoraConfig, get_peft_model
 
 from stages.models.loading import check_causal_lm, load_causal_lm
 from stages.models.pointer import (
-    ModelReference,
+    ModelPointer,
     fingerprint,
-    read_reference,
+    read_pointer,
     tokenizer_fingerprint,
     weights_folder,
     write_lineage,
 )
 from stages.models.tokenizers import load_tokenizer
-from tests.models.models_on_disk import input_ids, make_tokenizer, write_local_reference, write_model
+from tests.models.models_on_disk import input_ids, make_tokenizer, write_local_pointer, write_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -49,8 +49,8 @@ def test_a_plain_folder_gives_its_model_in_evaluation_mode(tmp_path):
     torch.testing.assert_close(loaded(input_ids()).logits, saved(input_ids()).logits, rtol=0, atol=0)
 
 
-def test_a_reference_gives_the_model_that_it_names_in_its_type(tmp_path, folder):
-    base = write_local_reference(tmp_path / "base", folder, dtype="bfloat16")
+def test_a_pointer_gives_the_model_that_it_names_in_its_type(tmp_path, folder):
+    base = write_local_pointer(tmp_path / "base", folder, dtype="bfloat16")
 
     assert load_causal_lm(base).dtype == torch.bfloat16
     assert load_causal_lm(base, dtype="float32").dtype == torch.float32
@@ -59,7 +59,7 @@ def test_a_reference_gives_the_model_that_it_names_in_its_type(tmp_path, folder)
 
 @pytest.mark.parametrize("load", [load_causal_lm, load_tokenizer])
 def test_a_model_that_changed_since_it_was_named_is_refused(tmp_path, folder, load):
-    base = write_local_reference(tmp_path / "base", folder)
+    base = write_local_pointer(tmp_path / "base", folder)
     change_weights(folder)
 
     with pytest.raises(ValueError, match=r"found other weights or another tokenizer; run `dvc repro base_model`"):
@@ -67,7 +67,7 @@ def test_a_model_that_changed_since_it_was_named_is_refused(tmp_path, folder, lo
 
 
 def test_a_tokenizer_that_changed_since_it_was_named_is_refused(tmp_path, folder):
-    base = write_local_reference(tmp_path / "base", folder)
+    base = write_local_pointer(tmp_path / "base", folder)
     (folder / "chat_template.jinja").write_text("{{ messages }}")
 
     with pytest.raises(ValueError, match="another tokenizer"):
@@ -84,8 +84,8 @@ def test_fingerprints_tell_weights_and_tokenizer_apart(folder):
     assert tokenizer_fingerprint(folder) == tokenizer
 
 
-def test_the_fingerprint_of_an_artifact_is_what_its_reference_says(tmp_path, folder):
-    base = write_local_reference(tmp_path / "base", folder)
+def test_the_fingerprint_of_an_artifact_is_what_its_pointer_says(tmp_path, folder):
+    base = write_local_pointer(tmp_path / "base", folder)
 
     assert fingerprint(base) == fingerprint(folder)
     assert tokenizer_fingerprint(base) == tokenizer_fingerprint(folder)
@@ -173,7 +173,7 @@ def test_more_tokens_than_embeddings_are_refused(folder):
 @pytest.fixture
 def adapter(tmp_path, folder):
     """An adapter on an artifact that names the model, with random weights instead of zeros."""
-    base = write_local_reference(tmp_path / "base", folder)
+    base = write_local_pointer(tmp_path / "base", folder)
     torch.manual_seed(0)
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     with warnings.catch_warnings():
@@ -240,7 +240,7 @@ def repository(tmp_path, monkeypatch, folder):
 
 
 def test_a_repository_is_taken_from_the_cache(tmp_path, folder, repository):
-    base = write_local_reference(
+    base = write_local_pointer(
         tmp_path / "base", folder, source="hub", path=None, repository="owner/name", revision=COMMIT
     )
 
@@ -249,7 +249,7 @@ def test_a_repository_is_taken_from_the_cache(tmp_path, folder, repository):
 
 
 def test_a_repository_with_other_files_than_named_is_refused(tmp_path, folder, repository):
-    base = write_local_reference(
+    base = write_local_pointer(
         tmp_path / "base", folder, source="hub", path=None, repository="owner/name", revision=COMMIT
     )
     change_weights(repository)
@@ -259,7 +259,7 @@ def test_a_repository_with_other_files_than_named_is_refused(tmp_path, folder, r
 
 
 def test_a_repository_that_cannot_be_had_is_one_sentence(tmp_path, folder, repository):
-    base = write_local_reference(
+    base = write_local_pointer(
         tmp_path / "base", folder, source="hub", path=None, repository="owner/other", revision=COMMIT
     )
 
@@ -267,18 +267,18 @@ def test_a_repository_that_cannot_be_had_is_one_sentence(tmp_path, folder, repos
         load_causal_lm(base)
 
 
-def test_no_reference_is_an_error_with_the_remedy(tmp_path):
+def test_no_pointer_is_an_error_with_the_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"expected reference\.json, found none; run `dvc repro base_model`"):
-        read_reference(tmp_path)
+        read_pointer(tmp_path)
 
 
-def test_a_reference_of_another_kind_is_an_error(tmp_path):
+def test_a_pointer_of_another_kind_is_an_error(tmp_path):
     (tmp_path / "reference.json").write_text("{}")
 
-    with pytest.raises(ValueError, match="expected a model reference"):
-        read_reference(tmp_path)
+    with pytest.raises(ValueError, match="expected a pointer to a model"):
+        read_pointer(tmp_path)
 
 
-def test_a_reference_must_say_where_its_model_is():
-    with pytest.raises(ValueError, match="a reference of source hub needs repository and revision"):
-        ModelReference(source="hub", fingerprint="", tokenizer_fingerprint="", pad_token="", pad_token_is_eos=False)
+def test_a_pointer_must_say_where_its_model_is():
+    with pytest.raises(ValueError, match="a pointer of source hub needs repository and revision"):
+        ModelPointer(source="hub", fingerprint="", tokenizer_fingerprint="", pad_token="", pad_token_is_eos=False)

@@ -10,7 +10,7 @@ from stages.models.loading import load_causal_lm
 from stages.models.pointer import write_lineage
 from stages.models.scoring import RewardScorer, load_reward_model, reward_model_of, score_sequences, scores_of
 from stages.models.tokenizers import load_tokenizer
-from tests.models.models_on_disk import write_local_reference
+from tests.models.models_on_disk import write_local_pointer
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer
 
 # peft 0.21 asks transformers 5 under a name that has changed.
@@ -24,7 +24,7 @@ def policy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("policy")
     tiny_llama().save_pretrained(folder / "weights")
     tiny_tokenizer().save_pretrained(folder / "weights")
-    return write_local_reference(folder / "base", folder / "weights")
+    return write_local_pointer(folder / "base", folder / "weights")
 
 
 @pytest.fixture(scope="module")

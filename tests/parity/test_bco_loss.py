@@ -1,4 +1,4 @@
-"""BCO's loss and reward shift against numbers that the peer gave."""
+"""BCO's loss and reward shift against numbers that TRL 0.21 gave."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Five training steps of BCO in stored order against the peer's."""
+"""Five training steps of BCO in stored order against TRL 0.21's."""
 
 import json
 

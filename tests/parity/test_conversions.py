@@ -1,4 +1,4 @@
-"""Conversions of logged rows beside the peer's, the differences named."""
+"""Conversions of logged rows beside TRL 0.21's, the differences named."""
 
 import json
 
@@ -82,6 +82,6 @@ def test_pairs_give_the_same_rows_as_the_peer_with_both_of_a_pair_together(conve
         for completion, label in zip(feedback.completions, (True, False), strict=True)
     ]
 
-    # The peer puts all chosen before all rejected, which gives batches of one class.
+    # TRL puts all chosen before all rejected, which gives batches of one class.
     assert sorted(found, key=lambda row: not row["label"]) == case["output"]
     assert [row["label"] for row in found] == [True, False] * len(case["input"])

@@ -1,4 +1,4 @@
-"""DDPO against the peer's numbers: denoising steps with their log-probability, and the clipped loss."""
+"""DDPO against TRL 0.7.10's numbers: denoising steps with their log-probability, and the clipped loss."""
 
 import json
 
@@ -38,7 +38,7 @@ def test_a_denoising_step_has_the_same_mean_draw_log_probability_and_gradient(du
     drawn = (step.mean + step.deviation[:, None, None, None] * given["noise"]).detach()
 
     torch.testing.assert_close(drawn, tensors[f"out/{case}/sampled_prev"], rtol=1e-5, atol=1e-6)
-    if not settings["finite"]:  # O1: the peer's log-probability is none there
+    if not settings["finite"]:  # O1: TRL's log-probability is none there
         assert (step_deviations(schedule, given["timestep"], eta=settings["eta"]) == 0).any()
         return
     found = noise_logps(step, given["prev_sample"])

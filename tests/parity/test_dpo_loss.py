@@ -1,4 +1,4 @@
-"""DPO's losses against numbers that the peer gave, with the peer's choices where ours differ."""
+"""DPO's losses against numbers that TRL 0.7.10 gave, with its choices where ours differ."""
 
 import json
 
@@ -22,7 +22,7 @@ def test_losses_and_gradients_are_the_peers(number):
     chosen, rejected, *reference = (tensors[f"in/{number}/{side}_logps"] for side in SIDES)
     counts = torch.full(chosen.shape, 7)
     logps = PairLogps(chosen.requires_grad_(), rejected.requires_grad_(), *reference, counts, counts)
-    # The peer sums in IPO and lets gradients through the KL estimates of kto_pair.
+    # TRL sums in IPO and lets gradients through the KL estimates of kto_pair.
     settings = PairSettings(
         beta=values["beta"], label_smoothing=values["label_smoothing"], ipo_averages=False, detach_kl=False
     )

@@ -1,4 +1,4 @@
-"""Five training steps of DPO in stored order against the peer's."""
+"""Five training steps of DPO in stored order against TRL 0.7.10's."""
 
 import json
 
@@ -41,12 +41,12 @@ def test_five_steps_give_the_peers_losses_metrics_and_weights(tmp_path):
     trainer.train()
 
     found = [line for line in trainer.state.log_history if "loss" in line]
-    # The peer's version of transformers logs the learning rate of the next step.
+    # TRL's version of transformers logs the learning rate of the next step.
     rates = [params["lr"], *(line["learning_rate"] for line in values["log_history"][:4])]
     for line, logged, loss, rate in zip(found, values["log_history"][:5], values["per_call_loss"], rates, strict=True):
         assert line["loss"] == pytest.approx(loss, abs=1e-4)
         assert line["learning_rate"] == pytest.approx(rate, rel=1e-6)
-        # No reward ties here, where the peer would count a miss and we half a hit.
+        # No reward ties here, where TRL would count a miss and we half a hit.
         for name in ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"):
             assert line[name] == pytest.approx(logged[name], rel=1e-4, abs=1e-5)
         for name in ("logps/chosen", "logps/rejected"):

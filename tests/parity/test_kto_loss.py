@@ -1,4 +1,4 @@
-"""KTO's losses and KL estimate against numbers that the peer gave."""
+"""KTO's losses and KL estimate against numbers that TRL 0.21 gave."""
 
 import json
 
@@ -23,7 +23,7 @@ def test_rows_in_any_order_have_the_peers_losses_kl_and_gradients(number):
         for model in ("policy", "reference")
     )
     labels = torch.tensor([True] * values["nc"] + [False] * values["nr"])
-    # The peer gives the chosen rows first; ours come in another order and go back to it below.
+    # TRL gives the chosen rows first; ours come in another order and go back to it below.
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(number))
     policy.requires_grad_()
 

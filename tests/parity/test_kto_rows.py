@@ -1,4 +1,4 @@
-"""KTO's mismatched rows against the peer's."""
+"""KTO's mismatched rows against TRL 0.21's."""
 
 import json
 
@@ -44,7 +44,7 @@ def test_partners_within_a_block_in_stored_order_give_the_peers_mismatched_rows(
 
     found = mismatched(ids, lengths, partners(prompts))
 
-    # A row of ours is no longer than the longest row of its table, so the peer's end is cut off where it is.
+    # A row of ours is no longer than the longest row of its table, so TRL's end is cut off where it is.
     for row, length, expected in zip(found, lengths, case["values"]["processed"][block], strict=True):
         assert row == expected["KL_completion_input_ids"][: max(map(len, ids))]
         assert length == expected["KL_completion_labels"].count(-100)

@@ -1,4 +1,4 @@
-"""Sequence log-probabilities as the peer computes them (TRL 0.21)."""
+"""Sequence log-probabilities as TRL 0.21 computes them."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""PPO against the peer's numbers: masked statistics, penalties, advantages, losses, and two whole steps."""
+"""PPO against TRL 0.7.10's numbers: masked statistics, penalties, advantages, losses, and two whole steps."""
 
 import dataclasses
 import json
@@ -71,7 +71,7 @@ def test_advantages_of_responses_in_one_piece(index):
     found = compute_advantages(tensors["in/values"], tensors["in/rewards"], mask, **case["params"]["configs"][index])
 
     close(found.values, tensors[f"out/{index}/values"])
-    # The peer goes on through prompts and padding; what lies there is read by nothing.
+    # TRL goes on through prompts and padding; what lies there is read by nothing.
     close(found.advantages, tensors[f"out/{index}/advantages"], mask)
     close(found.returns, tensors[f"out/{index}/returns"], mask)
 
@@ -82,7 +82,7 @@ def test_returns_of_whitened_rewards_where_no_padding_follows():
 
     found = compute_advantages(tensors["in/values"], tensors["in/rewards"], mask, **case["params"]["configs"][2])
 
-    # The peer whitens padding as well, which puts a reward behind the end of the first two rows.
+    # TRL whitens padding as well, which puts a reward behind the end of the first two rows.
     close(found.returns[2], tensors["out/2/returns"][2], mask[2])
     assert not torch.allclose(found.returns[0] * mask[0], tensors["out/2/returns"][0] * mask[0], atol=1e-4)
 
@@ -93,7 +93,7 @@ def test_p13_a_hole_in_the_mask_is_stepped_over_where_the_peer_counts_it():
 
     found = compute_advantages(tensors["in/values"], tensors["in/rewards"], mask, **case["params"]["hole"])
 
-    # Row 2 has no hole. In row 0 the peer takes the value 0 of the hole for the next one, and decays twice.
+    # Row 2 has no hole. In row 0 TRL takes the value 0 of the hole for the next one, and decays twice.
     close(found.returns[2], tensors["out/hole/returns"][2], mask[2])
     assert not torch.allclose(found.returns[0, 3], tensors["out/hole/returns"][0, 3], atol=1e-3)
 

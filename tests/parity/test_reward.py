@@ -1,4 +1,4 @@
-"""Reward model: scores, loss, probabilities and accuracy of a batch against the peer's."""
+"""Reward model: scores, loss, probabilities and accuracy of a batch against TRL 0.7.10's."""
 
 import json
 

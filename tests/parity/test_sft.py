@@ -1,4 +1,4 @@
-"""Packing, iterative steps and seeds against the peer's numbers."""
+"""Packing, iterative steps and seeds against TRL 0.7.10's numbers."""
 
 import json
 import random
@@ -28,7 +28,7 @@ def test_packed_rows_are_the_peers_with_the_tokens_that_it_drops(key):
 
     rows = [row.input_ids for row in packer.rows()]
 
-    # The peer drops the tail of each buffer, so beyond the first one its rows begin elsewhere.
+    # TRL drops the tail of each buffer, so beyond the first one its rows begin elsewhere.
     num_same = len(values["packed"]) if values["config"]["num_of_sequences"] == 1024 else 1
     assert rows[:num_same] == values["packed"][:num_same]
     assert sum(map(len, rows)) == values["tokens_in"]
@@ -62,7 +62,7 @@ def test_steps_give_the_peers_losses_log_and_weights(tmp_path):
 
     losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
     assert losses == pytest.approx(values["losses"], rel=1e-5)
-    # The peer logs the rate of the next step, as `step` returns it.
+    # TRL logs the rate of the next step, as `step` returns it.
     assert rates == pytest.approx([line["learning_rate"] for line in values["log_history"]])
     weights = trainer.model.state_dict()
     for name, expected in load_file(OUT / "iterative_sft" / "input_ids.safetensors").items():

@@ -1,4 +1,4 @@
-"""The UDM classifier as the peer fits it (TRL 0.21)."""
+"""The UDM classifier as TRL 0.21 fits it."""
 
 import numpy as np
 from safetensors.numpy import load_file

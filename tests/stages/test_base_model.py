@@ -11,7 +11,7 @@ from stages.contracts.files import tree_digest
 from stages.demo_feedback import DemoFeedbackParams
 from stages.demo_feedback import run as write_demo
 from stages.models.loading import load_causal_lm
-from stages.models.pointer import read_reference
+from stages.models.pointer import read_pointer
 from stages.models.tokenizers import load_tokenizer
 from tests.models.models_on_disk import write_model
 
@@ -34,8 +34,8 @@ def demonstrations(tmp_path_factory):
 def test_scratch_makes_a_model_that_loads(tmp_path, demonstrations):
     run(source=demonstrations, base_model=tmp_path / "base", params=BaseModelParams(scratch=SMALL))
 
-    reference = read_reference(tmp_path / "base")
-    assert (reference.source, reference.path, reference.pad_token_is_eos) == ("scratch", None, False)
+    pointer = read_pointer(tmp_path / "base")
+    assert (pointer.source, pointer.path, pointer.pad_token_is_eos) == ("scratch", None, False)
     assert load_causal_lm(tmp_path / "base").config.hidden_size == 16
     assert load_tokenizer(tmp_path / "base").chat_template is not None
 
@@ -53,7 +53,7 @@ def test_local_names_the_folder_and_copies_nothing(tmp_path):
     run(source=tmp_path / "model", base_model=tmp_path / "base", params=BaseModelParams(source="local"))
 
     assert [file.name for file in (tmp_path / "base").iterdir()] == ["reference.json"]
-    assert read_reference(tmp_path / "base").path == str(tmp_path / "model")
+    assert read_pointer(tmp_path / "base").path == str(tmp_path / "model")
     assert load_causal_lm(tmp_path / "base").num_parameters() > 0
 
 
@@ -66,8 +66,8 @@ def test_a_tokenizer_without_pad_token_is_noted(tmp_path):
 
     run(source=tmp_path / "model", base_model=tmp_path / "base", params=BaseModelParams(source="local"))
 
-    reference = read_reference(tmp_path / "base")
-    assert (reference.pad_token, reference.pad_token_is_eos) == ("<|end|>", True)
+    pointer = read_pointer(tmp_path / "base")
+    assert (pointer.pad_token, pointer.pad_token_is_eos) == ("<|end|>", True)
 
 
 def test_hub_names_repository_and_commit(tmp_path, monkeypatch):
@@ -80,8 +80,8 @@ def test_hub_names_repository_and_commit(tmp_path, monkeypatch):
         params=BaseModelParams(source="hub", repository="owner/name", revision=COMMIT),
     )
 
-    reference = read_reference(tmp_path / "base")
-    assert (reference.repository, reference.revision, reference.path) == ("owner/name", COMMIT, None)
+    pointer = read_pointer(tmp_path / "base")
+    assert (pointer.repository, pointer.revision, pointer.path) == ("owner/name", COMMIT, None)
     assert [file.name for file in (tmp_path / "base").iterdir()] == ["reference.json"]
     assert load_causal_lm(tmp_path / "base").num_parameters() > 0
 

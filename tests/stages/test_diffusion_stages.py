@@ -141,7 +141,7 @@ def test_a_folder_without_a_pipeline_is_refused(tmp_path):
         base_diffusion.run(
             source=tmp_path, base_diffusion=tmp_path / "b", params=base_diffusion.BaseDiffusionParams(source="local")
         )
-    with pytest.raises(ValueError, match="expected the reference of a pipeline, found none"):
+    with pytest.raises(ValueError, match="expected a pointer to a pipeline, found none"):
         pipeline_folder(tmp_path)
 
 
@@ -201,7 +201,7 @@ def test_an_adapter_is_laid_on_no_other_base(made, trained, tmp_path):
 
     with pytest.raises(ValueError, match="it was trained on another pipeline"):
         load_policy(tmp_path / "base", trained / "model")
-    with pytest.raises(ValueError, match="expected what diffusion_training wrote, found none"):
+    with pytest.raises(ValueError, match="expected what ddpo_training wrote, found none"):
         load_policy(tmp_path / "base", tmp_path)
 
 

@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from stages.reward_training import RewardTrainingParams
 
 from stages import reward_evaluation, reward_training
 from stages.contracts.closure import ROOT
 from stages.contracts.files import files_below, tree_digest
-from stages.models.pointer import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+from stages.models.pointer import ModelPointer, fingerprint, tokenizer_fingerprint, write_pointer
 from stages.models.scoring import load_reward_model
 from stages.reward_evaluation import RewardEvaluationParams
-from stages.reward_training import RewardTrainingParams
 from stages.trainers.core.sections import LoraParams
 from tests.stages.feedback import write_completions, write_tokens
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer
@@ -40,14 +40,14 @@ def artifacts(tmp_path_factory):
     base = folder / "base"
     tiny_llama(dropout=0.1).save_pretrained(base)
     tiny_tokenizer().save_pretrained(base)
-    reference = ModelReference(
+    pointer = ModelPointer(
         source="scratch",
         fingerprint=fingerprint(base),
         tokenizer_fingerprint=tokenizer_fingerprint(base),
         pad_token="<pad>",
         pad_token_is_eos=False,
     )
-    write_reference(base, reference)
+    write_pointer(base, pointer)
     generator = np.random.default_rng(0)
     tokens, completions = [], []
     for index in range(24):

@@ -5,12 +5,12 @@ import signal
 
 import pytest
 import torch
+from stages.sft_training import SFTTrainingParams, run
 
 from stages.contracts.files import files_below
 from stages.models.loading import load_causal_lm
-from stages.models.pointer import fingerprint, read_reference
+from stages.models.pointer import fingerprint, read_pointer
 from stages.models.tokenizers import load_tokenizer
-from stages.sft_training import SFTTrainingParams, run
 from stages.trainers.core.sections import LoraParams
 from tests.stages.feedback import write_tokens
 from tests.stages.training_runs import digests, kill_when, outputs, write_base_model
@@ -79,9 +79,9 @@ def test_what_it_writes_is_a_base_model(base_model, demonstrations, tmp_path):
 
     run(base_model=base_model, demonstrations=demonstrations, **written, params=SFTTrainingParams(**PARAMS))
 
-    reference = read_reference(written["model"])
-    assert reference.fingerprint == fingerprint(written["model"]) != fingerprint(base_model)
-    assert reference.pad_token == load_tokenizer(written["model"]).pad_token
+    pointer = read_pointer(written["model"])
+    assert pointer.fingerprint == fingerprint(written["model"]) != fingerprint(base_model)
+    assert pointer.pad_token == load_tokenizer(written["model"]).pad_token
     again = outputs(tmp_path / "again")
     run(base_model=written["model"], demonstrations=demonstrations, **again, params=SFTTrainingParams(**PARAMS))
     first, second = (json.loads(paths["metrics"].read_text())["held_out"] for paths in (written, again))

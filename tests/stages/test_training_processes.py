@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 from stages.contracts.closure import ROOT
 from stages.contracts.files import files_below
-from tests.models.models_on_disk import write_local_reference, write_model
+from tests.models.models_on_disk import write_local_pointer, write_model
 from tests.stages.feedback import write_reference_logps, write_tokens
 
 COMMAND = (
@@ -54,7 +54,7 @@ def workspace(folder: Path) -> Path:
     write_reference_logps(folder / "artifacts" / "reference_logps", generator.normal(-25, 2, 37).tolist(), [3] * 37)
     write_model(folder / "model")
     (folder / "models").mkdir()
-    write_local_reference(folder / "models" / "base", folder / "model", path="model")
+    write_local_pointer(folder / "models" / "base", folder / "model", path="model")
     (folder / "params.yaml").write_text(yaml.safe_dump({"training": {"bco": PARAMS}}))
     return folder
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from stages.contracts.closure import ROOT
 from stages.contracts.files import files_below, tree_digest
-from stages.models.pointer import ModelReference, fingerprint, tokenizer_fingerprint, write_reference
+from stages.models.pointer import ModelPointer, fingerprint, tokenizer_fingerprint, write_pointer
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer
 
 _SCRIPT = """
@@ -28,14 +28,14 @@ def write_base_model(folder: Path) -> Path:
     """An artifact `base_model` that holds `tiny_llama` and `tiny_tokenizer`."""
     tiny_llama(dropout=0.1).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
-    reference = ModelReference(
+    pointer = ModelPointer(
         source="scratch",
         fingerprint=fingerprint(folder),
         tokenizer_fingerprint=tokenizer_fingerprint(folder),
         pad_token="<pad>",
         pad_token_is_eos=False,
     )
-    write_reference(folder, reference)
+    write_pointer(folder, pointer)
     return folder
 
 

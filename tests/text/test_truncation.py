@@ -1,4 +1,4 @@
-"""Truncation: budgets worked by hand, beside what the peer's formulas give for rows that need no cutting."""
+"""Truncation: budgets worked by hand, beside what TRL's formulas give for rows that need no cutting."""
 
 import pytest
 from hypothesis import given
@@ -13,7 +13,7 @@ ROW = EncodedRow([BOS, 10, 11, 12, 13], [20, 21, 22, EOS], starts_with_bos=True)
 
 
 def peer_ids(prompt, answer, max_length, max_prompt_length):
-    """The ids by the formulas of the peer, which reserves BOS and EOS and cuts answers by `max_prompt_length`."""
+    """The ids by the formulas of TRL, which reserves BOS and EOS and cuts answers by `max_prompt_length`."""
     room = max_length - (prompt[:1] != [BOS]) - (answer[-1:] != [EOS])
     if len(prompt) + len(answer) > room:
         prompt = prompt[-max_prompt_length:]
@@ -48,7 +48,7 @@ def test_the_prompt_is_cut_first_and_keeps_its_bos(mode, kept):
 
 
 def test_the_budget_is_by_the_actual_prompt():
-    # The peer would cut the answer to room - max_prompt_length = 10 - 8 = 2 tokens, and below zero for 11 or more.
+    # TRL would cut the answer to room - max_prompt_length = 10 - 8 = 2 tokens, and below zero for 11 or more.
     row = truncate(EncodedRow([BOS, 10], list(range(20, 40)), starts_with_bos=True), max_length=10, max_prompt_length=8)
 
     assert row.input_ids == [BOS, 10, *range(20, 28)]

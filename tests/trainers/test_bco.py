@@ -1,4 +1,4 @@
-"""BCOTrainer: what each defect of the peer looks like when it is right, and the rest of its behaviour."""
+"""BCOTrainer: what each defect of TRL looks like when it is right, and the rest of its behaviour."""
 
 import json
 import math
@@ -132,7 +132,7 @@ def test_compute_metrics_sees_the_reward_and_the_label_of_each_row(tmp_path):
     assert doubled == pytest.approx(2 * metrics["eval_rewards/chosen"], rel=1e-5)
 
 
-# ---- the peer's defects, as they should be ----
+# ---- TRL's defects, as they should be ----
 
 
 def test_b1_precomputed_references_are_those_of_the_untrained_policy_in_evaluation_too(tmp_path):

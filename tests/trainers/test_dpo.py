@@ -1,4 +1,4 @@
-"""DPOTrainer: its constructor, its losses, and what each defect of the peer looks like when it is right."""
+"""DPOTrainer: its constructor, its losses, and what each defect of TRL looks like when it is right."""
 
 import logging
 
@@ -131,7 +131,7 @@ def test_compute_metrics_sees_the_rewards_of_both_completions(tmp_path):
     assert metrics["eval_share"] == pytest.approx(metrics["eval_rewards/accuracies"])
 
 
-# ---- the peer's defects, as they should be ----
+# ---- TRL's defects, as they should be ----
 
 
 @pytest.mark.parametrize("loss_type", ["sigmoid", "hinge"])

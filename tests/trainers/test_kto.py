@@ -1,4 +1,4 @@
-"""KTOTrainer: mismatched rows, the estimate of the divergence, weights, and the peer's defects as they should be."""
+"""KTOTrainer: mismatched rows, the estimate of the divergence, weights, and TRL's defects as they should be."""
 
 import logging
 
@@ -159,7 +159,7 @@ def test_a_loss_of_ones_own_is_named_by_module_and_function(tmp_path):
     assert lines(trainer)[0]["loss"] == pytest.approx(0.25, rel=1e-6)
 
 
-# ---- the peer's defects, as they should be ----
+# ---- TRL's defects, as they should be ----
 
 
 def test_k1_batches_of_paired_data_hold_both_classes(tmp_path):
@@ -181,7 +181,7 @@ def test_k2_no_mismatched_row_is_the_row_itself_in_training_or_evaluation(tmp_pa
     rows = Dataset.from_list([{**row, "prompt": f"{row['prompt']} {'sea ' * place}"}
                               for place, row in enumerate(raw_rows(number))])  # fmt: skip
 
-    # The batch size, which the peer cuts blocks by, leaves a last block of one row.
+    # The batch size, which TRL cuts blocks by, leaves a last block of one row.
     trainer = kto_trainer(tmp_path, rows=rows, eval_dataset=rows, per_device_train_batch_size=2)
 
     for found in (trainer.train_dataset, trainer.eval_dataset):

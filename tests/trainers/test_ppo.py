@@ -1,4 +1,4 @@
-"""PPO's trainer: steps, their parts and statistics, and the faults of the peer that it doesn't have."""
+"""PPO's trainer: steps, their parts and statistics, and the faults of TRL that it doesn't have."""
 
 import math
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""UDM inside a trainer: the documented embedding function, and the peer's defects as they should be."""
+"""UDM inside a trainer: the documented embedding function, and TRL's defects as they should be."""
 
 import numpy as np
 import pytest

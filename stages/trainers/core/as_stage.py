@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from stages.contracts.files import write_json, write_text
-from stages.models.pointer import fingerprint, read_reference, tokenizer_fingerprint, write_lineage, write_reference
+from stages.models.pointer import fingerprint, read_pointer, tokenizer_fingerprint, write_lineage, write_pointer
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from stages.trainers.core.processes import whole_weights
@@ -50,14 +50,14 @@ def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **fact
     weights = whole_weights(trainer.accelerator, spread)
     if not trainer.accelerator.is_main_process:
         return
-    reference = read_reference(base_model)
+    pointer = read_pointer(base_model)
     model: Any = trainer.accelerator.unwrap_model(trainer.model)
     adapters = getattr(model, "peft_config", {})
     for adapter in adapters.values():
         # Else peft writes the folder that the base was read from, which on another machine is another one, and the
         # names of layers in the order of a set, which changes from process to process.
         adapter.target_modules = sorted(adapter.target_modules)
-        adapter.base_model_name_or_path = reference.repository or reference.path or base_model.name
+        adapter.base_model_name_or_path = pointer.repository or pointer.path or base_model.name
         if adapter.modules_to_save:
             adapter.modules_to_save = sorted(adapter.modules_to_save)
     # The vocabulary is the base's; to find that out by itself, peft would ask the hub.
@@ -65,12 +65,12 @@ def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **fact
     tokenizer: Any = trainer.processing_class
     tokenizer.save_pretrained(folder)
     write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), **facts)
-    write_text(folder / "README.md", trainer.card(base_model=reference.repository))
+    write_text(folder / "README.md", trainer.card(base_model=pointer.repository))
 
 
 def write_base_pointer(model: Path, base_model: Path) -> None:
     """Make the folder of the model an artifact `base_model`."""
-    base = read_reference(base_model)
+    base = read_pointer(base_model)
     changes = {
         "source": "scratch",
         "path": None,
@@ -79,4 +79,4 @@ def write_base_pointer(model: Path, base_model: Path) -> None:
         "fingerprint": fingerprint(model, trust_remote_code=base.trust_remote_code),
         "tokenizer_fingerprint": tokenizer_fingerprint(model),
     }
-    write_reference(model, base.model_copy(update=changes))
+    write_pointer(model, base.model_copy(update=changes))

@@ -1,4 +1,4 @@
-"""What trainers share that learn to foresee tokens: a mean over tokens, in training and in evaluation."""
+"""Shared by trainers of next-token prediction: a mean over tokens, in training and in evaluation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -102,7 +102,7 @@ class TokenLossTrainer(FeedbackTrainer):
         else:
             is_shifted = not getattr(self._policy().config, "is_encoder_decoder", False)
             number = (inputs["labels"][:, int(is_shifted) :] != IGNORED).sum()
-            # A mean over no tokens is no number.
+            # A mean over no tokens is NaN.
             share = Share((loss * number).where(number > 0, 0.0), number)
         self._eval_sums.add({"loss": share})
         return loss, logits, labels

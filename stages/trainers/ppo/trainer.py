@@ -313,7 +313,7 @@ class PPOTrainer(PPOModels):
             cliprange_value=self.config.cliprange_value,
         )
         if self._is_left_out(found.ratios, mask):
-            # Not a product with 0: of an infinite ratio that would be no number.
+            # Not a product with 0: 0 * inf, of an infinite ratio, would be NaN.
             nothing = (0.0 * logprobs).nan_to_num(0.0).sum() + (0.0 * vpreds).nan_to_num(0.0).sum()
             found = found._replace(policy=nothing, value=nothing)
         stats = loss_statistics(

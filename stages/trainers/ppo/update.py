@@ -56,7 +56,7 @@ class OptimizerSteps:
         Args:
             loss: its mean loss; 0 with a graph if it is left out. Shape ().
             policy_kl: how far the policy is from where it sampled, in nats per token. Shape ().
-            is_left_out: whether the mini-batch is to have no say.
+            is_left_out: whether the mini-batch is excluded from the optimizer step.
 
         Raises:
             ValueError: the gradient isn't finite.
