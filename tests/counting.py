@@ -1,6 +1,5 @@
 """A workspace whose graph only counts: the real pipelines, runtime and DVC, with stages that take as long as asked."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +105,7 @@ class Counting(Workspace):
         edges: by name of a stage, the stage that it reads from; None reads a file of the repository.
         counts: parameters of each stage, by its name.
         meta: retries and timeout_s of each stage, by its name.
+        server: where its runs are shown; without one, each run has a server of its own.
     """
 
     usual = ()
@@ -139,6 +139,8 @@ class Counting(Workspace):
         self.environment["PREFECT_HOME"] = str(root.parent / "prefect")
         if server:
             self.environment.update(server.environment)
+            # Runs that are created for what `serve` serves are looked for more often than every ten seconds.
+            self.environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "2"
 
     def commit(self) -> None:
         """Commit everything."""
@@ -231,12 +233,3 @@ class Started:
         """Kill it if it still runs; everything that it started goes with it."""
         self.process.kill()
         self.process.wait()
-
-
-def copy_of(workspace: Counting, root: Path) -> Counting:
-    """The same workspace in another folder."""
-    copy = object.__new__(Counting)
-    copy.root = root
-    shutil.copytree(workspace.root, root, symlinks=True)
-    copy.environment = {**workspace.environment, "PYTHONPATH": str(root)}
-    return copy
