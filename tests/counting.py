@@ -124,6 +124,22 @@ class Counting(Workspace):
         (root / "pipelines/params.py").write_text(PARAMS.lstrip())
         (root / "seed.txt").write_text("a file to read\n")
         (root / ".gitignore").write_text("/out/\n/.cache/\n/checkpoints/\n__pycache__/\n*.tmp-*\n")
+        (root / "params.yaml").write_text("{}\n")
+        self.add(edges, counts, meta)
+        (root / "dvc.yaml").write_text(GRAPH.lstrip())
+        self.environment["PREFECT_HOME"] = str(root.parent / "prefect")
+        if server:
+            self.environment.update(server.environment)
+            # Runs that are created for what `serve` serves are looked for more often than every ten seconds.
+            self.environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "2"
+
+    def add(
+        self,
+        edges: Mapping[str, str | None],
+        counts: Mapping[str, Mapping[str, Any]] | None = None,
+        meta: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add stages; arguments as those of the workspace."""
         graph = {
             name: {
                 "source": f"out/{source}.json" if source else "seed.txt",
@@ -133,14 +149,7 @@ class Counting(Workspace):
             }
             for name, source in edges.items()
         }
-        values = {"counts": {name: dict((counts or {}).get(name, {})) for name in edges}, "graph": graph}
-        (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        (root / "dvc.yaml").write_text(GRAPH.lstrip())
-        self.environment["PREFECT_HOME"] = str(root.parent / "prefect")
-        if server:
-            self.environment.update(server.environment)
-            # Runs that are created for what `serve` serves are looked for more often than every ten seconds.
-            self.environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "2"
+        self.set_params({"counts": {name: dict((counts or {}).get(name, {})) for name in edges}, "graph": graph})
 
     def commit(self) -> None:
         """Commit everything."""
