@@ -34,6 +34,7 @@ from stages import (
     shift_diagnosis,
     tokenization,
     training,
+    training_rows,
 )
 from stages.contracts.artifact import read_table
 from stages.contracts.files import tree_digest, write_json
@@ -41,6 +42,7 @@ from stages.contracts.generations import GENERATIONS
 from stages.contracts.rows import content_id
 from stages.contracts.stage import PARAMS_FILE, Section, parse_section
 from stages.demo.world import PARTS
+from stages.trainers.bco.section import BCOTrainingParams
 
 WORLDS = ("rater_bias", "competence")
 CORRECTIONS = ("none", "udm", "offset", "deployment")
@@ -217,16 +219,19 @@ class Experiment:
         )
         yield "shift_diagnosis", _read(folder / "shift_diagnosis.json")
         (folder / "checkpoints").mkdir()
+        training_rows.run(
+            **shared, kind="labelled", density_ratios=folder / "density_ratios", rows=folder / "rows", params=None
+        )
         training.run(
-            **shared,
+            tokens=shared["tokens"],
+            rows=folder / "rows",
             method="bco",
             base_model=model,
-            density_ratios=folder / "density_ratios",
             model=folder / "model",
             metrics=folder / "training.json",
             plots=folder / "training.csv",
             scratch=folder / "checkpoints",
-            params=self.section(training.BCOTrainingParams, "training.bco"),
+            params=self.section(BCOTrainingParams, "training.bco"),
         )
         yield "training", _read(folder / "training.json")
         evaluation.run(
@@ -234,7 +239,6 @@ class Experiment:
             base_model=model,
             model=folder / "model",
             completions=completions,
-            truth=self.path("truth.json"),
             generations=folder / "generations",
             metrics=folder / "evaluation.json",
             plots=folder / "evaluation_plots",

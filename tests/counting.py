@@ -67,9 +67,10 @@ if __name__ == "__main__":
 PARAMS = '''
 """The model of params.yaml."""
 
+from pathlib import Path
 from typing import Any
 
-from stages.contracts.stage import Section
+from stages.contracts.stage import PARAMS_FILE, Section, parse_section, read_params
 from stages.count import CountParams
 
 
@@ -78,6 +79,11 @@ class Params(Section):
 
     counts: dict[str, CountParams] = {}
     graph: dict[str, Any] = {}
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """All of params.yaml, checked."""
+    return parse_section(Params, read_params("", path), where="")
 '''
 
 GRAPH = """

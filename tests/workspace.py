@@ -17,7 +17,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("stages", "pipelines", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore")
 
-POLICIES = ("bco", "kto", "dpo", "sft", "iterative_sft", "ppo")
+METHODS = ("bco", "kto", "dpo", "sft", "reward", "iterative_sft", "ppo", "ddpo")
 
 SMALL = {
     "demo_feedback": {"rows": 400, "demonstrations": 1000},
@@ -35,7 +35,7 @@ SMALL = {
     "diffusion_evaluation": {"num_prompts": 4, "num_samples": 2, "num_resamples": 100},
     "reward_evaluation": {"num_resamples": 100},
     "evaluation": {"num_prompts": 24, "num_samples": 2, "num_resamples": 100},
-    "gate": {method: {"minimums": {}, "maximums": {}} for method in POLICIES},
+    "gate": {method: {"minimums": {}, "maximums": {}} for method in METHODS},
 }
 """Overrides under which the whole graph runs in well under a minute; no policy is expected to get better."""
 

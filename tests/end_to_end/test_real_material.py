@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from tests.material import SHARED, needs_shared
-from tests.workspace import POLICIES, Workspace
+from tests.workspace import METHODS, Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.long, needs_shared, pytest.mark.timeout(900)]
 
@@ -24,9 +24,9 @@ def workspace_for(folder, log, overrides, *, num_rows=None):
     shutil.copytree(SHARED / "data/models/stories260K", data / "stories260K")
     workspace.set_params(
         {
-            "inputs": {"feedback": f"data/{log}", "base_model": "data/stories260K", "truth": f"data/{log}"},
+            "inputs": {"feedback": f"data/{log}", "base_model": "data/stories260K"},
             "base_model": {"source": "local"},
-            "gate": {method: {"minimums": {}, "maximums": {}} for method in POLICIES},
+            "gate": {method: {"minimums": {}, "maximums": {}} for method in METHODS},
             **overrides,
         }
     )
