@@ -75,7 +75,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """End the server, where there was one, once all workers are through."""
     if hasattr(session.config, "workerinput"):
         return
-    base = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    base = session.config._tmp_path_factory.getbasetemp()
     note = base / "session" / "server" / NOTE
     if note.exists():
         found = json.loads(note.read_text())

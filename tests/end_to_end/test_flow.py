@@ -188,11 +188,24 @@ def shared(workspace, tmp_path):
     return workspace
 
 
-def test_a_push_that_fails_fails_the_run_and_the_next_one_pushes_all_for_another_clone(server, shared, tmp_path):
-    store = tmp_path / "store"
+def test_a_change_set_back_is_restored_and_pushed_for_another_clone_to_restore(server, shared, tmp_path):
     clone = shared.clone(tmp_path / "clone")
     shutil.rmtree(clone.root / ".dvc/cache")
-    store.write_text("no folder\n")
+    run(shared, "x", "--set", "counts.x.steps=3")
+    status, run_id = run(shared, "x", "--set", "counts.x.steps=2")
+    assert status == 0
+    assert server.states(run_id) == {"count@x": "Restored", "dvc push": "Completed"}
+    assert shared.total("x") == 2
+
+    clone.set_params({"counts": {"x": {"steps": 3}}})
+    log = clone.dvc("repro", "--pull", "--allow-missing", "count@x").stdout
+
+    assert "is cached - skipping run" in log
+    assert clone.total("x") == 3
+
+
+def test_a_push_that_fails_fails_the_run_and_keeps_its_results(server, shared, tmp_path):
+    (tmp_path / "store").write_text("no folder\n")
 
     status, run_id = run(shared, "x", "--set", "counts.x.steps=3")
 
@@ -200,17 +213,6 @@ def test_a_push_that_fails_fails_the_run_and_the_next_one_pushes_all_for_another
     assert server.states(run_id) == {"count@x": "Completed", "dvc push": "Failed"}
     assert "the results stand here, but dvc push ended with" in server.run(run_id)["state"]["message"]
     assert shared.total("x") == 3
-    store.unlink()
-
-    status, run_id = run(shared, "x", "--set", "counts.x.steps=2")
-
-    assert status == 0
-    assert server.states(run_id) == {"count@x": "Restored", "dvc push": "Completed"}
-    assert shared.total("x") == 2
-    clone.set_params({"counts": {"x": {"steps": 3}}})
-    log = clone.dvc("repro", "--pull", "--allow-missing", "count@x").stdout
-    assert "is cached - skipping run" in log
-    assert clone.total("x") == 3
 
 
 class Inbox(ThreadingHTTPServer):

@@ -37,15 +37,24 @@ def trained(folder, **arguments):
     return bco_trainer(folder, model=tiny_llama(dropout=0.2), **RUN, **arguments)
 
 
+@pytest.fixture(scope="module", params=[{}, {"reward_shift": "balanced", "reward_shift_decay": 0.9}], ids=str)
+def run(request, tmp_path_factory):
+    """A run that was never stopped, its folder and its settings."""
+    folder = tmp_path_factory.mktemp("whole")
+    trainer = trained(folder, **request.param)
+    trainer.train()
+    return trainer, folder, request.param
+
+
 @pytest.mark.parametrize("step", [1, 2, 3, 5, 8])
-@pytest.mark.parametrize("settings", [{}, {"reward_shift": "balanced", "reward_shift_decay": 0.9}])
-def test_goes_on_bit_for_bit_from_any_step(tmp_path, step, settings):
-    whole = trained(tmp_path / "whole", **settings)
-    whole.train()
-    trained(tmp_path / "cut", callbacks=[StopAfter(step)], **settings).train()
+def test_goes_on_bit_for_bit_from_any_step(tmp_path, step, run):
+    whole, folder, settings = run
+    # What is there when the run is killed in the step after this one.
+    for number in range(1, step + 1):
+        shutil.copytree(folder / f"checkpoint-{number}", tmp_path / f"checkpoint-{number}")
     torch.rand(7)  # a new process stands elsewhere in its random stream
 
-    resumed = trained(tmp_path / "cut", **settings)
+    resumed = trained(tmp_path, **settings)
     resumed.train(resume_from_checkpoint=True)
 
     for found, expected in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
