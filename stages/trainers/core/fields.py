@@ -35,8 +35,8 @@ def check_fields(config: Any) -> None:
 def _check(name: str, value: Any, options: tuple[Any, ...]) -> None:
     or_none = " or None" if NoneType in options else ""
     for option in options:
-        if get_origin(option) is Literal and value not in get_args(option):
-            raise ValueError(f"expected {name} as one of {', '.join(get_args(option))}{or_none}, found {value!r}")
+        if get_origin(option) is Literal:
+            check_choice(name, value, option)
         metadata = option.__metadata__ if get_origin(option) is Annotated else ()
         limits = [
             (f"{words} {bound}", value is not None and holds(value, bound))
@@ -46,6 +46,12 @@ def _check(name: str, value: Any, options: tuple[Any, ...]) -> None:
         ]
         if not all(is_kept for _, is_kept in limits):
             raise ValueError(f"expected {name} {' and '.join(words for words, _ in limits)}{or_none}, found {value}")
+
+
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raise ValueError unless `value`, of the field `name`, is one of the words of the Literal `choices`."""
+    if value not in get_args(choices):
+        raise ValueError(f"expected {name} as one of {', '.join(get_args(choices))}, found {value!r}")
 
 
 def section_fields(config: type[Any], *names: str, **defaults: Any) -> Any:
