@@ -7,17 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipelines.processes import DEFAULT_JOBS
-from stages.contracts.closure import code_files
 from stages.contracts.stage import PARAMS_FILE, parse_section, read_params
 
 
 def check(_: argparse.Namespace) -> int:
     """Check params.yaml and dvc.yaml against the code; print each problem in one line."""
-    from pipelines.graph import code_problems, read_graph
-    from pipelines.params import Params
+    from pipelines.checks import graph_problems
+    from pipelines.graph import read_graph
+    from pipelines.params import load_params
 
-    parse_section(Params, read_params(""), where="")
-    problems = code_problems(read_graph())
+    problems = graph_problems(read_graph(), load_params().inputs.model_dump())
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:
@@ -34,13 +33,6 @@ def params(arguments: argparse.Namespace) -> int:
         arguments.write.write_text(text, encoding="utf-8")
     else:
         print(text, end="")
-    return 0
-
-
-def deps(arguments: argparse.Namespace) -> int:
-    """Print the source files that a module runs, as lines for `deps` in dvc.yaml."""
-    for path in code_files(arguments.modules):
-        print(f"      - {path.as_posix()}")
     return 0
 
 
@@ -129,7 +121,6 @@ def data_updated(arguments: argparse.Namespace) -> int:
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": check,
     "params": params,
-    "deps": deps,
     "results": results,
     "targets": targets,
     "run": run,
@@ -150,7 +141,6 @@ def main() -> int:
         subparsers.add_parser(name, help=command.__doc__, description=command.__doc__)
     target = f"file to write it to, where editors of {PARAMS_FILE} find it"
     subparsers.choices["params"].add_argument("--write", type=Path, metavar="FILE", help=target)
-    subparsers.choices["deps"].add_argument("modules", nargs="+", metavar="MODULE")
     _add_run_flags(subparsers.choices["run"], subparsers.choices["sweep"])
     _add_serving_flags(subparsers.choices["serve"], subparsers.choices["ui"])
     subparsers.choices["data-updated"].add_argument("source", nargs="?", default="", help="what is new, or who says so")

@@ -9,11 +9,11 @@ from typing import Literal, NamedTuple
 
 from dvc.exceptions import DvcException
 
-from pipelines.graph import code_problems, read_graph, recorded_stages
-from pipelines.params import Params
+from pipelines.checks import graph_problems
+from pipelines.graph import read_graph, recorded_stages
+from pipelines.params import load_params
 from pipelines.servers import find_server, openings
 from stages.contracts.engines import num_processors
-from stages.contracts.stage import parse_section, read_params
 
 LOCKED = Path("requirements.lock")
 MIN_FREE_BYTES = 2 * 10**9
@@ -70,9 +70,8 @@ def _environment() -> Iterator[Finding]:
 
 
 def _graph() -> Iterator[Finding]:
-    parse_section(Params, read_params(""), where="")
     nodes = read_graph()
-    problems = code_problems(nodes)
+    problems = graph_problems(nodes, load_params().inputs.model_dump())
     yield from (Finding("graph", "FAIL", problem) for problem in problems)
     if not problems:
         yield Finding("graph", "ok", f"{len(nodes)} stages; params.yaml and dvc.yaml agree with the code")
@@ -134,7 +133,7 @@ def _bytes_of_outputs() -> int:
 
 
 def _model() -> Iterator[Finding]:
-    params = parse_section(Params, read_params(""), where="")
+    params = load_params()
     base, source = params.base_model, Path(params.inputs.base_model)
     if base.source == "hub":
         yield Finding("model", "ok", f"{base.repository} at {base.revision}, from the hub")
@@ -148,7 +147,7 @@ def _model() -> Iterator[Finding]:
 
 
 def _data() -> Iterator[Finding]:
-    params = parse_section(Params, read_params(""), where="")
+    params = load_params()
     feedback = Path(params.inputs.feedback)
     if feedback.exists():
         files = [file for file in feedback.rglob("*") if file.is_file()] if feedback.is_dir() else [feedback]

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from pipelines.graph import StageNode
+from pipelines.graph import CODE_STAGE, StageNode
 
 COLOURS = {
     "Completed": "#2ac769",
@@ -20,9 +20,10 @@ def graph_svg(nodes: Sequence[StageNode], states: Mapping[str, str]) -> str:
     """The graph from left to right, as SVG.
 
     Args:
-        nodes: stages, each after those that it reads from.
+        nodes: stages, each after those that it reads from; the stage `code`, which all read from, isn't drawn.
         states: by name of a stage, the name of its state.
     """
+    nodes = [node for node in nodes if node.name != CODE_STAGE]
     columns = _columns(nodes)
     places = {
         name: (MARGIN + x * (BOX_WIDTH + GAP_X), MARGIN + y * (BOX_HEIGHT + GAP_Y))

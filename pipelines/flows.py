@@ -184,7 +184,7 @@ class _GraphRun:
         if culprit:
             self.culprits[node.name] = culprit
             return self._ended(node, SKIPPED, 0.0, f"{culprit} failed")
-        is_settled = node.name in self.plan.unchanged and not self.renewed.intersection(node.upstream)
+        is_settled = node.name in self.plan.unchanged and not self.renewed.intersection(node.feeding)
         if is_settled and not self.force:
             return self._ended(node, Outcome.UNCHANGED, 0.0, REASONS[Outcome.UNCHANGED])
         needs_accelerator = node.policy.resources == "accelerator"

@@ -9,10 +9,14 @@ from typing import Any
 
 import yaml
 
-from stages.contracts.closure import code_files
+from stages.contracts.stage import CODE
 
 # The one in C reads a lock of 200 kB in 0.05 s, the other in 0.3 s.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+CODE_STAGE = "code"
+"""Name of the stage that all others read from and whose result each reads a file of; an edge that says nothing."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class RunPolicy:
     """What it needs a slot of: "cpu", or "accelerator"."""
     retries: int = 0
     """How often it is started again after it failed."""
-    timeout_s: float | None = None
+    timeout_s: float | None = 14400
     """Seconds after which it is killed; None waits for ever."""
 
     @staticmethod
@@ -62,22 +66,46 @@ class StageNode:
     """Names of the stages whose outputs it reads."""
     metrics: tuple[str, ...] = ()
     """Those of `outs` that hold metrics."""
+    plots: tuple[str, ...] = ()
+    """Those of `outs` that hold curves."""
     params: tuple[str, ...] = ()
     """Dotted names of the parameters that it depends on."""
     policy: RunPolicy = RunPolicy()
 
     @property
+    def outputs(self) -> dict[str, tuple[str, ...]]:
+        """`outs` by where dvc.yaml lists them."""
+        others = {*self.metrics, *self.plots}
+        outs = tuple(out for out in self.outs if out not in others)
+        return {"outs": outs, "metrics": self.metrics, "plots": self.plots}
+
+    @property
     def is_gate(self) -> bool:
         """Whether it only judges what others measured."""
-        return "stages.gate" in self.modules()
+        return self.module == "stages.gate"
 
-    def modules(self) -> list[str]:
-        """Modules of this project that the command runs: the stage, and the trainer of its method."""
-        words = list(self.command)
-        modules = [words[words.index("-m") + 1]] if "-m" in words else []
-        if "--method" in words:
-            modules.append(f"stages.trainers.{words[words.index('--method') + 1]}")
-        return modules
+    @property
+    def module(self) -> str | None:
+        """The stage of this project that the command runs, as a dotted name; None for a command of another kind."""
+        words = self.command
+        module = words[words.index("-m") + 1] if "-m" in words[:-1] else ""
+        return module if module.startswith("stages.") else None
+
+    @property
+    def code(self) -> str | None:
+        """Name of its file below artifacts/code; None if it depends on none."""
+        found = [Path(dep).name for dep in self.deps if Path(dep).parent == CODE]
+        return found[0] if found else None
+
+    @property
+    def feeding(self) -> tuple[str, ...]:
+        """`upstream` without the stage `code`: those whose results, where they change, make it run again."""
+        return tuple(name for name in self.upstream if name != CODE_STAGE)
+
+    def serves(self, method: str) -> bool:
+        """Whether it is of a method alone: by its name, or as what it writes is named after the method."""
+        own = {Path(out).stem for out in self.outs if Path(out).parent.name != "reference_logps"}
+        return self.name.partition("@")[2] == method or method in own
 
 
 def read_graph(root: Path = Path()) -> list[StageNode]:
@@ -106,6 +134,7 @@ def node_of(stage: Any, graph: Any) -> StageNode:
         outs=tuple(out.def_path for out in stage.outs),
         upstream=tuple(sorted(other.addressing for other in graph.successors(stage) if other.cmd)),
         metrics=tuple(out.def_path for out in stage.outs if out.metric),
+        plots=tuple(out.def_path for out in stage.outs if out.plot),
         params=tuple(name for dep in stage.deps if hasattr(dep, "params") for name in dep.params),
         policy=RunPolicy.from_meta(stage.addressing, stage.meta),
     )
@@ -115,13 +144,13 @@ def targets_of(methods: Sequence[str], nodes: Sequence[StageNode]) -> list[str]:
     """The last stages of the methods: those of each that no other of its stages reads from.
 
     Args:
-        methods: names of methods, such as "bco".
+        methods: names of methods, such as "bco", or of further trainings.
         nodes: the graph.
 
     Raises:
         ValueError: the graph has no such method; the nearest name is given.
     """
-    known = sorted({node.name.partition("@")[2] for node in nodes if node.name.startswith("training@")})
+    known = sorted({Path(out).name for node in nodes for out in node.outs if is_rows(out)})
     found = []
     for method in methods:
         if method not in known:
@@ -134,13 +163,14 @@ def targets_of(methods: Sequence[str], nodes: Sequence[StageNode]) -> list[str]:
     return found
 
 
+def is_rows(path: str) -> bool:
+    """Whether a path is that of the rows that a method learns from."""
+    return Path(path).parent == Path("artifacts", "rows")
+
+
 def stages_of(method: str, nodes: Sequence[StageNode]) -> list[StageNode]:
-    """The stages that are a method's own: `training@METHOD` and the like, and what shows its evaluation alone."""
-    return [
-        node
-        for node in nodes
-        if node.name.partition("@")[2] == method or ("@" not in node.name and f"evaluation@{method}" in node.upstream)
-    ]
+    """The stages that are a method's own, from its rows to its report."""
+    return [node for node in nodes if node.serves(method)]
 
 
 def recorded_stages(lock: Path = Path("dvc.lock")) -> dict[str, Any]:
@@ -160,22 +190,3 @@ def recorded_stages(lock: Path = Path("dvc.lock")) -> dict[str, Any]:
             f"{lock}: expected what DVC wrote of each stage, found it cut off; `git checkout {lock}` brings back what "
             "was committed, and what ran since then comes out of DVC's run cache"
         ) from None
-
-
-def code_problems(nodes: list[StageNode]) -> list[str]:
-    """Sentences on source files that a stage runs and dvc.yaml doesn't list, or lists and the stage doesn't run.
-
-    The stages of a group, such as "training@bco" and "training@kto", share one list: it may hold what one of them runs.
-    """
-    needed = {node.name: {path.as_posix() for path in code_files(node.modules())} for node in nodes}
-    problems = []
-    for node in nodes:
-        group = node.name.partition("@")[0]
-        of_group = set().union(*(files for name, files in needed.items() if name.partition("@")[0] == group))
-        listed = {dep for dep in node.deps if dep.startswith(("stages/", "pipelines/"))}
-        missing = [path for path in needed[node.name] if not listed & {path, *map(str, Path(path).parents)}]
-        idle = [dep for dep in listed if not any(Path(path).is_relative_to(dep) for path in of_group)]
-        where = f"dvc.yaml: {node.name}"
-        problems += [f"{where} runs {path}, which its deps don't list" for path in sorted(missing)]
-        problems += [f"{where} lists {path}, which it doesn't run" for path in sorted(idle)]
-    return problems

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from stages.contracts.files import write_text
-from stages.contracts.stage import PARAMS_FILE, parse_section, read_params
+from stages.contracts.stage import PARAMS_FILE
 
 
 def apply_overrides(overrides: Sequence[str], path: Path = PARAMS_FILE) -> None:
@@ -27,14 +27,14 @@ def overridden(overrides: Sequence[str], path: Path = PARAMS_FILE) -> str:
     Raises:
         ValueError: an override can't be read, or names no parameter, or a value is of the wrong kind.
     """
-    from pipelines.params import Params
+    from pipelines.params import load_params
 
     with TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         copy.write_bytes(path.read_bytes())
         if overrides:
             _set_values(overrides, copy)
-        parse_section(Params, read_params("", copy), where="")
+        load_params(copy)
         return copy.read_text(encoding="utf-8")
 
 

@@ -1,12 +1,15 @@
 """The model of params.yaml: every section in one place, for checking, for editors and for people."""
 
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, create_model
 
 from stages.base_diffusion import BaseDiffusionParams
 from stages.base_model import BaseModelParams
-from stages.contracts.stage import Section
+from stages.contracts.stage import PARAMS_FILE, Section, parse_section, read_params
 from stages.demo_feedback import DemoFeedbackParams
 from stages.demo_image_prompts import DemoImagePromptsParams
 from stages.density_ratio import DensityRatioParams
@@ -15,19 +18,16 @@ from stages.diffusion_report import DiffusionReportParams
 from stages.evaluation import EvaluationParams
 from stages.gate import GateParams
 from stages.image_prompts import ImagePromptsParams
-from stages.iterative_sft_training import IterativeSFTTrainingParams
 from stages.normalization import NormalizationParams
 from stages.prompt_embedding import PromptEmbeddingParams
 from stages.reference_logprobs import ReferenceLogprobsParams
 from stages.report import ReportParams
 from stages.reward_evaluation import RewardEvaluationParams
-from stages.reward_training import RewardTrainingParams
-from stages.sft_training import SFTTrainingParams
+from stages.reward_report import RewardReportParams
 from stages.shift_diagnosis import ShiftDiagnosisParams
 from stages.tokenization import TokenizationParams
-from stages.trainers.ddpo.section import DiffusionTrainingParams
-from stages.trainers.ppo.section import PPOTrainingParams
-from stages.training import BCOTrainingParams, DPOTrainingParams, KTOTrainingParams
+from stages.trainers import METHODS, method_of
+from stages.training_rows import RowsParams
 
 
 class InputsParams(Section):
@@ -43,32 +43,29 @@ class InputsParams(Section):
     """List of prompts for images, one on each line."""
     base_diffusion: str = "data/demo/image_prompts.txt"
     """The folder of a Stable Diffusion checkpoint, or the prompts that one from `scratch` has room for."""
-    truth: str = "data/demo/truth.json"
-    """What the judge needs to know; read by evaluation alone."""
 
 
-class TrainingParams(Section):
-    """Section `training`: one section per method."""
-
-    bco: BCOTrainingParams = BCOTrainingParams()
-    kto: KTOTrainingParams = KTOTrainingParams()
-    dpo: DPOTrainingParams = DPOTrainingParams()
-    reward: RewardTrainingParams = RewardTrainingParams()
-    sft: SFTTrainingParams = SFTTrainingParams()
-    iterative_sft: IterativeSFTTrainingParams = IterativeSFTTrainingParams()
-    ppo: PPOTrainingParams = PPOTrainingParams()
-    ddpo: DiffusionTrainingParams = DiffusionTrainingParams()
+def _with_fields(base: type[Section], kinds: Mapping[str, type[Section]], name: str, doc: str | None = None) -> Any:
+    """A section that has those of `kinds` below it, besides those of `base`."""
+    fields: dict[str, Any] = {key: (kind, kind()) for key, kind in kinds.items()}
+    return create_model(name, __base__=base, __doc__=doc or base.__doc__, **fields)
 
 
-class GatesParams(Section):
-    """Section `gate`: one section per method."""
-
-    bco: GateParams = GateParams()
-    kto: GateParams = GateParams()
-    dpo: GateParams = GateParams()
-    sft: GateParams = GateParams()
-    iterative_sft: GateParams = GateParams()
-    ppo: GateParams = GateParams()
+TrainingParams = _with_fields(
+    Section,
+    {name: method.section() for name, method in METHODS.items()},
+    "TrainingParams",
+    "Section `training`: one section per method.",
+)
+GatesParams = _with_fields(
+    Section, dict.fromkeys(METHODS, GateParams), "GatesParams", "Section `gate`: one section per method."
+)
+RowsOfMethods = _with_fields(
+    Section,
+    {name: RowsParams for name, method in METHODS.items() if method.rows == "pairs"},
+    "RowsOfMethods",
+    "Section `rows`: one section per method that has a choice of its rows.",
+)
 
 
 class RunParams(Section):
@@ -90,11 +87,13 @@ class Params(Section):
     density_ratio: DensityRatioParams = DensityRatioParams()
     reference_logprobs: ReferenceLogprobsParams = ReferenceLogprobsParams()
     shift_diagnosis: ShiftDiagnosisParams = ShiftDiagnosisParams()
-    training: TrainingParams = TrainingParams()
+    rows: RowsOfMethods = RowsOfMethods()  # type: ignore[valid-type] # made of METHODS
+    training: TrainingParams = TrainingParams()  # type: ignore[valid-type] # made of METHODS
     evaluation: EvaluationParams = EvaluationParams()
-    gate: GatesParams = GatesParams()
+    gate: GatesParams = GatesParams()  # type: ignore[valid-type] # made of METHODS
     report: ReportParams = ReportParams()
     reward_evaluation: RewardEvaluationParams = RewardEvaluationParams()
+    reward_report: RewardReportParams = RewardReportParams()
     demo_image_prompts: DemoImagePromptsParams = DemoImagePromptsParams()
     image_prompts: ImagePromptsParams = ImagePromptsParams()
     base_diffusion: BaseDiffusionParams = BaseDiffusionParams()
@@ -103,6 +102,54 @@ class Params(Section):
     run: RunParams = RunParams()
     references: list[str] = Field(default_factory=lambda: ["base"])
     """Models that log-probabilities are computed under: `base`, and each that `start_from` of a method names."""
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """All of params.yaml, checked.
+
+    Raises:
+        ValueError: a key is unknown, with the nearest one, or a value is of the wrong kind.
+    """
+    return check_params(read_params("", path))
+
+
+def check_params(values: Any) -> Params:
+    """What stands in params.yaml as its model.
+
+    Raises:
+        ValueError: as `load_params`.
+    """
+    return parse_section(_params_of(values), values, where="")
+
+
+def _params_of(values: Any) -> type[Params]:
+    """The model with a section for each further training, such as that of a second reward model.
+
+    Raises:
+        ValueError: such a section says no method.
+    """
+    training = values.get("training") if isinstance(values, dict) else None
+    further = {}
+    for name, section in training.items() if isinstance(training, dict) else ():
+        if name not in METHODS:
+            method = section.get("method") if isinstance(section, dict) else None
+            if method is None:
+                near = get_close_matches(str(name), METHODS, n=1)
+                raise ValueError(
+                    f"{PARAMS_FILE}: training.{name} is no method{f'; did you mean {near[0]}?' if near else '.'} "
+                    f"A further training says which method it is by, as `method: {near[0] if near else 'reward'}`"
+                )
+            further[name] = method_of(method)
+    if not further:
+        return Params
+    below: dict[str, tuple[Any, dict[str, type[Section]]]] = {
+        "training": (TrainingParams, {name: method.section() for name, method in further.items()}),
+        "rows": (RowsOfMethods, {name: RowsParams for name, method in further.items() if method.rows == "pairs"}),
+        "gate": (GatesParams, dict.fromkeys(further, GateParams)),
+    }
+    kinds = {key: _with_fields(base, sections, base.__name__) for key, (base, sections) in below.items()}
+    found: type[Params] = _with_fields(Params, kinds, "Params")
+    return found
 
 
 def schema() -> dict[str, Any]:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
-from pipelines.graph import StageNode, node_of, recorded_stages, stages_of
+from pipelines.checks import edited_code
+from pipelines.graph import CODE_STAGE, StageNode, node_of, recorded_stages, stages_of
 from stages.contracts.stage import parse_section, read_params
 
 
@@ -41,8 +42,12 @@ def make_plan(targets: Sequence[str] = ()) -> Plan:
         nodes = {stage.addressing: node_of(stage, graph) for stage in graph if stage.cmd}
         wanted = [by_name[name] for name in resolve_targets(targets or usual_methods(), list(nodes.values()))]
         stages = [stage for stage in plan_repro(graph, wanted or None) if stage.cmd]
-        unchanged = frozenset(stage.addressing for stage in stages if _is_unchanged(stage))
-        return Plan([nodes[stage.addressing] for stage in stages], unchanged, repo.config["core"].get("remote"))
+        unchanged = {stage.addressing for stage in stages if _is_unchanged(stage)}
+        if CODE_STAGE in by_name and CODE_STAGE not in unchanged:
+            unchanged -= edited_code(list(nodes.values())).keys()
+        return Plan(
+            [nodes[stage.addressing] for stage in stages], frozenset(unchanged), repo.config["core"].get("remote")
+        )
 
 
 def _is_unchanged(stage: Any) -> bool:
@@ -69,7 +74,7 @@ def resolve_targets(targets: Sequence[str], nodes: Sequence[StageNode]) -> list[
     """Names of the stages that the targets stand for, in the order given and each once.
 
     Args:
-        targets: a stage's name, the part of names before the @, or a method, which is the part after it.
+        targets: a stage's name, the part of names before the @, or a method.
         nodes: all stages.
 
     Raises:

@@ -1,9 +1,10 @@
 """What the next run would do, and why: which stages changed, in what, and which follow from them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from pipelines.graph import StageNode, read_graph, recorded_stages
+from pipelines.checks import edited_code
+from pipelines.graph import CODE_STAGE, StageNode, read_graph, recorded_stages
 from pipelines.locks import lock_holder
 
 MAX_REASONS = 4
@@ -38,22 +39,28 @@ def stage_status() -> list[StageStatus]:
     nodes, known = read_graph(), recorded_stages()
     with Repo(_wait_for_lock=True) as repo:
         changed = repo.status()
+    edited = edited_code(nodes) if CODE_STAGE in changed else {}
     pending: set[str] = set()
-    return [_status_of(node, changed.get(node.name), pending, is_new=node.name not in known) for node in nodes]
+    return [
+        _status_of(node, changed.get(node.name), pending, edited.get(node.name, []), is_new=node.name not in known)
+        for node in nodes
+    ]
 
 
-def _status_of(node: StageNode, changes: Any, pending: set[str], *, is_new: bool) -> StageStatus:
+def _status_of(node: StageNode, changes: Any, pending: set[str], edited: Sequence[str], *, is_new: bool) -> StageStatus:
     if is_new:
         pending.add(node.name)
         return StageStatus(node.name, "new", "never ran here")
-    causes = sorted(pending.intersection(node.upstream))
+    # What an edit of code makes run again is said file by file.
+    causes = [*sorted(pending.intersection(node.feeding)), *(f"{CODE_STAGE} ({path})" for path in edited)]
     reasons = list(dict.fromkeys(_reasons(changes or [])))
     if not reasons and not causes:
         return StageStatus(node.name, "up to date", "")
     pending.add(node.name)
     # What an upstream stage is about to write again is no change of this stage's own.
     if not reasons:
-        return StageStatus(node.name, "follows", f"after {', '.join(causes)}")
+        more = f" and {len(causes) - MAX_REASONS} more" if len(causes) > MAX_REASONS else ""
+        return StageStatus(node.name, "follows", f"after {', '.join(causes[:MAX_REASONS])}{more}")
     absent = [reason for reason in reasons if reason.endswith(NOT_CACHED)]
     if absent and all(reason in absent or reason.endswith("(deleted)") for reason in reasons):
         return StageStatus(

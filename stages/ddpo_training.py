@@ -1,6 +1,6 @@
 """Stage `ddpo_training`: a Stable Diffusion pipeline whose images a function rewards more, by DDPO.
 
-    dvc repro training@ddpo
+    dvc repro ddpo_training
 
 It goes on from its last checkpoint after a kill, to the same bytes.
 """
@@ -8,8 +8,7 @@ It goes on from its last checkpoint after a kill, to the same bytes.
 from pathlib import Path
 from typing import Any
 
-from stages.contracts.artifact import read_table
-from stages.contracts.files import write_json, write_text
+from stages.contracts.files import tree_digest, write_json, write_text
 from stages.contracts.image_prompts import IMAGE_PROMPTS
 from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Output, Scratch, stage_main
@@ -20,6 +19,7 @@ def run(
     *,
     base_model: Input,
     image_prompts: Input,
+    rows: Input,
     model: Output,
     metrics: Output,
     plots: Output,
@@ -31,6 +31,7 @@ def run(
     Args:
         base_model: `base_diffusion` artifact, where training starts.
         image_prompts: `image_prompts` artifact.
+        rows: `training_rows` artifact of those prompts.
         model: folder to write: adapter or pipeline, in the layout of diffusers, model card, lineage.
         metrics: JSON to write: what was trained on, and the first and last rewards.
         plots: CSV to write: the curves.
@@ -38,18 +39,19 @@ def run(
         params: reward, and how to train.
 
     Raises:
-        ContractError: `image_prompts` is missing or damaged.
+        ContractError: an artifact is missing or damaged, or the rows are of other prompts.
         ValueError: the reward leads to no function or isn't finite, batches don't divide, or a package is missing.
     """
     import random
 
     from stages.models.image_rewards import named_image_reward
+    from stages.rows.reading import read_rows
     from stages.trainers.ddpo.config import DDPOConfig
 
     reward = named_image_reward(params.reward)
     config = DDPOConfig(**_arguments(params, scratch))
-    rows = read_table(image_prompts, IMAGE_PROMPTS).to_pylist()
-    prompts = [row["prompt"] for row in rows if row["split"] == "train"]
+    found = read_rows(rows, image_prompts, IMAGE_PROMPTS, kind="image_prompts")
+    prompts = found.of_split("train").texts()["prompt"].to_pylist()
 
     from stages.models.diffusion import DefaultDDPOStableDiffusionPipeline, attention_adapter
     from stages.models.diffusion_pointer import pipeline_folder, write_diffusion_lineage
@@ -66,21 +68,20 @@ def run(
     trainer.train()
 
     trainer.save_pretrained(model)
-    write_diffusion_lineage(model, base_model, method=trainer.method, reward=params.reward)
+    write_diffusion_lineage(model, base_model, method=trainer.method, reward=params.reward, rows=tree_digest(rows))
     curves = _curves(trainer.history)
     write_text(plots, curves.to_csv(index=False, lineterminator="\n"))
     means = curves["reward_mean"].dropna()
-    counts = {"train": len(prompts), "test": len(rows) - len(prompts)}
-    found = {
+    facts = {
         "method": trainer.method,
         "reward_function": params.reward,
-        "prompts": counts,
+        "prompts": found.counts["train"],
         "images": params.num_epochs * params.sample_batch_size * params.sample_num_batches_per_epoch,
         "epochs": params.num_epochs,
         "steps": trainer.global_step,
         "reward": {"first": means.iloc[0], "last": means.iloc[-1]},
     }
-    write_json(metrics, found)
+    write_json(metrics, facts)
     print(f"mean reward {means.iloc[0]:.4f} in the first epoch, {means.iloc[-1]:.4f} in the last of {len(means)}")
 
 

@@ -74,6 +74,9 @@ def run(
     held out, not drawn) by the one fitted on all rows drawn. Every row counts alike, so a prompt with more rows
     counts more.
 
+    With too little feedback of one label nothing is measured: every weight is 1, and metrics and artifact say why. What
+    learns from the weights refuses them then.
+
     Args:
         tokens: `tokens` artifact, for the prompt, label and split of each row.
         prompt_embeddings: `prompt_embeddings` artifact. Prompts that have no row in `tokens` count as served once.
@@ -85,24 +88,38 @@ def run(
 
     Raises:
         ContractError: an input is missing, damaged or of another version.
-        ValueError: all labelled rows have the same label, or the embeddings lack a prompt.
+        ValueError: the embeddings lack a prompt.
     """
     from scipy.special import expit
 
     from stages.udm.classifier import save_classifier
-    from stages.udm.correction import correct, fit
+    from stages.udm.correction import Corrections, NotMeasuredError, correct, fit
     from stages.udm.diagnostics import calibration, ratio_quantiles, shift_metrics
 
     feedback = _feedback(tokens, prompt_embeddings)
-    fitted = fit(
-        feedback,
-        correction=params.correction,
-        sample_size=params.prompt_sample_size,
-        num_folds=params.num_folds,
-        standardize=params.standardize,
-        seed=params.seed,
-        parity=params.parity,
-    )
+    facts: dict[str, Any] = {"correction": params.correction, "parity": params.parity}
+    plots.mkdir(parents=True, exist_ok=True)
+    try:
+        fitted = fit(
+            feedback,
+            correction=params.correction,
+            sample_size=params.prompt_sample_size,
+            num_folds=params.num_folds,
+            standardize=params.standardize,
+            seed=params.seed,
+            parity=params.parity,
+        )
+    except NotMeasuredError as error:
+        facts["not_measured"] = str(error)
+        print(f"density_ratio: not measured: {error}")
+        ones = np.ones(len(feedback.prompt_ids))
+        neutral = Corrections(0 * ones, ones, ones, ones, 0 * ones)
+        write_table(density_ratios, _table(feedback.prompt_ids, neutral), DENSITY_RATIOS, meta=facts)
+        write_json(classifier, facts)
+        write_json(metrics, facts)
+        for name in ("reliability.csv", "weights.csv"):
+            write_text(plots / name, "")
+        return
     corrections = correct(
         fitted,
         feedback.embeddings,
@@ -110,24 +127,13 @@ def run(
         minimum=params.min_density_ratio,
         maximum=params.max_density_ratio,
     )
-    columns = {
-        "prompt_id": feedback.prompt_ids,
-        "desirable_probability": expit(corrections.logits),
-        "density_ratio": corrections.density_ratio,
-        "desired_weight": corrections.desired_weight,
-        "undesired_weight": corrections.undesired_weight,
-        "logit_offset": corrections.logit_offset,
-    }
-    types = {field.name: field.type for field in DENSITY_RATIOS.fields}
-    table = pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
-    write_table(density_ratios, table, DENSITY_RATIOS)
+    write_table(density_ratios, _table(feedback.prompt_ids, corrections), DENSITY_RATIOS)
     save_classifier(classifier, fitted.desired, **fitted.served)
 
     clamps = {"minimum": params.min_density_ratio, "maximum": params.max_density_ratio}
     found = shift_metrics(feedback, fitted, corrections, **clamps, seed=params.seed)
-    write_json(metrics, {"correction": params.correction, "parity": params.parity, **found})
+    write_json(metrics, {**facts, **found})
     labels = feedback.labels
-    plots.mkdir(parents=True, exist_ok=True)
     reliability = calibration(expit(corrections.logits[feedback.prompts]), labels)
     _write_csv(plots / "reliability.csv", reliability.bins)
     _write_csv(plots / "weights.csv", ratio_quantiles(feedback, corrections))
@@ -137,6 +143,22 @@ def run(
         f"by the ratio are worth {found['effective_sample_share']['udm']:.0%} of their number; correction "
         f"{params.correction}"
     )
+
+
+def _table(prompt_ids: Sequence[str], corrections: Any) -> pa.Table:
+    """Columns of `DENSITY_RATIOS`."""
+    from scipy.special import expit
+
+    columns = {
+        "prompt_id": prompt_ids,
+        "desirable_probability": expit(corrections.logits),
+        "density_ratio": corrections.density_ratio,
+        "desired_weight": corrections.desired_weight,
+        "undesired_weight": corrections.undesired_weight,
+        "logit_offset": corrections.logit_offset,
+    }
+    types = {field.name: field.type for field in DENSITY_RATIOS.fields}
+    return pa.table({name: pa.array(values, types[name]) for name, values in columns.items()})
 
 
 def _feedback(tokens: Path, prompt_embeddings: Path) -> "Feedback":

@@ -57,7 +57,6 @@ def run(
     completions: Input,
     tokens: Input,
     reference_logps: Input,
-    truth: Input | None = None,
     generations: Output,
     metrics: Output,
     plots: Output,
@@ -71,7 +70,6 @@ def run(
         completions: `completions` artifact, for prompts, what the user wrote, and slices.
         tokens: `tokens` artifact, for the labelled rows.
         reference_logps: `reference_logps` artifact, in the order of `tokens`.
-        truth: what the demo's judge reads; None where there is none.
         generations: `generations` artifact to write.
         metrics: JSON to write.
         plots: folder to write: calibration.csv and by_slice.csv.
@@ -98,9 +96,10 @@ def run(
     from stages.models.comparison import compare_models
     from stages.models.generation import Sampling
     from stages.models.held_out import choose_prompts, held_out_prompts, labelled_rows, prompt_slices, read_reward
-    from stages.models.judging import judge_all, named_judge, user_text
+    from stages.models.judging import judge_all, named_judge
+    from stages.text.messages import user_text
 
-    judge = named_judge(params.judge, truth=truth)
+    judge = named_judge(params.judge)
     beta, reward_shift = read_reward(model)
     prompts = held_out_prompts(completions)
     slices = prompt_slices(prompts, params.slice_by)

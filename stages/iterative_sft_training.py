@@ -1,54 +1,19 @@
-"""Stage `iterative_training`: a model that learns the best of its own answers, round by round.
+"""Stage `iterative_sft_training`: a model that learns the best of its own answers, round by round.
 
-    python -m stages.iterative_sft_training --params training.iterative_sft --base-model models/base ...
+    dvc repro iterative_sft_training
 
 In each round the model answers prompts of the training split several times, a reward scores the answers, and the
 best one to each prompt is learned. The curves show the mean reward per round. It goes on from its last whole round
 after a kill, to the same bytes.
 """
 
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from stages.contracts.files import write_json, write_text
+from stages.contracts.completions import COMPLETIONS
+from stages.contracts.files import tree_digest, write_json, write_text
 from stages.contracts.launch import unlaunched
-from stages.contracts.stage import Input, Output, Scratch, stage_main
-from stages.trainers.core.sections import OptimisationParams
-
-
-class IterativeSFTTrainingParams(OptimisationParams):
-    """Section `training.iterative_sft` of params.yaml."""
-
-    reward: str = "model"
-    """Who scores answers: `model`, a reward model; `demo`, the true reward of the demo's world; or
-    `package.module:function`, a Python function of prompts (what users wrote) and completions. DVC doesn't watch the
-    file of your own function."""
-    num_rounds: int = Field(3, gt=0)
-    """Rounds of sampling and learning."""
-    num_samples: int = Field(4, gt=1)
-    """Answers to each prompt, of which the best is learned."""
-    prompts_per_round: int | None = Field(None, gt=0)
-    """Prompts of a round, drawn anew for each; null takes all."""
-    num_train_epochs: int = Field(1, gt=0)
-    """Passes over the best answers of a round."""
-    max_steps: Literal[-1] = -1
-    """The rounds say how many steps there are."""
-    save_steps: Literal[0] = 0
-    """A round is saved as a whole, and nothing within it."""
-    max_new_tokens: int = Field(128, gt=0)
-    """Length of an answer in tokens, at most."""
-    temperature: float = Field(1.0, gt=0)
-    """Of sampling."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Share of the probability that is sampled from."""
-    sampling_batch_size: int = Field(64, gt=0)
-    """Answers sampled at once."""
-    num_held_out: int = Field(64, ge=0)
-    """Held-out prompts by whose answers the rounds are compared; 0 compares none."""
-    learning_rate: float = Field(1e-5, gt=0)
-    """Learning rate after warm-up."""
-
+from stages.contracts.stage import Input, Inputs, Output, Scratch, stage_main
+from stages.trainers.iterative_sft.section import IterativeSFTTrainingParams
 
 _NOT_OF_THE_CONFIG = frozenset(
     {"reward", "num_rounds", "num_samples", "prompts_per_round", "max_new_tokens", "temperature", "top_p"}
@@ -60,8 +25,8 @@ def run(
     *,
     base_model: Input,
     completions: Input,
-    reward_model: Input | None = None,
-    truth: Input | None = None,
+    rows: Input,
+    reward_models: Inputs = (),
     model: Output,
     metrics: Output,
     plots: Output,
@@ -72,9 +37,9 @@ def run(
 
     Args:
         base_model: `base_model` artifact, the start.
-        completions: `completions` artifact, for its prompts.
-        reward_model: folder of a reward model; None for a reward without one.
-        truth: what the demo's reward reads; None for another.
+        completions: `completions` artifact, for the texts of prompts.
+        rows: `training_rows` artifact of the prompts.
+        reward_models: folders of reward models, whose mean is the reward; none for a reward without one.
         model: folder to write: weights or adapter, tokenizer, model card, lineage.
         metrics: JSON to write: the first and the last point of the curves.
         plots: CSV to write: the curves, a row per round.
@@ -82,36 +47,43 @@ def run(
         params: reward, rounds, sampling and training.
 
     Raises:
-        ContractError: `completions` is missing or damaged.
+        ContractError: an artifact is missing or damaged, or the rows are of other completions.
         ValueError: there are no prompts or none leaves room for an answer, the reward is unknown or gives no finite
             numbers, or a loss isn't finite.
     """
     import pandas as pd
 
+    from stages.models.held_out import choose_prompts
     from stages.models.loading import load_causal_lm
     from stages.models.pointer import read_pointer
     from stages.models.prompt_room import prompt_room
     from stages.models.tokenizers import load_tokenizer
-    from stages.trainers.core.as_stage import adapter_config, config_arguments, write_model
+    from stages.rows.prompts import encode_prompts
+    from stages.rows.reading import read_rows
+    from stages.trainers.core.as_stage import write_model
+    from stages.trainers.core.job import adapter_config, config_arguments
+    from stages.trainers.core.named_reward import named_reward
     from stages.trainers.core.policy import prepare_policy
     from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
-    from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
     from stages.trainers.iterative_sft.run import COLUMNS, IterativeRun, Rounds
     from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
     from stages.trainers.sft.trainer import SFTConfig
 
     read_pointer(base_model)  # needed when the model is written, which is hours later
-    reward = named_reward(params.reward, reward_model=reward_model, truth=truth)
+    reward = named_reward(params.reward, reward_models)
     tokenizer = load_tokenizer(base_model)
-    prompts = read_prompts(
-        completions,
-        tokenizer,
-        max_prompt_length=prompt_room(base_model, max_new_tokens=params.max_new_tokens),
-        num_held_out=params.num_held_out,
-        seed=params.seed,
-        prompts_as=reward.prompts_as,
-    )
-    print(f"prompts: {', '.join(f'{count:,} {name}' for name, count in prompts.counts.items()).replace('_', ' ')}")
+    found = read_rows(rows, completions, COMPLETIONS, kind="prompts")
+    room = prompt_room(base_model, max_new_tokens=params.max_new_tokens)
+    prompts, num_too_long = encode_prompts(found.of_split("train").texts(), tokenizer, room=room)
+    held_out_rows = choose_prompts(found.of_split("test").texts(), num_prompts=params.num_held_out, seed=params.seed)
+    held_out, num_held_out_too_long = encode_prompts(held_out_rows, tokenizer, room=room)
+    counts = {"train": len(prompts), "held_out": len(held_out), "too_long": num_too_long + num_held_out_too_long}
+    if not prompts:
+        raise ValueError(
+            f"{rows}: expected prompts of at most {room} tokens to learn from, found none ({counts}); lower "
+            "max_new_tokens, or look at normalization.test_share"
+        )
+    print(f"prompts: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
     policy: Any = load_causal_lm(base_model, dtype=params.dtype)
     rounds = Rounds(
         params.num_rounds,
@@ -126,7 +98,7 @@ def run(
     )
     arguments = config_arguments(params, without=_NOT_OF_THE_CONFIG)
     rows_per_step = params.per_device_train_batch_size * params.gradient_accumulation_steps
-    arguments["max_steps"] = rounds.max_steps(len(prompts.train), rows_per_step=rows_per_step)
+    arguments["max_steps"] = rounds.max_steps(len(prompts), rows_per_step=rows_per_step)
     args = SFTConfig(str(scratch), **arguments)
     adapter = adapter_config(params.lora, task_type="CAUSAL_LM")
     trainer = IterativeSFTTrainer(prepare_policy(policy, peft_config=adapter, args=args), args, tokenizer)
@@ -134,19 +106,21 @@ def run(
         trainer.add_callback(callback)
     points = IterativeRun(
         trainer,
-        prompts=prompts.train,
-        held_out=prompts.held_out,
-        reward=lambda asked, answers, ended: reward([p.text for p in asked], answers, [p.row for p in asked], ended),
+        prompts=prompts,
+        held_out=held_out,
+        reward=lambda asked, answers, ended: reward(
+            [prompt.text(reward.prompts_as) for prompt in asked], answers, [prompt.row for prompt in asked], ended
+        ),
         rounds=rounds,
     ).run()
 
-    write_model(trainer, model, base_model, beta=1.0, reward_shift=0.0)
+    write_model(trainer, model, base_model, beta=1.0, reward_shift=0.0, rows=tree_digest(rows))
     columns = [name for name in COLUMNS if any(name in point for point in points)]
     curves = pd.DataFrame(points, columns=columns).astype({"round": int, "step": int})
     write_text(plots, curves.to_csv(index=False, lineterminator="\n"))
     ends = {name: curves.iloc[place].dropna().to_dict() for name, place in (("first", 0), ("last", -1))}
     steps = int(curves["step"].iloc[-1])
-    write_json(metrics, {"method": trainer.method, "rows": prompts.counts, "steps": steps, **ends})
+    write_json(metrics, {"method": trainer.method, "rows": counts, "steps": steps, **ends})
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ table of their own, they get their log-probabilities under the reference like al
 from stages.contracts.artifact import read_table, write_table
 from stages.contracts.stage import Input, Output, stage_main
 from stages.contracts.tokens import TOKENS
-from stages.rows.mismatched import mismatched_table
+from stages.rows.mismatched import mismatched_places, mismatched_rows
 
 
 def run(*, tokens: Input, mismatched_tokens: Output) -> None:
@@ -23,7 +23,8 @@ def run(*, tokens: Input, mismatched_tokens: Output) -> None:
         ContractError: `tokens` is missing or damaged.
         ValueError: all rows have the same prompt.
     """
-    found = mismatched_table(read_table(tokens, TOKENS))
+    rows = read_table(tokens, TOKENS)
+    found = mismatched_rows(rows, mismatched_places(rows))
     print(f"mismatched_rows: {found.num_rows:,} rows")
     write_table(mismatched_tokens, found, TOKENS)
 

@@ -1,6 +1,6 @@
 """Stage `ppo_training`: a better policy from prompts and a reward, by PPO.
 
-    python -m stages.ppo_training --params training.ppo --base-model models/base --completions artifacts/completions ...
+    dvc repro ppo_training
 
 The policy answers prompts of the training split, a reward model or function scores the answers, and each step raises
 the score while it holds the policy near its start. It goes on from its last checkpoint after a kill, to the same
@@ -10,9 +10,10 @@ bytes.
 from pathlib import Path
 from typing import Any
 
-from stages.contracts.files import write_json, write_text
+from stages.contracts.completions import COMPLETIONS
+from stages.contracts.files import tree_digest, write_json, write_text
 from stages.contracts.launch import unlaunched
-from stages.contracts.stage import Input, Output, Scratch, stage_main
+from stages.contracts.stage import Input, Inputs, Output, Scratch, stage_main
 from stages.trainers.ppo.section import PPOTrainingParams
 
 
@@ -20,8 +21,8 @@ def run(
     *,
     base_model: Input,
     completions: Input,
-    reward_model: Input | None = None,
-    truth: Input | None = None,
+    rows: Input,
+    reward_models: Inputs = (),
     model: Output,
     metrics: Output,
     plots: Output,
@@ -32,9 +33,9 @@ def run(
 
     Args:
         base_model: `base_model` artifact, the policy's start and its reference.
-        completions: `completions` artifact, for its prompts.
-        reward_model: folder of a reward model; None for a reward without one.
-        truth: what the demo's reward reads; None for another.
+        completions: `completions` artifact, for the texts of prompts.
+        rows: `training_rows` artifact of the prompts.
+        reward_models: folders of reward models, whose mean is the reward; none for a reward without one.
         model: folder to write: weights or adapter, value head, tokenizer, model card, lineage.
         metrics: JSON to write: what was trained on, and the first and last point of the curves.
         plots: CSV to write: the curves, one row per step, among them `reward` and `kl`.
@@ -42,31 +43,33 @@ def run(
         params: reward and training.
 
     Raises:
-        ContractError: `completions` is missing or damaged.
+        ContractError: an artifact is missing or damaged, or the rows are of other completions.
         ValueError: there are no prompts, the reward is unknown or gives no finite numbers, or the gradient isn't.
     """
     from stages.models.generation import Sampling
     from stages.models.pointer import read_pointer
     from stages.models.prompt_room import prompt_room
     from stages.models.tokenizers import load_tokenizer
+    from stages.rows.prompts import encode_prompts
+    from stages.rows.reading import read_rows
     from stages.trainers.core.as_stage import write_model
-    from stages.trainers.core.named_reward import load_reward
+    from stages.trainers.core.named_reward import named_reward
     from stages.trainers.core.tracking import tracking_folder
-    from stages.trainers.ppo.prompts import read_prompts
     from stages.trainers.ppo.run import RunSettings, curves_of, run_ppo
 
     read_pointer(base_model)  # needed when the model is written, which is hours later
     arguments = _config(params, tracking_folder(scratch))
-    named = reward_model if params.reward == "model" else params.reward
-    if named is None:
-        raise ValueError(
-            "training.ppo.reward: expected a reward model for reward model, found none; name another reward"
-        )
-    reward = load_reward(named, truth=truth)
+    reward = named_reward(params.reward, reward_models)
     tokenizer = load_tokenizer(base_model)
-    prompts, counts = read_prompts(
-        completions, tokenizer, room=prompt_room(base_model, max_new_tokens=params.max_new_tokens)
-    )
+    found = read_rows(rows, completions, COMPLETIONS, kind="prompts").of_split("train")
+    room = prompt_room(base_model, max_new_tokens=params.max_new_tokens)
+    prompts, num_too_long = encode_prompts(found.texts(), tokenizer, room=room)
+    counts = {"prompts": len(prompts), "prompts_too_long": num_too_long}
+    if not prompts:
+        raise ValueError(
+            f"{rows}: expected prompts of at most {room} tokens in the training split, found none among "
+            f"{num_too_long}; lower max_new_tokens, or look at normalization.test_share"
+        )
     print(f"training on {counts['prompts']:,} prompts; {counts['prompts_too_long']:,} are too long")
 
     trainer = _trainer(base_model, tokenizer, arguments, params)
@@ -79,7 +82,7 @@ def run(
 
     # The best policy under the penalty is the reference, tilted by reward / coefficient: that coefficient is beta.
     beta = trainer.kl_ctl.value or 1.0
-    write_model(trainer, model, base_model, beta=beta, reward_shift=0.0)
+    write_model(trainer, model, base_model, beta=beta, reward_shift=0.0, rows=tree_digest(rows))
     if not trainer.is_world_process_zero():
         return
     write_text(plots, curves_of(points).to_csv(index=False, lineterminator="\n"))
@@ -107,7 +110,7 @@ def _config(params: PPOTrainingParams, folder: Path) -> Any:
     return PPOConfig(
         **{name: value // number if name in shared else value for name, value in values.items()},
         steps=params.num_steps * params.batch_size,
-        log_with=params.report_to or None,  # type: ignore[arg-type] # a list is taken as well
+        log_with=params.report_to or None,
         project_kwargs={"project_dir": str(folder), "logging_dir": str(folder)},
         tracker_project_name="tensorboard",
         tracker_kwargs={"dvclive": dvclive} if "dvclive" in params.report_to else {},
@@ -124,7 +127,7 @@ def _trainer(base_model: Path, tokenizer: Any, config: Any, params: PPOTrainingP
 
     from stages.models.loading import load_causal_lm
     from stages.models.value_head import AutoModelForCausalLMWithValueHead
-    from stages.trainers.core.as_stage import adapter_config
+    from stages.trainers.core.job import adapter_config
     from stages.trainers.core.seeding import set_seed
     from stages.trainers.ppo.trainer import PPOTrainer
 

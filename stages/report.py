@@ -36,9 +36,9 @@ def run(
     *,
     normalization_metrics: Input,
     tokenization_metrics: Input,
-    density_metrics: Input | None = None,
-    density_plots: Input | None = None,
-    shift_metrics: Input | None = None,
+    density_metrics: Input,
+    density_plots: Input,
+    shift_metrics: Input,
     training_metrics: Input,
     training_plots: Input,
     evaluation_metrics: Input,
@@ -52,8 +52,7 @@ def run(
     Args:
         normalization_metrics: what became of each row of the log.
         tokenization_metrics: what was cut or had no room.
-        density_metrics: size of the shift between prompts of the two labels. This and the next two come together;
-            without them, as for a method that learns from no labels, the page has no section on it.
+        density_metrics: size of the shift between prompts of the two labels, or why it wasn't measured.
         density_plots: folder with reliability.csv and weights.csv.
         shift_metrics: why the prompts differ.
         training_metrics: what was trained on.
@@ -82,7 +81,7 @@ def run(
         "training": training_metrics,
         "evaluation": evaluation_metrics,
     }
-    found = {name: read_json(path) for name, path in inputs.items() if path is not None}
+    found = {name: read_json(path) for name, path in inputs.items()}
     files = {**inputs, "generations": generations}
     method = str(found["training"].get("method", "")).upper()
     evaluation = found["evaluation"]
@@ -96,9 +95,7 @@ def run(
                 read_csv(evaluation_plots / "calibration.csv"),
             ),
             "training": sections.training(found["training"], read_csv(training_plots), beta=evaluation.get("beta")),
-            "shift": None
-            if density_plots is None
-            else sections.shift(
+            "shift": sections.shift(
                 found["density_ratio"],
                 found["shift_diagnosis"],
                 read_csv(density_plots / "weights.csv"),
@@ -113,12 +110,12 @@ def run(
     page = environment.from_string(PAGE).render(
         title=params.title,
         subtitle=f"{method} on held-out prompts; judge: {evaluation.get('judge', 'none')}",
-        sections=[(anchor, name) for anchor, name in SECTIONS if content.get(anchor, True)],
+        sections=SECTIONS,
         answer_groups=groups,
         answers_intro="Sampled answers of both models to the same held-out prompts"
         + (", each with its score." if "true_reward" in evaluation else "."),
-        graph=sections.graph(has_shift=density_plots is not None),
-        inputs=[(name, tree_digest(path)[:16]) for name, path in files.items() if path is not None],
+        graph=sections.graph(),
+        inputs=[(name, tree_digest(path)[:16]) for name, path in files.items()],
         **content,
     )
     write_text(report, page + "\n")

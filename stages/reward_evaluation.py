@@ -37,6 +37,7 @@ def run(
     model: Input,
     completions: Input,
     tokens: Input,
+    rows: Input,
     scored_pairs: Output,
     metrics: Output,
     plots: Output,
@@ -48,7 +49,8 @@ def run(
         base_model: `base_model` artifact that the reward model began as; an adapter is laid on it.
         model: folder of the reward model.
         completions: `completions` artifact, for slices.
-        tokens: `tokens` artifact, for the pairs.
+        tokens: `tokens` artifact.
+        rows: `training_rows` artifact of the pairs, of which the held-out ones are read.
         scored_pairs: `scored_pairs` artifact to write.
         metrics: JSON to write.
         plots: folder to write: calibration.csv, by_length.csv and by_slice.csv.
@@ -73,9 +75,15 @@ def run(
     from stages.models.devices import default_device, place
     from stages.models.held_out import held_out_prompts, prompt_slices
     from stages.models.scoring import load_reward_model, score_sequences
-    from stages.rows.pairs import read_pairs
+    from stages.rows.reading import read_rows
 
-    pairs, counts = read_pairs(tokens, split="test")
+    held_out = read_rows(rows, tokens, kind="pairs").of_split("test")
+    pairs, counts = held_out.columns(), held_out.counts["test"]
+    if not len(pairs):
+        raise ValueError(
+            f"{rows}: expected held-out pairs, found none ({counts}); raise normalization.test_share, or add pairs"
+        )
+    prompt_ids = held_out.texts()["prompt_id"]
     slices = prompt_slices(held_out_prompts(completions), params.slice_by)
     reward_model = place(load_reward_model(model), default_device())
     sides = [pairs[f"{side}_input_ids"].to_pylist() for side in ("chosen", "rejected")]
@@ -85,7 +93,7 @@ def run(
         for name, side in zip(("chosen", "rejected"), sides, strict=True)
     ]
     chosen, rejected = np.split(scores, 2)
-    scored = ScoredPairs(np.array(pairs["prompt_id"].to_pylist(), dtype=str), chosen, rejected, *lengths)
+    scored = ScoredPairs(np.array(prompt_ids.to_pylist(), dtype=str), chosen, rejected, *lengths)
 
     resampling = Resampling(params.num_resamples, params.seed)
     bins = pair_calibration(scored, resampling, num_bins=params.num_bins)
@@ -94,7 +102,7 @@ def run(
     by_length = accuracy_by_length(scored, resampling, num_bins=params.num_bins)
     by_slice = metrics_by_slice(scored, slices, resampling) if slices else []
 
-    table = pairs.select(["row_id", "prompt_id"])
+    table = pa.table({"row_id": pairs["row_id"], "prompt_id": prompt_ids})
     for name, values in (("chosen_score", chosen), ("rejected_score", rejected)):
         table = table.append_column(name, pa.array(values, pa.float32()))
     write_table(scored_pairs, table, SCORED_PAIRS)

@@ -17,13 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from stages.contracts.artifact import ContractError, read_table
+from stages.contracts.artifact import read_table
 from stages.contracts.completions import COMPLETIONS
 from stages.contracts.density_ratios import DENSITY_RATIOS
 from stages.contracts.files import write_json
-from stages.contracts.reference_logps import REFERENCE_LOGPS
 from stages.contracts.stage import Input, Output, Section, stage_main
-from stages.contracts.tokens import TOKENS
+from stages.rows.scored import scored_tokens
 
 
 class ShiftDiagnosisParams(Section):
@@ -83,11 +82,16 @@ def run(
 
     Raises:
         ContractError: an input is missing, damaged, or belongs to other tokens.
-        ValueError: no labelled row is left.
+        ValueError: no labelled row is left, though the shift was measured.
     """
     from stages.measures.intervals import Interval
     from stages.udm.cause import Thresholds, diagnose, group_rows, rank_correlation
 
+    shift = json.loads(density_metrics.read_text(encoding="utf-8"))
+    if "not_measured" in shift:
+        print(f"shift_diagnosis: nothing to explain: {shift['not_measured']}")
+        write_json(metrics, {"verdict": "not_measured", "reason": shift["not_measured"]})
+        return
     rows = _labelled_rows(tokens, reference_logps)
     grouped_by, names = "topic", _topics(rows, completions, params.topic_column)
     if not any(names):
@@ -96,7 +100,7 @@ def run(
     chosen = [name for name in names if name is not None]
     labels = rows["label"].to_numpy().astype(bool)
     prompts = rows["prompt_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-    sums = rows["logps"].to_numpy().astype(np.float64)
+    sums = rows["reference_logps"].to_numpy().astype(np.float64)
     groups, correlations = {}, {}
     for kind, logps in {"per_token": sums / np.maximum(rows["num_tokens"].to_numpy(), 1), "sum": sums}.items():
         groups[kind] = group_rows(chosen, labels, logps, min_rows=params.min_group_rows)
@@ -104,7 +108,6 @@ def run(
             groups[kind], chosen, labels, logps, prompts, num_resamples=params.num_resamples, seed=params.seed
         )
 
-    shift = json.loads(density_metrics.read_text(encoding="utf-8"))
     used = "per_token" if params.per_token else "sum"
     found = diagnose(
         auc=Interval(**shift["auc"]),
@@ -138,12 +141,8 @@ def run(
 
 
 def _labelled_rows(tokens: Path, reference_logps: Path) -> pa.Table:
-    """Ids, label and log-probability of the labelled rows of the train split."""
-    rows = read_table(tokens, TOKENS, columns=["row_id", "prompt_id", "pair_id", "label", "split"])
-    scores = read_table(reference_logps, REFERENCE_LOGPS, columns=["row_id", "logps", "num_tokens"])
-    if rows["row_id"].to_pylist() != scores["row_id"].to_pylist():
-        raise ContractError(f"{reference_logps}: expected the rows of {tokens}, found others; rerun reference_logprobs")
-    table = rows.append_column("logps", scores["logps"]).append_column("num_tokens", scores["num_tokens"])
+    """The labelled rows of the train split with their log-probability under the reference."""
+    table = scored_tokens(tokens, reference_logps)
     labelled = table.filter(pc.and_(pc.is_valid(table["label"]), pc.equal(table["split"], "train")))
     if not len(labelled):
         raise ValueError(

@@ -1,12 +1,54 @@
-"""Which source files of this project a module runs, read from its import statements without importing it."""
+"""Which source files of this project a module runs, and a digest of each that only what runs can change."""
 
 import ast
-from collections.abc import Iterable
+import hashlib
+import io
+import json
+import os
+import tokenize
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
+from stages.contracts.files import file_digest, write_text
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("stages", "pipelines")
+_SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER, tokenize.TYPE_COMMENT}
+_OPENS, _CLOSES = frozenset("([{"), frozenset(")]}")
+
+
+def code_listing(modules: Iterable[str | Path]) -> str:
+    """The source that `modules` run, as a line `DIGEST  PATH` per file of `code_files`.
+
+    A module may be followed by what is taken from it, "module:class", which then is a line of its own.
+
+    Digests are of what a source does; see `meaning_digest`. They are kept in .cache by the bytes that they are of, for
+    reading all words of a large stage takes a second.
+
+    Raises:
+        ValueError: a module has no file, or a file is no Python.
+    """
+    modules = list(modules)
+    named = [module for module in modules if isinstance(module, str) and ":" in module]
+    files = code_files(module if isinstance(module, Path) else module.partition(":")[0] for module in modules)
+    memo = Path(os.environ.get("PLUMBLINE_CACHE", ".cache"), "code", f"{file_digest(Path(__file__))[:16]}.json")
+    known = _read_memo(memo)
+    found = {file: file_digest(ROOT / file) for file in files}
+    new = {raw: meaning_digest(ROOT / file) for file, raw in found.items() if raw not in known}
+    if new:
+        write_text(memo, json.dumps({**_read_memo(memo), **new}))
+    lines = {file.as_posix(): known.get(raw) or new[raw] for file, raw in found.items()}
+    lines |= {name: hashlib.sha256(name.encode()).hexdigest()[:32] for name in named}
+    return "".join(f"{digest}  {name}\n" for name, digest in lines.items())
+
+
+def _read_memo(memo: Path) -> dict[str, str]:
+    try:
+        found: dict[str, str] = json.loads(memo.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found
 
 
 def code_files(modules: Iterable[str | Path]) -> list[Path]:
@@ -32,7 +74,7 @@ def code_files(modules: Iterable[str | Path]) -> list[Path]:
         file = waiting.pop()
         if file not in seen:
             seen.add(file)
-            waiting.extend(_imports(file))
+            waiting.extend(_imports(file, file.stat().st_mtime_ns))
     return sorted(file.relative_to(ROOT) if file.is_relative_to(ROOT) else file for file in seen)
 
 
@@ -41,7 +83,7 @@ def _missing(module: str) -> Path:
 
 
 @cache
-def _imports(file: Path) -> frozenset[Path]:
+def _imports(file: Path, _written: int) -> frozenset[Path]:
     found: set[Path] = set()
     for node in ast.walk(ast.parse(file.read_bytes())):
         names: list[str] = []
@@ -60,3 +102,80 @@ def _file_of(module: str) -> Path | None:
     folder = ROOT.joinpath(*parts)
     file = folder / "__init__.py" if len(parts) > 2 and folder.is_dir() else folder.with_suffix(".py")
     return file if file.is_file() else None
+
+
+def meaning_digest(file: Path) -> str:
+    """Digest of a source file without what changes no result: comments, docstrings, blank lines and line breaks.
+
+    It is made of tokens and not of a syntax tree, so that any version of Python gives the same.
+
+    Raises:
+        ValueError: the file is no Python.
+    """
+    try:
+        words = list(_words(file.read_text(encoding="utf-8")))
+    except (tokenize.TokenError, SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: expected Python, found {error}") from None
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
+
+
+def _words(source: str) -> Iterator[str]:
+    """The words of a source that say what it does."""
+    line: list[tuple[int, str]] = []
+    for kind, text in _tokens(source):
+        line.append((kind, text))
+        if kind == tokenize.NEWLINE:
+            spoken = [token for token in line if token[0] not in {tokenize.INDENT, tokenize.DEDENT, tokenize.NEWLINE}]
+            # A line of strings alone is a docstring.
+            is_silent = all(kind == tokenize.STRING for kind, _ in spoken)
+            yield from (text for token in line for kind, text in [token] if not is_silent or token not in spoken)
+            line = []
+    yield from (text for _, text in line)
+
+
+def _tokens(source: str) -> Iterator[tuple[int, str]]:
+    """Kind and text of each token that counts, with an f-string as one token, as Python 3.11 has it."""
+    lines = source.splitlines(keepends=True)
+    starts: list[tuple[int, int]] = []
+    before: list[tuple[int, str]] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        name = tokenize.tok_name[token.type]
+        if name.endswith("STRING_START"):
+            starts.append(token.start)
+        elif name.endswith("STRING_END"):
+            start = starts.pop()
+            if not starts:
+                before.append((tokenize.STRING, _between(lines, start, token.end)))
+        elif starts or token.type in _SILENT:
+            continue
+        elif token.type in {tokenize.INDENT, tokenize.DEDENT, tokenize.NEWLINE}:
+            before.append((token.type, name))
+        else:
+            before.append((token.type, token.string))
+    yield from _without_trailing_commas(before)
+
+
+def _between(lines: list[str], start: tuple[int, int], end: tuple[int, int]) -> str:
+    (first, left), (last, right) = start, end
+    if first == last:
+        return lines[first - 1][left:right]
+    return "".join([lines[first - 1][left:], *lines[first : last - 1], lines[last - 1][:right]])
+
+
+def _without_trailing_commas(tokens: list[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+    """The tokens without the comma that a formatter puts behind the last of several things in brackets.
+
+    A comma behind a single thing stays: it makes a tuple.
+    """
+    commas = [0]
+    for place, (kind, text) in enumerate(tokens):
+        if kind == tokenize.OP and text in _OPENS:
+            commas.append(0)
+        elif kind == tokenize.OP and text in _CLOSES and len(commas) > 1:
+            commas.pop()
+        elif kind == tokenize.OP and text == ",":
+            closes = tokens[place + 1][1] in _CLOSES if place + 1 < len(tokens) else False
+            if closes and commas[-1]:
+                continue
+            commas[-1] += 1
+        yield kind, text

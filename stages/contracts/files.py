@@ -57,9 +57,9 @@ def file_digest(path: Path) -> str:
 
 
 def files_below(path: Path) -> list[Path]:
-    """`path` itself if it is a file, else every file below it, in a fixed order."""
+    """`path` itself if it is a file, else every file below it but Python's own caches, in a fixed order."""
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.is_file())
+        return sorted(file for file in path.rglob("*") if file.is_file() and file.parent.name != "__pycache__")
     return [path]
 
 

@@ -62,10 +62,10 @@ class Launcher:
             )
 
 
-def unlaunched() -> None:
+def unlaunched(may_share: bool = False) -> None:  # noqa: ARG001, FBT - as `launcher`
     """For a training that runs in one process: say so where PLUMBLINE_LAUNCH asks for several."""
     if os.environ.get(VARIABLE):
-        print(f"{VARIABLE} is for stages/training.py (BCO, KTO, DPO); this stage trains in one process", flush=True)
+        print(f"{VARIABLE} is for trainings by BCO, KTO and DPO; this one runs in one process", flush=True)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -78,14 +78,18 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def launcher() -> Launcher | None:
+def launcher(may_share: bool = True) -> Launcher | None:
     """The launcher that PLUMBLINE_LAUNCH describes; None if it is unset or empty.
+
+    Args:
+        may_share: whether several processes may run the stage; if not, that is said where several are asked for.
 
     Raises:
         ValueError: it names neither torchrun nor a profile, or a profile that can't be read.
     """
     words = shlex.split(os.environ.get(VARIABLE, ""))
-    if not words:
+    if not words or not may_share:
+        unlaunched()
         return None
     first, *rest = words
     if first == "torchrun":

@@ -17,9 +17,9 @@ import pyarrow.compute as pc
 import xxhash
 from tqdm import tqdm
 
-from stages.contracts.closure import ROOT, code_files
+from stages.contracts.closure import code_listing
 from stages.contracts.engines import RowFunction, chosen_engine, run_missing
-from stages.contracts.files import file_digest, written_beside
+from stages.contracts.files import written_beside
 from stages.contracts.rows import canonical_json
 
 KEY = "row_key"
@@ -106,15 +106,12 @@ def row_keys(table: pa.Table, columns: Sequence[str]) -> pa.Array:
 
 
 def code_fingerprint(*modules: str) -> str:
-    """Hash of the source of `modules` and of all of this project that they import.
+    """Hash of what the source of `modules` and of all of this project that they import does; comments don't count.
 
     Args:
         modules: dotted names, such as "stages.tokenization".
     """
-    digest = hashlib.sha256()
-    for path in code_files(modules):
-        digest.update(f"{path.as_posix()}\0{file_digest(ROOT / path)}\n".encode())
-    return digest.hexdigest()
+    return hashlib.sha256(code_listing(modules).encode()).hexdigest()
 
 
 def _missing_rows(keys: pa.Array, parts: Iterable[pa.Table]) -> np.ndarray:

@@ -25,8 +25,8 @@ from typing import Annotated, Any, NoReturn, Protocol, TypeVar, get_args, get_or
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stages.contracts.closure import ROOT, code_files
-from stages.contracts.files import file_digest, files_below, sync, tree_digest, tree_stamp
+from stages.contracts.closure import code_listing
+from stages.contracts.files import files_below, sync, tree_digest, tree_stamp
 from stages.contracts.rows import canonical_json
 
 EXIT_FAILED = 1
@@ -34,11 +34,15 @@ EXIT_GATE = 10
 EXIT_REJECTED = 30
 EXIT_INPUTS_MOVED = 75
 PARAMS_FILE = Path("params.yaml")
+CODE = Path("artifacts", "code")
+"""Where the stage `code` writes what each stage runs."""
 RUN_KEY = "PLUMBLINE_RUN_KEY"
 """Variable by which a stage tells the processes that it started which run they belong to."""
 
 Input = Annotated[Path, "input"]
 """A file or folder that a stage reads; DVC lists it in `deps`."""
+Inputs = Annotated[tuple[Path, ...], "inputs"]
+"""Several of them, behind one flag."""
 Output = Annotated[Path, "output"]
 """A file or folder that a stage writes; DVC lists it in `outs`, `metrics` or `plots`."""
 Scratch = Annotated[Path, "scratch"]
@@ -75,6 +79,21 @@ class Processes(Protocol):
         """Run the command line `words` in all processes of the run `key`."""
 
 
+class MethodOfStage(Protocol):
+    """What a stage that serves several methods has to know of the one at hand; `stages.trainers.methods` has it."""
+
+    @property
+    def modules(self) -> Sequence[str]:
+        """What the stage runs for it besides its own imports, as dotted names or "module:class"."""
+
+    @property
+    def in_processes(self) -> bool:
+        """Whether several processes may share the stage."""
+
+    def section(self) -> type[Section]:
+        """Its section of params.yaml."""
+
+
 def parse_section(section: type[SectionT], values: Any, *, where: str) -> SectionT:
     """`values` as a `section`, or one error that names every wrong key, with the nearest right one.
 
@@ -102,6 +121,8 @@ def _problem(section: type[BaseModel], where: str, item: Any) -> str:
         return f"{name} is no parameter{hint}"
     if item["type"] == "missing":
         return f"{name} is missing"
+    if item["type"] == "value_error":
+        return f"{name}: {item['ctx']['error']}"
     return f"{name}: expected {item['msg'].removeprefix('Input should be ')}, found {item['input']!r}"
 
 
@@ -113,7 +134,12 @@ def _keys_at(section: type[BaseModel], path: list[str]) -> list[str]:
     return list(section.model_fields)
 
 
-def stage_main(run: Callable[..., None], *, launcher: Callable[[], Processes | None] = lambda: None) -> None:
+def stage_main(
+    run: Callable[..., None],
+    *,
+    launcher: Callable[[bool], Processes | None] | None = None,
+    method_of: Callable[[str], MethodOfStage] | None = None,
+) -> None:
     """Run a stage from its command line, under the stage runtime, and exit with its status.
 
     Each argument of `run` is a flag (`--reference-logps PATH`); `--params` names the section of params.yaml, by
@@ -121,8 +147,9 @@ def stage_main(run: Callable[..., None], *, launcher: Callable[[], Processes | N
 
     Args:
         run: the stage.
-        launcher: says in which processes to run it; None from it, as by default, means in this one. Of several
-            processes the first alone writes outputs.
+        launcher: says in which processes to run it, told whether several may share it; None from it, as by default,
+            means in this one. Of several processes the first alone writes outputs.
+        method_of: for a stage with an argument `method`: what the method of that name brings.
     """
     stage = Path(inspect.getfile(run)).stem
     # A stage is killed with the dvc that started it, or it would go on writing what nobody waits for.
@@ -131,11 +158,11 @@ def stage_main(run: Callable[..., None], *, launcher: Callable[[], Processes | N
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         arguments = _parse_arguments(run, stage)
-        invocation = _Invocation(run, stage, arguments)
+        invocation = _Invocation(run, stage, arguments, method_of)
         if RUN_KEY in os.environ:
             invocation.take_part(os.environ[RUN_KEY])
         else:
-            invocation.execute(launcher())
+            invocation.execute(None if launcher is None else launcher(invocation.may_share))
     except StageFailure as failure:
         _leave(stage, str(failure), failure.status)
     except KeyboardInterrupt:
@@ -206,8 +233,8 @@ def _watch_grandparent(shell: int, grandparent: int | None) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _role(annotation: Any) -> str:
-    """Role of an argument: input, output, scratch or memo for paths, params for a section, else text."""
+def role_of(annotation: Any) -> str:
+    """Role of an argument: input(s), output, scratch or memo for paths, params for a section, else text."""
     for option in [annotation, *get_args(annotation)]:
         if get_origin(option) is Annotated:
             return str(get_args(option)[1])
@@ -223,15 +250,15 @@ def _parse_arguments(run: Callable[..., None], stage: str) -> argparse.Namespace
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     for name, argument in inspect.signature(run, eval_str=True).parameters.items():
-        role = _role(argument.annotation)
-        if role in {"input", "output", "text"}:
+        role = role_of(argument.annotation)
+        if role in {"input", "inputs", "output", "text"}:
             kind = str if role == "text" else Path
             required = argument.default is inspect.Parameter.empty
             default = None if required else argument.default
-            parser.add_argument(f"--{name.replace('_', '-')}", type=kind, required=required, default=default)
-    parser.add_argument("--params", default=stage, help="section of params.yaml, by default the stage's name")
-    unused = "a path that the stage doesn't read; for a slot of dvc.yaml that a method has no use for"
-    parser.add_argument("--unused", action="append", help=unused)
+            number = "+" if role == "inputs" else None
+            flag = f"--{name.replace('_', '-')}"
+            parser.add_argument(flag, type=kind, nargs=number, required=required, default=default)
+    parser.add_argument("--params", help="section of params.yaml, by default the stage's name")
     return parser.parse_args()
 
 
@@ -259,17 +286,52 @@ class _Snapshot:
 class _Invocation:
     """One run of a stage: its arguments by role, and the steps around it."""
 
-    def __init__(self, run: Callable[..., None], stage: str, arguments: argparse.Namespace) -> None:
+    def __init__(
+        self,
+        run: Callable[..., None],
+        stage: str,
+        arguments: argparse.Namespace,
+        method_of: Callable[[str], MethodOfStage] | None,
+    ) -> None:
         self.run = run
         self.stage = stage
+        self.method = None if method_of is None else method_of(arguments.method)
+        self.code = CODE / (stage if self.method is None else f"{arguments.method}_{stage}")
         self.given = {name: value for name, value in vars(arguments).items() if value is not None}
-        self.section_name = arguments.params
+        self.section_name = arguments.params or stage
         signature = inspect.signature(run, eval_str=True)
-        self.annotations = {name: argument.annotation for name, argument in signature.parameters.items()}
-        self.roles = {name: _role(annotation) for name, annotation in self.annotations.items()}
+        self.annotations = {
+            name: argument.annotation
+            for name, argument in signature.parameters.items()
+            # A section that a stage can do without is read only where it is named.
+            if arguments.params or argument.default is not None or role_of(argument.annotation) != "params"
+        }
+        self.roles = {name: role_of(annotation) for name, annotation in self.annotations.items()}
         # `dvc` names the stage as dvc.yaml has it ("training@bco"); by hand the section does.
         self.label: str = os.environ.get("DVC_STAGE", self.section_name).translate(str.maketrans("@/.", "---"))
         self._digests: dict[Path, tuple[Any, str]] = {}
+
+    @property
+    def may_share(self) -> bool:
+        """Whether several processes may run it together."""
+        return self.method is None or self.method.in_processes
+
+    def _check_code(self, code: Mapping[str, str]) -> None:
+        """Refuse to run other code than DVC will record, as after an edit without `dvc repro code`.
+
+        Args:
+            code: what this run would run.
+        """
+        if not self.code.is_file():
+            return
+        listed = parse_listing(self.code.read_text(encoding="utf-8"))
+        other = sorted(name for name in code.keys() | listed.keys() if code.get(name) != listed.get(name))
+        if other:
+            raise StageFailure(
+                f"expected the code that {self.code} lists, found {', '.join(other)} edited since; run `dvc repro "
+                "code` first, or `dvc repro` without --single-item",
+                status=EXIT_INPUTS_MOVED,
+            )
 
     def paths(self, role: str) -> dict[str, Path]:
         return {name: self.given[name] for name, found in self.roles.items() if found == role and name in self.given}
@@ -277,6 +339,8 @@ class _Invocation:
     def execute(self, processes: Processes | None = None) -> None:
         values = self._read_section()
         before = self._snapshot(values)
+        if "DVC_STAGE" in os.environ:
+            self._check_code(before.code)
         key = before.key()
         if processes is not None and not processes.is_first_machine:
             processes.run(_own_command_line(), key)
@@ -327,7 +391,7 @@ class _Invocation:
         call: dict[str, Any] = {}
         for name, role in self.roles.items():
             if role == "params":
-                section = _section_type(self.annotations[name], self.given)
+                section = self._section_type(self.annotations[name])
                 call[name] = parse_section(section, values, where=self.section_name)
             elif role == "scratch":
                 scratch.mkdir(parents=True, exist_ok=True)
@@ -337,14 +401,15 @@ class _Invocation:
             elif role == "output":
                 beside[name].parent.mkdir(parents=True, exist_ok=True)
                 call[name] = beside[name]
+            elif role == "inputs" and name in self.given:
+                call[name] = tuple(self.given[name])
             elif name in self.given:
                 call[name] = self.given[name]
         return call
 
     def _snapshot(self, values: Any) -> _Snapshot:
-        code = {str(path): file_digest(ROOT / path) for path in code_files(self._modules())}
         inputs = {}
-        for name, path in self.paths("input").items():
+        for name, path in self._read_paths():
             if not path.exists():
                 raise ValueError(
                     f"expected {name} at {path}, found nothing; `dvc repro` makes what a stage writes, "
@@ -352,7 +417,11 @@ class _Invocation:
                 )
             inputs[str(path)] = self._digest(path)
         text = {name: str(value) for name, value in self.given.items() if self.roles.get(name) == "text"}
-        return _Snapshot(code, inputs, canonical_json([text, values]))
+        return _Snapshot(parse_listing(code_listing(self._modules())), inputs, canonical_json([text, values]))
+
+    def _read_paths(self) -> list[tuple[str, Path]]:
+        several = [(name, path) for name in self.paths("inputs") for path in self.given[name]]
+        return [*self.paths("input").items(), *several]
 
     def _digest(self, path: Path) -> str:
         stamp = tree_stamp(path)
@@ -362,8 +431,13 @@ class _Invocation:
         return self._digests[path][1]
 
     def _modules(self) -> list[str | Path]:
-        method = self.given.get("method") if self.roles.get("method") == "text" else None
-        return [Path(inspect.getfile(self.run)), *([f"stages.trainers.{method}"] if method else [])]
+        return [Path(inspect.getfile(self.run)), *(self.method.modules if self.method else [])]
+
+    def _section_type(self, annotation: Any) -> type[Section]:
+        if self.method is not None:
+            return self.method.section()
+        options = [annotation, *get_args(annotation)]
+        return next(option for option in options if inspect.isclass(option) and issubclass(option, Section))
 
     @staticmethod
     def _check_written(beside: Mapping[str, Path]) -> None:
@@ -387,11 +461,9 @@ def _own_command_line() -> list[str]:
     return ["-m", spec.name, *sys.argv[1:]] if spec is not None else list(sys.argv)
 
 
-def _section_type(annotation: Any, given: Mapping[str, Any]) -> type[Section]:
-    """The section class of an annotation; of several (one per method), the one named for the method at hand."""
-    options = [o for o in [annotation, *get_args(annotation)] if inspect.isclass(o) and issubclass(o, Section)]
-    method = str(given.get("method", "")).replace("_", "")
-    return next((o for o in options if o.__name__.lower().startswith(method)), options[0])
+def parse_listing(text: str) -> dict[str, str]:
+    """Digest by path of a listing of source files; see `stages.contracts.closure.code_listing`."""
+    return {path: digest for digest, _, path in (line.partition("  ") for line in text.splitlines())}
 
 
 def read_params(section: str, path: Path = PARAMS_FILE) -> Any:

@@ -12,10 +12,9 @@ judge alike and the model is worse at some topics. Either everybody votes, or th
 most are pleased, and the annoyed where most are annoyed, which makes the two kinds of questions differ more.
 """
 
-import json
 import re
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,7 +23,6 @@ from stages.demo.topics import TOPICS, Topic
 
 WorldName = Literal["rater_bias", "competence"]
 Voters = Literal["all", "moved"]
-Judge = Callable[[str, str], float]
 
 PARTS = 3
 VOTE_SLOPE = 2.5
@@ -109,7 +107,7 @@ def answer_text(parts: tuple[str, ...]) -> str:
 
 
 def describe_truth(name: WorldName, world: Mapping[str, TopicTraits]) -> dict[str, Any]:
-    """All that a judge needs, as JSON: the rules by which answers are right, and what the world holds."""
+    """What nobody who learns from the log may know, as JSON: which answers are right, and how people vote."""
     return {
         "kind": TRUTH_KIND,
         "version": 1,
@@ -127,54 +125,34 @@ def describe_truth(name: WorldName, world: Mapping[str, TopicTraits]) -> dict[st
     }
 
 
-def load_judge(truth: Path) -> Judge:
-    """What gives the true reward, 0 to 1, of a completion to a prompt of the demo.
+def demo_judge(prompt: str, completion: str) -> float:
+    """The true reward, 0 to 1, of a completion to a prompt of the demo.
 
     The prompt may have a chat template's text around it; of several questions in it, the last one counts. Any
     completion gets a reward: its parts are what stands between commas, a part is right at its place or wrong, and
     more than three parts share the reward that three would get.
 
     Args:
-        truth: JSON that the stage `demo_feedback` wrote.
-
-    Returns:
-        A function of the text of the prompt and the text of the completion, which raises ValueError for a prompt
-        that is no question of the demo.
+        prompt: text of the prompt.
+        completion: text of the completion.
 
     Raises:
-        ValueError: the file isn't such a truth.
+        ValueError: the prompt is no question of the demo.
     """
-    questions = [
-        (_question_pattern(template), topic["answers"])
-        for topic in _read_truth(truth)["topics"]
-        for template in topic["templates"]
-    ]
-
-    def judge(prompt: str, completion: str) -> float:
-        found = [(match, answers) for pattern, answers in questions for match in pattern.finditer(prompt)]
-        found = [(match, answers) for match, answers in found if all(word in answers for word in match.groups())]
-        if not found:
-            raise ValueError(
-                f"expected a question of the demo, found {prompt!r}; set evaluation.judge to none for a log of your own"
-            )
-        match, answers = max(found, key=lambda item: item[0].start())
-        right = [answers[word].casefold() for word in match.groups()]
-        return _share_right(right, _parts(completion))
-
-    return judge
-
-
-def _read_truth(path: Path) -> dict[str, Any]:
-    try:
-        truth = json.loads(path.read_text(encoding="utf-8"))
-        kind = truth.get("kind"), truth.get("version")
-    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+    found = [(match, answers) for pattern, answers in _questions() for match in pattern.finditer(prompt)]
+    found = [(match, answers) for match, answers in found if all(word in answers for word in match.groups())]
+    if not found:
         raise ValueError(
-            f"{path}: expected the demo's truth as JSON, found none; run `dvc repro demo_feedback`"
-        ) from None
-    if kind != (TRUTH_KIND, 1):
-        raise ValueError(f"{path}: expected {TRUTH_KIND} v1, found {kind[0]} v{kind[1]}; run `dvc repro demo_feedback`")
-    return dict(truth)
+            f"expected a question of the demo, found {prompt!r}; set evaluation.judge to none for a log of your own"
+        )
+    match, answers = max(found, key=lambda item: item[0].start())
+    right = [answers[word].casefold() for word in match.groups()]
+    return _share_right(right, _parts(completion))
+
+
+@cache
+def _questions() -> list[tuple[re.Pattern[str], Mapping[str, str]]]:
+    return [(_question_pattern(template), topic.answers) for topic in TOPICS for template in topic.templates]
 
 
 def _question_pattern(template: str) -> re.Pattern[str]:

@@ -6,12 +6,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from stages.contracts.artifact import ContractError, read_table
+from stages.contracts.artifact import read_table
 from stages.contracts.completions import COMPLETIONS
-from stages.contracts.reference_logps import REFERENCE_LOGPS
-from stages.contracts.rows import Split, content_id
-from stages.contracts.tokens import TOKENS
+from stages.contracts.rows import content_id
 from stages.models.pointer import LINEAGE_FILE
+from stages.rows.scored import scored_tokens
 
 
 def read_reward(model: Path) -> tuple[float, float]:
@@ -37,22 +36,13 @@ def held_out_prompts(completions: Path) -> pa.Table:
         ContractError: `completions` is missing or damaged.
         ValueError: no prompt is held out.
     """
-    held_out = split_prompts(completions, "test")
+    table = read_table(completions, COMPLETIONS, columns=["prompt_id", "split", "prompt", "messages", "source"])
+    rows = table.filter(pc.equal(table["split"], "test"))
+    first = {prompt_id: index for index, prompt_id in reversed(list(enumerate(rows["prompt_id"].to_pylist())))}
+    held_out = rows.take(pa.array(sorted(first.values()), pa.int64()))
     if not len(held_out):
         raise ValueError(f"{completions}: expected held-out prompts, found none; raise normalization.test_share")
     return held_out
-
-
-def split_prompts(completions: Path, split: Split) -> pa.Table:
-    """One row of each prompt of a split, the first.
-
-    Raises:
-        ContractError: `completions` is missing or damaged.
-    """
-    table = read_table(completions, COMPLETIONS, columns=["prompt_id", "split", "prompt", "messages", "source"])
-    rows = table.filter(pc.equal(table["split"], split))
-    first = {prompt_id: index for index, prompt_id in reversed(list(enumerate(rows["prompt_id"].to_pylist())))}
-    return rows.take(pa.array(sorted(first.values()), pa.int64()))
 
 
 def prompt_slices(prompts: pa.Table, slice_by: str | None) -> dict[str, str | None]:
@@ -81,14 +71,8 @@ def labelled_rows(tokens: Path, reference_logps: Path) -> pa.Table:
     Raises:
         ContractError: an artifact is missing or damaged, or `reference_logps` is of other rows than `tokens`.
     """
-    rows = read_table(tokens, TOKENS)
-    reference = read_table(reference_logps, REFERENCE_LOGPS, columns=["row_id", "logps"])
-    if rows["row_id"].to_pylist() != reference["row_id"].to_pylist():
-        raise ContractError(
-            f"{reference_logps}: expected the rows of {tokens} in their order, found others; rerun reference_logprobs"
-        )
-    joined = rows.append_column("reference_logps", reference["logps"])
-    return joined.filter(pc.and_(pc.equal(rows["split"], "test"), pc.is_valid(rows["label"])))
+    rows = scored_tokens(tokens, reference_logps)
+    return rows.filter(pc.and_(pc.equal(rows["split"], "test"), pc.is_valid(rows["label"])))
 
 
 def choose_prompts(prompts: pa.Table, *, num_prompts: int, seed: int) -> pa.Table:

@@ -51,7 +51,8 @@ _COLUMNS = (
     ("normalization",),
     ("tokenization", "prompt_embedding"),
     ("reference_logprobs", "density_ratio"),
-    ("training", "shift_diagnosis"),
+    ("rows", "shift_diagnosis"),
+    ("training",),
     ("evaluation",),
     ("gate", "report"),
 )
@@ -63,8 +64,9 @@ _EDGES = (
     ("tokenization", "reference_logprobs"),
     ("tokenization", "density_ratio"),
     ("prompt_embedding", "density_ratio"),
-    ("reference_logprobs", "training"),
-    ("density_ratio", "training"),
+    ("reference_logprobs", "rows"),
+    ("density_ratio", "rows"),
+    ("rows", "training"),
     ("reference_logprobs", "shift_diagnosis"),
     ("density_ratio", "shift_diagnosis"),
     ("training", "evaluation"),
@@ -72,7 +74,6 @@ _EDGES = (
     ("evaluation", "report"),
     ("shift_diagnosis", "report"),
 )
-_ABOUT_SHIFT = {"prompt_embedding", "density_ratio", "shift_diagnosis", "reference_logprobs"}
 
 
 class Tile(NamedTuple):
@@ -293,6 +294,9 @@ def shift(density: Mapping[str, Any], diagnosis: Mapping[str, Any], ratios: Rows
         ratios: rows of weights.csv.
         reliability: rows of reliability.csv.
     """
+    if density.get("not_measured"):
+        why = {"diagnosis": "Not measured.", "recommendation": "", "reason": density["not_measured"]}
+        return {"tiles": [], "charts": [], "rows": [], **why}
     auc = density["auc"]
     shares = density["effective_sample_share"]
     clamped = density["clamped_share"]
@@ -473,17 +477,10 @@ def short(text: str, limit: int = MAX_TEXT) -> str:
     return text if len(text) <= limit else f"{text[:limit]} \u2026 ({len(text) - limit:,} more characters)"
 
 
-def graph(*, has_shift: bool) -> Markup:
-    """The picture of the stages.
-
-    Args:
-        has_shift: whether the method has to do with a shift between the labels; else the stages about it are left out.
-    """
-    hidden = set() if has_shift else _ABOUT_SHIFT
-    columns = [tuple(name for name in column if name not in hidden) for column in _COLUMNS]
-    edges = [edge for edge in _EDGES if not hidden.intersection(edge)]
-    steps = "; ".join(f"{source} feeds {target}" for source, target in edges)
-    return graph_picture([column for column in columns if column], edges, description=f"Graph of the stages: {steps}.")
+def graph() -> Markup:
+    """The picture of the stages."""
+    steps = "; ".join(f"{source} feeds {target}" for source, target in _EDGES)
+    return graph_picture(_COLUMNS, _EDGES, description=f"Graph of the stages: {steps}.")
 
 
 def percent(share: float, decimals: int = 0) -> str:

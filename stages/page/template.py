@@ -171,7 +171,6 @@ _BODY = """{%- macro answers(name, samples) %}
 <div class="charts">{% for chart in training.charts %}{{ chart }}{% endfor %}</div>
 </section>
 
-{% if shift %}
 <section id="shift"><h2>How thumbs-up and thumbs-down prompts differ</h2>
 {{ tiles(shift.tiles) }}
 <p>{{ shift.diagnosis }}</p>
@@ -184,7 +183,6 @@ _BODY = """{%- macro answers(name, samples) %}
 </details>
 {%- endif %}
 </section>
-{% endif %}
 
 <section id="answers"><h2>Answers side by side</h2>
 <p>{{ answers_intro }}</p>

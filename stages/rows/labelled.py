@@ -1,115 +1,88 @@
-"""Rows to train on, joined from the artifacts that hold their columns."""
+"""Rows with a label, and what other stages computed of them; the rows that BCO and KTO learn from."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset
-from datasets.table import InMemoryTable
 
-from stages.contracts.artifact import ContractError, read_table
+from stages.contracts.artifact import ContractError, read_manifest, read_table
 from stages.contracts.density_ratios import DENSITY_RATIOS
 from stages.contracts.reference_logps import REFERENCE_LOGPS
-from stages.contracts.tokens import TOKENS
-from stages.rows.mismatched import mismatched_table
-from stages.rows.pairs import pairs_of
+from stages.rows.mismatched import mismatched_places, mismatched_rows
+from stages.rows.scored import check_same_rows, scored_tokens
+from stages.rows.table import FoundRows, places_of, training_table
 
 _PROMPT_COLUMNS = ("desired_weight", "undesired_weight", "logit_offset")
 
 
-class TrainingRows(NamedTuple):
-    """Rows of the training split, and how many there are of each kind."""
-
-    dataset: Dataset
-    counts: dict[str, int]
-    """What there is to train on, and what was left out for which reason."""
-
-
-def labelled_training_rows(
+def labelled_rows(
     tokens: Path,
     reference_logps: Path,
     density_ratios: Path | None = None,
     mismatched_reference_logps: Path | None = None,
-) -> TrainingRows:
-    """Rows of the training split that have a label, with what the stages computed for them as columns.
+) -> FoundRows:
+    """Rows with a label, in the order of `tokens`.
 
     Args:
         tokens: `tokens` artifact.
         reference_logps: `reference_logps` artifact, in the order of `tokens`.
-        density_ratios: `density_ratios` artifact, one row per prompt; None adds no columns of prompts.
-        mismatched_reference_logps: `reference_logps` artifact of the mismatched rows; None adds no such rows.
+        density_ratios: `density_ratios` artifact, one row per prompt; None leaves the columns of prompts null.
+        mismatched_reference_logps: `reference_logps` artifact of the mismatched rows; None gives no partners.
 
     Raises:
         ContractError: an artifact is missing, two aren't of the same rows, or a prompt has no density ratio.
+        ValueError: prompts are to be weighted by how the two labels differ, and there is too little of one.
     """
-    rows = _with_reference(tokens, reference_logps)
-    is_train, is_labelled = pc.equal(rows["split"], "train"), pc.is_valid(rows["label"])
-    kept = rows.filter(pc.and_(is_train, is_labelled))
-    desired = pc.sum(kept["label"]).as_py() or 0
-    counts = {
+    table = scored_tokens(tokens, reference_logps)
+    is_train, is_labelled = pc.equal(table["split"], "train"), pc.is_valid(table["label"])
+    kept = table.filter(is_labelled)
+    columns = {name: kept[name] for name in ("label", "weight", "split", "reference_logps")}
+    columns |= {"row": places_of(is_labelled), "length": pc.list_value_length(kept["input_ids"])}
+    counts = _counts(table, is_train, is_labelled)
+    if density_ratios is not None:
+        columns |= _prompt_columns(kept["prompt_id"], density_ratios)
+    if mismatched_reference_logps is not None:
+        columns |= _mismatched_columns(table, columns["row"], mismatched_reference_logps, tokens)
+    return FoundRows(training_table(columns), {"train": counts})
+
+
+def _counts(table: pa.Table, is_train: pa.ChunkedArray, is_labelled: pa.ChunkedArray) -> dict[str, int]:
+    """What there is to train on, and what was left out for which reason."""
+    labels = table["label"].filter(pc.and_(is_train, is_labelled))
+    desired = pc.sum(labels).as_py() or 0
+    return {
         "desired": desired,
-        "undesired": kept.num_rows - desired,
+        "undesired": len(labels) - desired,
         "without_label": pc.sum(pc.and_(is_train, pc.invert(is_labelled))).as_py() or 0,
         "held_out": pc.sum(pc.invert(is_train)).as_py() or 0,
     }
-    if density_ratios is not None:
-        kept = _with_prompt_columns(kept, density_ratios)
-    if mismatched_reference_logps is not None:
-        kept = _with_mismatched(kept, tokens, mismatched_reference_logps)
-    return TrainingRows(_dataset(kept.drop_columns(["prompt_id", "pair_id", "split", "truncated"])), counts)
 
 
-def paired_training_rows(tokens: Path, reference_logps: Path) -> TrainingRows:
-    """Pairs of the training split, with the log-probabilities of both completions under the reference as columns.
-
-    Args:
-        tokens: `tokens` artifact.
-        reference_logps: `reference_logps` artifact, in the order of `tokens`.
-
-    Raises:
-        ContractError: an artifact is missing, or the two aren't of the same rows.
-        ValueError: there is no pair.
-    """
-    pairs = pairs_of(_with_reference(tokens, reference_logps), split="train", name=tokens)
-    return TrainingRows(_dataset(pairs.table.drop_columns(["prompt_id"])), pairs.counts)
-
-
-def _with_reference(tokens: Path, reference_logps: Path) -> pa.Table:
-    rows = read_table(tokens, TOKENS)
-    reference = read_table(reference_logps, REFERENCE_LOGPS, columns=["row_id", "logps"])
-    if not rows["row_id"].equals(reference["row_id"]):
-        raise ContractError(f"{reference_logps}: expected the rows of {tokens}, found others; rerun reference_logprobs")
-    return rows.append_column("reference_logps", reference["logps"])
-
-
-def _with_prompt_columns(rows: pa.Table, density_ratios: Path) -> pa.Table:
+def _prompt_columns(prompt_ids: pa.ChunkedArray, density_ratios: Path) -> dict[str, pa.ChunkedArray]:
+    facts = read_manifest(density_ratios, DENSITY_RATIOS)["meta"]
+    if "not_measured" in facts and facts["correction"] != "none":
+        raise ValueError(f"density_ratio.correction is {facts['correction']}, but {facts['not_measured']}")
     table = read_table(density_ratios, DENSITY_RATIOS)
-    places = pc.index_in(rows["prompt_id"], value_set=table["prompt_id"])
+    places = pc.index_in(prompt_ids, value_set=table["prompt_id"])
     if places.null_count:
-        missing = rows["prompt_id"].filter(pc.is_null(places))[0]
+        missing = prompt_ids.filter(pc.is_null(places))[0]
         raise ContractError(
             f"{density_ratios}: expected every prompt of the rows, found none for {missing}; rerun density_ratio"
         )
-    for name in _PROMPT_COLUMNS:
-        rows = rows.append_column(name, table[name].take(places))
-    return rows
+    return {name: table[name].take(places) for name in _PROMPT_COLUMNS}
 
 
-def _with_mismatched(rows: pa.Table, tokens: Path, reference_logps: Path) -> pa.Table:
+def _mismatched_columns(tokens: pa.Table, places: pa.Array, reference_logps: Path, name: Path) -> dict[str, pa.Array]:
+    """For each labelled row to train on, whose completion stands behind its prompt; null for those held out."""
+    pairing = mismatched_places(tokens)
     # Making the rows again costs less than reading them, and shows that the log-probabilities are theirs.
-    made = mismatched_table(rows.select([field.name for field in TOKENS.fields]))
+    made = mismatched_rows(tokens, pairing)
     reference = read_table(reference_logps, REFERENCE_LOGPS, columns=["row_id", "logps"])
-    if not made["row_id"].combine_chunks().equals(reference["row_id"].combine_chunks()):
-        raise ContractError(
-            f"{reference_logps}: expected the mismatched rows of {tokens}, found others; "
-            "rerun mismatched_reference_logprobs"
-        )
-    columns = {name: made[name] for name in ("input_ids", "prompt_length")}
-    for name, column in columns.items():
-        rows = rows.append_column(f"kl_{name}", column)
-    return rows.append_column("reference_kl_logps", reference["logps"])
-
-
-def _dataset(table: pa.Table) -> Dataset:
-    return Dataset(InMemoryTable(table.combine_chunks()))
+    check_same_rows(reference_logps, reference["row_id"], made["row_id"], what=f"the mismatched rows of {name}")
+    at = pc.index_in(places, value_set=pa.array(pairing.rows, pa.int32()))
+    columns = {
+        "partner": pa.array(pairing.partners, pa.int32()),
+        "partner_length": pc.list_value_length(made["input_ids"]),
+        "partner_reference_logps": reference["logps"],
+    }
+    return {name: column.take(at) for name, column in columns.items()}

@@ -5,6 +5,7 @@ first. So a new row changes the mismatched rows of its neighbours only, and what
 """
 
 from collections.abc import Hashable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from stages.contracts.rows import content_id
 from stages.contracts.tokens import TOKENS
+from stages.rows.table import places_of
 
 
 def partners(prompts: Sequence[Hashable], order: NDArray[np.int64] | None = None) -> list[int]:
@@ -61,28 +63,53 @@ def mismatched(
     ]
 
 
-def mismatched_table(tokens: pa.Table) -> pa.Table:
-    """The mismatched row of each labelled row of the training split, in their order.
+class Pairing(NamedTuple):
+    """Which rows are mismatched with which."""
+
+    rows: list[int]
+    """Places of the labelled rows of the training split, ascending."""
+    partners: list[int]
+    """For each of them, the place of the row whose completion stands behind its prompt."""
+
+
+def mismatched_places(tokens: pa.Table) -> Pairing:
+    """The partner of each labelled row of the training split.
 
     Args:
-        tokens: table of the schema `TOKENS`.
-
-    Returns:
-        A table of that schema; a row's id follows from the two that it was made of.
+        tokens: table with the columns of `TOKENS`.
 
     Raises:
         ValueError: all rows have the same prompt.
     """
-    kept = tokens.filter(pc.and_(pc.equal(tokens["split"], "train"), pc.is_valid(tokens["label"])))
-    if not kept.num_rows:
-        return kept
-    ids = kept["row_id"].to_pylist()
+    places = places_of(pc.and_(pc.equal(tokens["split"], "train"), pc.is_valid(tokens["label"])))
+    if not len(places):
+        return Pairing([], [])
+    kept = tokens.select(["row_id", "prompt_id"]).take(places)
     # Row ids are hashes, so their order is as good as random, and the same wherever rows stand in the table.
-    found = partners(kept["prompt_id"].to_pylist(), np.argsort(np.array(ids), kind="stable"))
-    lengths = kept["prompt_length"].to_pylist()
-    rows = mismatched(kept["input_ids"].to_pylist(), lengths, found)
+    order = np.argsort(np.array(kept["row_id"].to_pylist()), kind="stable")
+    found = partners(kept["prompt_id"].to_pylist(), order)
+    return Pairing(places.to_pylist(), places.take(pa.array(found, pa.int64())).to_pylist())
+
+
+def mismatched_rows(tokens: pa.Table, pairing: Pairing) -> pa.Table:
+    """The mismatched row of each row of `pairing`, in their order.
+
+    Args:
+        tokens: table with the columns of `TOKENS`.
+        pairing: what `mismatched_places` gave for it.
+
+    Returns:
+        A table of that schema; a row's id follows from the two that it was made of.
+    """
+    names = [field.name for field in TOKENS.fields]
+    kept = tokens.select(names).take(pa.array(pairing.rows, pa.int64()))
+    if not kept.num_rows:
+        return TOKENS.conform(kept)
+    found = pc.index_in(pa.array(pairing.partners), value_set=pa.array(pairing.rows)).to_pylist()
+    ids = kept["row_id"].to_pylist()
+    rows = mismatched(kept["input_ids"].to_pylist(), kept["prompt_length"].to_pylist(), found)
     # How far a row was cut depends on the longest one of the table.
-    names = [content_id(name, ids[partner], len(row)) for name, partner, row in zip(ids, found, rows, strict=True)]
-    columns = {"row_id": pa.array(names), "input_ids": pa.array(rows, pa.list_(pa.int32()))}
-    others = {name: kept[name] for name in kept.column_names if name not in columns}
+    made = [content_id(name, ids[partner], len(row)) for name, partner, row in zip(ids, found, rows, strict=True)]
+    columns = {"row_id": pa.array(made), "input_ids": pa.array(rows, pa.list_(pa.int32()))}
+    others = {name: kept[name] for name in names if name not in columns}
     return TOKENS.conform(pa.table({**columns, **others}))

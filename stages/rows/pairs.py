@@ -1,94 +1,115 @@
-"""Pairs of rows of the artifact `tokens`: those that the log has, and those that votes on one prompt make."""
+"""Pairs: those that the log has, and those that votes on one prompt make; what DPO and reward models learn from."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from stages.contracts.artifact import read_table
 from stages.contracts.completions import COMPLETIONS
 from stages.contracts.rows import content_id
 from stages.contracts.tokens import TOKENS
+from stages.rows.scored import scored_tokens
+from stages.rows.table import FoundRows, training_table
 
+SPLITS = ("train", "test")
 _IDS = ("input_ids", "prompt_length")
 
 
-class Pairs(NamedTuple):
-    """Pairs of one split, and what became of its rows."""
-
-    table: pa.Table
-    """Columns `row_id` (the pair's id), `prompt_id`, `weight`, and `input_ids` and `prompt_length` with the prefixes
-    `chosen_` and `rejected_`; `reference_chosen_logps` and `reference_rejected_logps` if rows have `reference_logps`.
-    Pairs of the log come first, each in the order in which the pairs begin among the rows."""
-    counts: dict[str, int]
-    """`pairs`; of those `pairs_given` by the log and `pairs_from_votes`; `pairs_with_prompts_cut_differently`, left
-    out; `rows_without_partner` and rows `without_label`; rows of an `other_split`."""
-
-
-def read_pairs(tokens: Path, *, split: str) -> Pairs:
-    """The pairs of a split of the artifact `tokens`; see `pairs_of`.
-
-    Raises:
-        ContractError: the artifact is missing or damaged.
-        ValueError: there are no pairs in the split.
-    """
-    return pairs_of(read_table(tokens, TOKENS), split=split, name=tokens)
-
-
-def pairs_of(rows: pa.Table, *, split: str, name: Path) -> Pairs:
-    """The pairs of a split.
+def pair_rows(tokens: Path, reference_logps: Path | None = None, margins: "Margins | None" = None) -> FoundRows:
+    """The pairs of both splits, chosen row and rejected partner.
 
     Rows that came as a pair are one. Of rows with votes on a prompt, each desired completion makes a pair with an
-    undesired one: as many as there are of the more numerous kind, the other kind's taken in turn.
+    undesired one: as many as there are of the more numerous kind, the other kind's taken in turn. Pairs of the log come
+    first, each in the order in which the pairs begin among the rows. A pair whose prompt truncation cut differently is
+    left out.
 
     Args:
-        rows: table with the columns of `TOKENS`, with or without `reference_logps`.
-        split: "train" or "test".
-        name: the artifact that they come from, for messages.
+        tokens: `tokens` artifact.
+        reference_logps: `reference_logps` artifact, in the order of `tokens`; None leaves its columns null.
+        margins: where the log says by how much a chosen completion is better; None asks for no margin.
 
     Raises:
-        ValueError: there are no pairs in the split.
+        ContractError: an artifact is missing or damaged, or two aren't of the same rows.
+        ValueError: there are no pairs in the train split, or a pair has no margin.
     """
-    inside = rows.filter(pc.equal(rows["split"], split))
-    kinds = inside.select(["row_id", "prompt_id", "pair_id", "label"]).to_pydict()
-    given, made = dict(_given_pairs(kinds)), dict(_pairs_from_votes(kinds))
-    pairs = {**given, **made}
-    table = _pair_table(inside, pairs)
+    rows = read_table(tokens, TOKENS) if reference_logps is None else scored_tokens(tokens, reference_logps)
+    found = {split: _pairs_of(rows, split) for split in SPLITS}
+    counts = {split: counts for split, (_, counts) in found.items()}
+    if not counts["train"]["pairs"]:
+        num_rows = len(rows) - counts["train"]["other_split"]
+        raise ValueError(
+            f"{tokens}: expected pairs in the train split, found none among {num_rows} rows; give a log with chosen "
+            "and rejected, or with votes on several answers to a prompt"
+        )
+    table = pa.concat_tables(table for table, _ in found.values())
+    if margins is not None:
+        table = table.set_column(table.column_names.index("margin"), "margin", margins.of(pair_ids(table, rows)))
+    return FoundRows(table, counts)
+
+
+def pair_ids(pairs: pa.Table, tokens: pa.Table) -> list[str]:
+    """Id of each pair: that of the log, or a hash of its two rows.
+
+    Args:
+        pairs: rows of `TRAINING_ROWS`.
+        tokens: the table that they are places in.
+    """
+    sides = [tokens.select(["row_id", "pair_id"]).take(pairs[name]).to_pylist() for name in _SIDES]
+    return [
+        chosen["pair_id"] or content_id(chosen["row_id"], rejected["row_id"])
+        for chosen, rejected in zip(*sides, strict=True)
+    ]
+
+
+_SIDES = ("row", "partner")
+_Pair = tuple[int, int]
+
+
+def _pairs_of(rows: pa.Table, split: str) -> tuple[pa.Table, dict[str, int]]:
+    """The pairs of a split, and what became of its rows."""
+    at = np.flatnonzero(pc.equal(rows["split"], split).to_numpy())
+    inside = rows.take(pa.array(at))
+    kinds = inside.select(["prompt_id", "pair_id", "label"]).to_pydict()
+    given, made = list(_given_pairs(kinds)), list(_pairs_from_votes(kinds))
+    places = np.array([*given, *made], dtype=np.int64).reshape(-1, 2)
+    sides = [inside.take(pa.array(side)) for side in places.T]
+    is_same = _have_same_prompts(sides)
     num_labelled = pc.sum(pc.is_valid(inside["label"])).as_py() or 0
     counts = {
-        "pairs": len(table),
+        "pairs": int(is_same.sum()),
         "pairs_given": len(given),
         "pairs_from_votes": len(made),
-        "pairs_with_prompts_cut_differently": len(pairs) - len(table),
-        "rows_without_partner": num_labelled - len({place for pair in pairs.values() for place in pair}),
+        "pairs_with_prompts_cut_differently": int((~is_same).sum()),
+        "rows_without_partner": num_labelled - len(np.unique(places)),
         "without_label": len(inside) - num_labelled,
         "other_split": len(rows) - len(inside),
     }
-    if not len(table):
-        raise ValueError(
-            f"{name}: expected pairs in the split {split}, found none among {len(inside)} rows; give a log with "
-            "chosen and rejected, or with votes on several answers to a prompt"
-        )
-    return Pairs(table, counts)
-
-
-_Pair = tuple[str, tuple[int, int]]
+    weights = pc.divide(pc.add(sides[0]["weight"], sides[1]["weight"]), pa.scalar(2.0, pa.float32()))
+    columns = {"weight": weights, "split": sides[0]["split"]}
+    for name, side, place in zip(_SIDES, sides, places.T, strict=True):
+        prefix = "" if name == "row" else f"{name}_"
+        columns |= {name: pa.array(at[place], pa.int32()), f"{prefix}length": pc.list_value_length(side["input_ids"])}
+        if "reference_logps" in rows.column_names:
+            columns[f"{prefix}reference_logps"] = side["reference_logps"]
+    return training_table(columns).filter(pa.array(is_same)), counts
 
 
 def _given_pairs(rows: Mapping[str, Sequence[Any]]) -> Iterator[_Pair]:
-    """Id of each pair that has both of its rows, and where its chosen and its rejected row stand."""
+    """Where the chosen and the rejected row of each pair stand that has both."""
     places: dict[str, dict[bool, int]] = {}
     for place, (pair_id, label) in enumerate(zip(rows["pair_id"], rows["label"], strict=True)):
         if pair_id is not None:
             places.setdefault(pair_id, {})[label] = place
-    for pair_id, pair in places.items():
+    for pair in places.values():
         if len(pair) == 2:
-            yield pair_id, (pair[True], pair[False])
+            yield pair[True], pair[False]
 
 
 def _pairs_from_votes(rows: Mapping[str, Sequence[Any]]) -> Iterator[_Pair]:
@@ -101,60 +122,47 @@ def _pairs_from_votes(rows: Mapping[str, Sequence[Any]]) -> Iterator[_Pair]:
             places.setdefault(prompt, {True: [], False: []})[label].append(place)
     for found in places.values():
         number = max(map(len, found.values())) if all(found.values()) else 0
-        for pair in zip(*(islice(cycle(found[label]), number) for label in (True, False)), strict=True):
-            yield content_id(*(rows["row_id"][place] for place in pair)), pair
+        yield from zip(*(islice(cycle(found[label]), number) for label in (True, False)), strict=True)
 
 
-def _pair_table(rows: pa.Table, pairs: Mapping[str, tuple[int, int]]) -> pa.Table:
-    """Columns of each pair but those whose prompts truncation cut differently."""
-    places = np.array(list(pairs.values()), dtype=np.int64).reshape(-1, 2)
-    chosen, rejected = (rows.take(pa.array(side)) for side in places.T)
+def _have_same_prompts(sides: Sequence[pa.Table]) -> NDArray[np.bool_]:
     prompts = [
-        [ids[:length] for ids, length in zip(*(side[name].to_pylist() for name in _IDS), strict=True)]
-        for side in (chosen, rejected)
+        [ids[:length] for ids, length in zip(*(side[name].to_pylist() for name in _IDS), strict=True)] for side in sides
     ]
-    is_same = pa.array([first == second for first, second in zip(*prompts, strict=True)], pa.bool_())
-    columns = {
-        "row_id": pa.array(list(pairs), pa.string()),
-        "prompt_id": chosen["prompt_id"],
-        "weight": pc.divide(pc.add(chosen["weight"], rejected["weight"]), pa.scalar(2.0, pa.float32())),
-    }
-    for prefix, side in (("chosen_", chosen), ("rejected_", rejected)):
-        columns |= {f"{prefix}{name}": side[name] for name in _IDS}
-        if "reference_logps" in rows.column_names:
-            columns[f"reference_{prefix}logps"] = side["reference_logps"]
-    return pa.table(columns).filter(is_same).combine_chunks()
+    return np.array([first == second for first, second in zip(*prompts, strict=True)], dtype=bool)
 
 
-def pair_margins(
-    pairs: pa.Table, completions: Path, column: str, values: Mapping[str, float] | None = None
-) -> pa.Array:
-    """By how much the chosen completion of each pair should win, as the log says.
+class Margins:
+    """Says by how much the chosen completion of each pair should win, as the log has it.
 
     Args:
-        pairs: `Pairs.table`.
         completions: `completions` artifact, which keeps the columns of the log.
         column: the log's column with the margin.
         values: the margin that each text of that column stands for. None: the column holds numbers.
-
-    Returns:
-        Float32, in the order of `pairs`.
-
-    Raises:
-        ValueError: a pair has no finite number in such a column, as one that votes make has none.
     """
-    rows = read_table(completions, COMPLETIONS, columns=["pair_id", "source"])
-    sources = dict(zip(rows["pair_id"].to_pylist(), rows["source"].to_pylist(), strict=True))
-    margins = []
-    for pair_id in pairs["row_id"].to_pylist():
-        source = json.loads(sources.get(pair_id, "{}"))
-        found = source.get(column)
-        margin = found if values is None else values.get(found) if isinstance(found, str) else None
+
+    def __init__(self, completions: Path, column: str, values: Mapping[str, float] | None = None) -> None:
+        self.column = column
+        self.values = values
+        rows = read_table(completions, COMPLETIONS, columns=["pair_id", "source"])
+        self.sources = dict(zip(rows["pair_id"].to_pylist(), rows["source"].to_pylist(), strict=True))
+
+    def of(self, names: Sequence[str]) -> pa.Array:
+        """Margins of the pairs of these ids. Float32.
+
+        Raises:
+            ValueError: a pair has no finite number in such a column, as one that votes make has none.
+        """
+        return pa.array([self._margin(name) for name in names], pa.float32())
+
+    def _margin(self, pair_id: str) -> float:
+        source = json.loads(self.sources.get(pair_id, "{}"))
+        found = source.get(self.column)
+        margin = found if self.values is None else self.values.get(found) if isinstance(found, str) else None
         if isinstance(margin, bool) or not isinstance(margin, int | float) or not np.isfinite(margin):
-            known = "a finite number" if values is None else f"one of {', '.join(values)}"
+            known = "a finite number" if self.values is None else f"one of {', '.join(self.values)}"
             raise ValueError(
-                f"margin_column: expected {known} in the column {column!r} of every pair, found {found!r} in "
+                f"margin_column: expected {known} in the column {self.column!r} of every pair, found {found!r} in "
                 f"{pair_id}, which has {', '.join(sorted(source)) or 'no columns'}; name another column, or null"
             )
-        margins.append(float(margin))
-    return pa.array(margins, pa.float32())
+        return float(margin)

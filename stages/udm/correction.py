@@ -70,6 +70,10 @@ class Corrections(NamedTuple):
     logit_offset: Floats
 
 
+class NotMeasuredError(ValueError):
+    """There is too little feedback of one label to say how the prompts of the two differ."""
+
+
 def fit(
     feedback: Feedback,
     *,
@@ -92,11 +96,11 @@ def fit(
         parity: draw with replacement and fit on all rows drawn, as TRL 0.21 does.
 
     Raises:
-        ValueError: there is feedback of one label only, or too few prompts of one to cross-fit.
+        NotMeasuredError: there is feedback of one label only, or too few prompts of one to cross-fit.
     """
     desired, undesired = np.flatnonzero(feedback.labels), np.flatnonzero(~feedback.labels)
     if not len(desired) or not len(undesired):
-        raise ValueError(
+        raise NotMeasuredError(
             f"expected desired and undesired rows to compare, found {len(desired)} desired and {len(undesired)} "
             "undesired ones in the train split; BCO needs feedback of both kinds, and SFT can use desired rows alone"
         )
@@ -138,7 +142,7 @@ def _possible_folds(plus: Places, minus: Places, num_folds: int) -> int:
     """As many folds as asked for, or one per prompt if there are fewer prompts."""
     num_plus, num_minus = len(np.unique(plus)), len(np.unique(minus))
     if num_folds > 1 and min(num_plus, num_minus) < 2:
-        raise ValueError(
+        raise NotMeasuredError(
             "expected at least two prompts of each label, so that each can be judged by a classifier that hasn't seen "
             f"it, found {num_plus} of desired and {num_minus} of undesired rows; collect more feedback, or set "
             "density_ratio.num_folds: 1"

@@ -1,13 +1,10 @@
-"""The graph of dvc.yaml, read through DVC, against the code and the design."""
-
-import dataclasses
-from pathlib import Path
+"""The graph of dvc.yaml, read through DVC, against the design."""
 
 import pytest
 
-from pipelines.graph import code_problems, read_graph
-
-ROOT = Path(__file__).resolve().parents[2]
+from pipelines.graph import read_graph, stages_of, targets_of
+from stages.contracts.closure import ROOT
+from stages.trainers import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -15,51 +12,60 @@ def nodes():
     return read_graph(ROOT)
 
 
-def test_every_stage_lists_the_code_that_it_runs(nodes):
-    assert code_problems(nodes) == []
-
-
-def test_a_source_file_missing_from_deps_is_named(nodes):
-    stage = next(node for node in nodes if node.name == "training@bco")
-    without = dataclasses.replace(stage, deps=tuple(dep for dep in stage.deps if dep != "stages/losses/bco.py"))
-
-    others = [node for node in nodes if node.name != stage.name]
-
-    assert code_problems([*others, without]) == [
-        "dvc.yaml: training@bco runs stages/losses/bco.py, which its deps don't list"
-    ]
-
-
-def test_a_source_file_too_much_in_deps_is_named(nodes):
-    stage = next(node for node in nodes if node.name == "tokenization")
-    more = dataclasses.replace(stage, deps=(*stage.deps, "stages/losses/bco.py"))
-
-    assert code_problems([more]) == ["dvc.yaml: tokenization lists stages/losses/bco.py, which it doesn't run"]
-
-
 def test_edges_are_those_of_the_design(nodes):
-    edges = {node.name: set(node.upstream) for node in nodes}
+    edges = {node.name: set(node.feeding) for node in nodes}
 
     assert edges["normalization"] == {"demo_feedback", "base_model"}
     assert edges["density_ratio"] == {"tokenization", "prompt_embedding"}
-    assert edges["training@bco"] == {"base_model", "tokenization", "reference_logprobs@base", "density_ratio"}
-    assert edges["training@dpo"] == {"base_model", "tokenization", "reference_logprobs@base"}
-    assert edges["training@kto"] == edges["training@dpo"] | {"mismatched_reference_logprobs@base"}
+    assert edges["bco_rows"] == {"tokenization", "reference_logprobs@base", "density_ratio"}
+    assert edges["dpo_rows"] == {"tokenization", "reference_logprobs@base"}
+    assert edges["kto_rows"] == edges["dpo_rows"] | {"mismatched_reference_logprobs@base"}
+    assert edges["sft_rows"] == edges["reward_rows"] == {"tokenization"}
+    for method in ("bco", "kto", "dpo", "sft", "reward"):
+        assert edges[f"training@{method}"] == {"base_model", "tokenization", f"{method}_rows"}
+    assert edges["ppo_training"] == {"base_model", "normalization", "ppo_rows"}
     assert edges["gate@bco"] == {"evaluation@bco"}
     assert "gate@bco" not in edges["report@bco"]
+
+
+def test_all_but_the_stage_code_depend_on_their_own_file_of_it(nodes):
+    assert {node.name for node in nodes if "code" not in node.upstream} == {"code"}
+    assert all(len([dep for dep in node.deps if dep.startswith("artifacts/code/")]) == 1 for node in nodes[1:])
+    assert not any(dep.endswith(".py") for node in nodes for dep in node.deps)
 
 
 def test_stages_come_after_what_they_read(nodes):
     names = [node.name for node in nodes]
 
+    assert names[0] == "code"
     assert all(names.index(other) < names.index(node.name) for node in nodes for other in node.upstream)
 
 
-def test_the_truth_is_read_by_evaluations_and_by_methods_whose_reward_it_is(nodes):
-    readers = {node.name for node in nodes if "data/demo/truth.json" in node.deps}
-    evaluations = {node.name for node in nodes if node.name.startswith("evaluation@")}
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_has_rows_a_training_an_evaluation_a_gate_and_a_report(nodes, method):
+    own = stages_of(method, nodes)
+    written = {out for node in own for out in node.outs}
 
-    assert readers == evaluations | {"training@iterative_sft", "training@ppo"}
+    assert {
+        f"artifacts/rows/{method}",
+        f"models/{method}",
+        f"metrics/evaluation/{method}.json",
+        f"metrics/gate/{method}.json",
+        f"reports/{method}.html",
+    } <= written
+    assert len(own) == 5
+    ends = targets_of([method], nodes)
+    assert len(ends) == 2
+    assert f"gate@{method}" in ends
+
+
+def test_a_method_that_the_graph_has_not_is_named_with_the_nearest(nodes):
+    with pytest.raises(ValueError, match=r"found 'pppo'; did you mean ppo\?"):
+        targets_of(["pppo"], nodes)
+
+
+def test_nobody_who_learns_reads_what_only_the_demo_knows(nodes):
+    assert {node.name for node in nodes if "data/demo/truth.json" in node.deps} == set()
 
 
 def test_nothing_switches_off_the_run_cache():

@@ -5,20 +5,20 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.params import Params, schema
-from stages.contracts.stage import parse_section, read_params
+from pipelines.params import Params, check_params, load_params, schema
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_params_yaml_is_valid():
-    parse_section(Params, read_params("", ROOT / "params.yaml"), where="")
+    load_params(ROOT / "params.yaml")
 
 
 def test_every_stage_has_a_section_of_its_own_name():
     not_stages = {"inputs", "references", "run"}
-    without_choices = {"__init__", "mismatched_rows"}
+    without_choices = {"__init__", "mismatched_rows", "code"}
     stages = {path.stem for path in (ROOT / "stages").glob("*.py") if not path.stem.endswith("_training")}
+    stages = {stage.removeprefix("training_") for stage in stages}
     stages -= without_choices
 
     assert set(Params.model_fields) - not_stages == stages
@@ -33,7 +33,9 @@ def test_every_parameter_says_what_it_means():
     ]
 
     # Sections of sections are described by their own class.
-    assert [name for name in undocumented if not name.startswith(("TrainingParams.", "GatesParams."))] == []
+    assert [
+        name for name in undocumented if not name.startswith(("TrainingParams.", "GatesParams.", "RowsOfMethods."))
+    ] == []
 
 
 def test_the_schema_for_editors_is_up_to_date():
@@ -52,4 +54,28 @@ def test_the_schema_for_editors_is_up_to_date():
 )
 def test_a_wrong_key_is_named_by_its_whole_path(values, message):
     with pytest.raises(ValueError, match=message):
-        parse_section(Params, values, where="")
+        check_params(values)
+
+
+def test_a_further_training_has_the_section_of_its_method():
+    found = check_params(
+        {"training": {"reward_b": {"method": "reward", "learning_rate": 1e-4}}, "gate": {"reward_b": {}}}
+    )
+
+    assert type(found.training.reward_b) is type(found.training.reward)
+    assert found.training.reward_b.learning_rate == 1e-4
+    assert found.rows.reward_b.margin_column is None
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rewrd": {}}, r"training\.rewrd is no method; did you mean reward\? .*as `method: reward`"),
+        ({"reward_b": {"method": "rewad"}}, r"found 'rewad'; did you mean reward\?"),
+        ({"reward_b": {"method": "reward", "betta": 1}}, r"training\.reward_b\.betta is no parameter"),
+    ],
+    ids=["no method", "an unknown one", "an unknown key"],
+)
+def test_a_further_training_that_is_none_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        check_params({"training": values})

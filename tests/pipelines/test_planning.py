@@ -1,5 +1,7 @@
 """What the words of a command line stand for, and what a plan holds."""
 
+import dataclasses
+
 import pytest
 
 from pipelines.graph import RunPolicy, StageNode
@@ -13,7 +15,7 @@ def stage(name, *, params=(), upstream=()):
 
 NODES = [
     *map(stage, ["tokenization", "training@bco", "evaluation@bco", "training@kto", "evaluation@kto"]),
-    stage("picture", upstream=("evaluation@kto",)),
+    dataclasses.replace(stage("picture"), outs=("reports/kto.html",)),
 ]
 
 
@@ -46,7 +48,7 @@ def test_meta_of_a_stage_is_its_policy():
     policy = RunPolicy.from_meta("a", {"resources": "accelerator", "retries": 2, "timeout_s": 60})
 
     assert policy == RunPolicy("accelerator", 2, 60)
-    assert RunPolicy.from_meta("a", None) == RunPolicy("cpu", 0, None)
+    assert RunPolicy.from_meta("a", None) == RunPolicy("cpu", 0, 14400)
 
 
 @pytest.mark.parametrize(

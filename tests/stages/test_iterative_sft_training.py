@@ -5,13 +5,13 @@ import signal
 
 import pytest
 import torch
+from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
 
 from stages.contracts.files import files_below
 from stages.iterative_sft_training import IterativeSFTTrainingParams, run
 from stages.models.loading import load_causal_lm
 from stages.models.prompt_room import prompt_room
 from stages.trainers.core.sections import LoraParams
-from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
 from tests.stages.feedback import write_completions
 from tests.stages.test_sft_training import single_thread  # noqa: F401 - a fixture
 from tests.stages.training_runs import digests, kill_when, outputs, write_base_model

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from stages.reward_training import RewardTrainingParams
 
 from stages import reward_evaluation, reward_training
 from stages.contracts.closure import ROOT
@@ -17,7 +18,6 @@ from stages.contracts.files import files_below, tree_digest
 from stages.models.pointer import ModelPointer, fingerprint, tokenizer_fingerprint, write_pointer
 from stages.models.scoring import load_reward_model
 from stages.reward_evaluation import RewardEvaluationParams
-from stages.reward_training import RewardTrainingParams
 from stages.trainers.core.sections import LoraParams
 from tests.stages.feedback import write_completions, write_tokens
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer

@@ -5,12 +5,12 @@ import signal
 
 import pytest
 import torch
+from stages.sft_training import SFTTrainingParams, run
 
 from stages.contracts.files import files_below
 from stages.models.loading import load_causal_lm
 from stages.models.pointer import fingerprint, read_pointer
 from stages.models.tokenizers import load_tokenizer
-from stages.sft_training import SFTTrainingParams, run
 from stages.trainers.core.sections import LoraParams
 from tests.stages.feedback import write_tokens
 from tests.stages.training_runs import digests, kill_when, outputs, write_base_model

@@ -7,6 +7,7 @@ import pytest
 from annotated_types import Interval
 from pydantic import PositiveFloat, PositiveInt, ValidationError
 
+from stages.contracts.stage import Section
 from stages.trainers.core.fields import check_fields, config_values, section_fields
 
 
@@ -46,7 +47,7 @@ def test_what_lies_outside_a_types_limits_is_refused(given, message):
 
 
 def test_a_section_has_types_limits_defaults_and_docstrings_of_the_config():
-    class Params(section_fields(Config, "steps", "clip", kind="b")):
+    class Params(section_fields(Section, Config, "steps", "clip", kind="b")):
         """With one of its own."""
 
         epochs: int = 3

@@ -7,12 +7,12 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from peft import LoraConfig
+from stages.trainers.ppo.prompts import Prompt
 
 from stages.models.generation import Sampling
 from stages.models.value_head import AutoModelForSeq2SeqLMWithValueHead
 from stages.trainers import PPOTrainer
 from stages.trainers.core.named_reward import Reward
-from stages.trainers.ppo.prompts import Prompt
 from stages.trainers.ppo.run import RunSettings, curves_of, prompts_of_step, run_ppo, sample_responses
 from stages.trainers.ppo.state import STEP_CHECKPOINTS
 from tests.models.test_value_head import tiny_t5

@@ -201,6 +201,3 @@ def _weights(batch: Batch) -> Tensor | None:
         by_label = batch.get("desired_weight", ones).where(batch["label"], batch.get("undesired_weight", ones))
         weights = by_label if weights is None else weights * by_label
     return weights
-
-
-TRAINER = BCOTrainer

@@ -1,62 +1,15 @@
-"""A training as a stage of the graph: its section as arguments, going on after a kill, and what it leaves behind."""
+"""A training as a stage of the graph: going on after a kill, and what it leaves behind."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from stages.contracts.files import write_json, write_text
-from stages.models.devices import default_device
-from stages.models.pointer import read_pointer, write_lineage
+from stages.models.pointer import fingerprint, read_pointer, tokenizer_fingerprint, write_lineage, write_pointer
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
-from stages.trainers.core.processes import rows_per_process, whole_weights
-from stages.trainers.core.sections import LoraParams, OptimisationParams
-
-_NOT_OF_THE_CONFIG = {"start_from", "lora", "dtype", "report_to", "gradient_checkpointing", "save_steps"}
-
-
-def config_arguments(params: OptimisationParams, *, without: Collection[str] = ()) -> dict[str, Any]:
-    """A section of params.yaml as arguments of the method's config.
-
-    Args:
-        params: the section.
-        without: keys that the config doesn't know.
-    """
-    return {
-        **params.model_dump(exclude=_NOT_OF_THE_CONFIG.union(without)),
-        "per_device_train_batch_size": rows_per_process(params.per_device_train_batch_size),
-        "activation_checkpointing": params.gradient_checkpointing,
-        "gradient_checkpointing": params.gradient_checkpointing,
-        "save_strategy": "steps" if params.save_steps else "no",
-        "save_steps": params.save_steps or 500,
-        "save_total_limit": 2,
-        "use_cpu": default_device().type == "cpu",
-        "dataloader_pin_memory": default_device().type == "cuda",
-        "logging_first_step": True,
-    }
-
-
-def adapter_config(lora: LoraParams | None, *, task_type: str) -> Any:
-    """The adapter that a section describes.
-
-    Args:
-        lora: the section; None trains the whole model.
-        task_type: what the model is for, in peft's words.
-    """
-    if lora is None:
-        return None
-    # peft is slow to import, and only adapters need it.
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        target_modules=lora.target_modules,
-        lora_dropout=lora.dropout,
-        task_type=task_type,
-    )
+from stages.trainers.core.processes import whole_weights
 
 
 def train_on(trainer: FeedbackTrainer, scratch: Path) -> None:
@@ -113,3 +66,17 @@ def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **fact
     tokenizer.save_pretrained(folder)
     write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), **facts)
     write_text(folder / "README.md", trainer.card(base_model=pointer.repository))
+
+
+def write_base_pointer(model: Path, base_model: Path) -> None:
+    """Make the folder of the model an artifact `base_model`."""
+    base = read_pointer(base_model)
+    changes = {
+        "source": "scratch",
+        "path": None,
+        "repository": None,
+        "revision": None,
+        "fingerprint": fingerprint(model, trust_remote_code=base.trust_remote_code),
+        "tokenizer_fingerprint": tokenizer_fingerprint(model),
+    }
+    write_pointer(model, base.model_copy(update=changes))

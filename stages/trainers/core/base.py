@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sized
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from datasets import Dataset
@@ -14,6 +14,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from stages.contracts.files import write_text
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, write_state
+from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import MetricSums, Share
 from stages.trainers.core.model_card import card_of
 from stages.trainers.core.safeguards import GradientWatch
@@ -60,6 +61,23 @@ class FeedbackTrainer(Trainer):
             )
 
     # ---- what a method says ----
+
+    @classmethod
+    def of_stage(cls, job: Job) -> Self:
+        """The trainer that does what the stage `training` asks for; methods of that stage have one."""
+        raise ValueError(f"{cls.__name__} is not trained by the stage training; {job.params.__class__.__name__} is")
+
+    def lineage_facts(self, params: Any) -> dict[str, Any]:  # noqa: ARG002 - what methods override
+        """What the lineage of a model says that the stage `training` trained, as finite JSON values.
+
+        Args:
+            params: the method's section of params.yaml.
+        """
+        return {}
+
+    def before_saving(self, params: Any) -> bool:  # noqa: ARG002 - what methods override
+        """Called before the stage `training` writes the model; whether others may then start from it."""
+        return False
 
     def end_step(self) -> None:
         """Called in each optimizer step behind its last micro-batch, before the weights move."""

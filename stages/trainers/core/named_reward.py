@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from stages.contracts.named_function import named_function
-from stages.models.judging import named_judge
+from stages.demo.world import demo_judge
 from stages.models.scoring import RewardScorer
 
 Row = Mapping[str, Any]
@@ -57,20 +57,48 @@ class Reward(NamedTuple):
         return found
 
 
-def load_reward(name: str | Path, *, truth: Path | None = None) -> Reward:
+def named_reward(name: str, reward_models: Sequence[Path] = ()) -> Reward:
+    """The reward that params.yaml names.
+
+    Args:
+        name: "model", the mean of the scores of reward models; "demo", the true reward of the demo's world; or
+            "package.module:function".
+        reward_models: their folders.
+
+    Raises:
+        ValueError: reward models are missing or of no use to that name, the name leads to no reward, or the function
+            takes other arguments.
+    """
+    if (name == "model") != bool(reward_models):
+        raise ValueError(
+            f"reward: expected --reward-models with reward model and with no other, found "
+            f"{', '.join(map(str, reward_models)) or 'none'} with {name}; mend the stage's entry in dvc.yaml, or name "
+            "another reward in params.yaml"
+        )
+    if name != "model":
+        return load_reward(name)
+    rewards = [load_reward(folder) for folder in reward_models]
+    if len(rewards) == 1:
+        return rewards[0]
+    return Reward(
+        " + ".join(map(str, reward_models)),
+        "templated",
+        lambda *asked: [sum(scores) / len(rewards) for scores in zip(*(r(*asked) for r in rewards), strict=True)],
+    )
+
+
+def load_reward(name: str | Path) -> Reward:
     """The reward that a name stands for.
 
     Args:
         name: folder of a reward model; "demo", the true reward of the demo's world (a path of that name is a folder);
             or "package.module:function".
-        truth: the file that the demo's reward reads; None if there is none.
 
     Raises:
         ValueError: the name leads to no reward, or the function takes other arguments.
     """
     if name == "demo":
-        judge = named_judge("demo", truth=truth)
-        return _of_function("demo", judge, names=["prompt", "completion"])
+        return _of_function("demo", demo_judge)
     if Path(name).is_dir():
         scorer = RewardScorer.load(Path(name))
         return Reward(
@@ -80,9 +108,9 @@ def load_reward(name: str | Path, *, truth: Path | None = None) -> Reward:
     return _of_function(str(name), own)
 
 
-def _of_function(name: str, function: Any, *, names: list[str] | None = None) -> Reward:
+def _of_function(name: str, function: Any) -> Reward:
     """A reward of a function, called as the names of its arguments say."""
-    names = list(inspect.signature(function).parameters) if names is None else names
+    names = list(inspect.signature(function).parameters)
     if names in (["prompts", "completions"], ["prompts", "completions", "rows"]):
         width = len(names)
         return Reward(name, "user", lambda *columns: function(*map(list, columns[:width])))

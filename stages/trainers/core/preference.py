@@ -5,7 +5,7 @@ A method adds a config, its `preference_loss`, and what state it keeps between s
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
 from datasets import Dataset
@@ -13,14 +13,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from stages.models.frozen import PolicyItself, SeparateModel, check_adapters
+from stages.models.loading import load_causal_lm
 from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.models.seq2seq import seq2seq_logps
 from stages.rows.collation import PreferenceCollator, default_collator, stacked
 from stages.rows.raw import PAIR, LeftOut, Lengths, RowReader, reference_column
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.config import PreferenceConfig
+from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import Share
 from stages.trainers.core.policy import is_encoder_decoder, load_model, prepare_policy, prepared_init
+from stages.trainers.core.processes import shard_on_cpu
 from stages.trainers.core.reference import (
     add_reference_logps,
     check_reference_arguments,
@@ -164,6 +167,24 @@ class PreferenceTrainer(FeedbackTrainer):
         )
         if args.precompute_ref_log_probs and self.needs_reference:
             self._precompute_reference_logps()
+
+    # ---- as a stage ----
+
+    @classmethod
+    def of_stage(cls, job: Job) -> Self:
+        """The trainer of the rows of a stage; they are cut already."""
+        args = cls.config_class(**job.arguments(), max_length=None, max_prompt_length=None)
+        shard_on_cpu(args)
+        return cls(
+            load_causal_lm(job.base_model, dtype=job.params.dtype),
+            args=args,
+            train_dataset=job.train_rows(),
+            **job.beside_the_model(task_type="CAUSAL_LM"),
+        )
+
+    def lineage_facts(self, params: Any) -> dict[str, Any]:
+        """What `evaluation` reads rewards by."""
+        return {"beta": params.beta, "reward_shift": self.reward_shift()}
 
     # ---- what a method says ----
 

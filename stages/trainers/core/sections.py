@@ -20,7 +20,16 @@ class LoraParams(Section):
     """Dropout before the adapter."""
 
 
-class LanguageModelParams(Section):
+class TrainingSection(Section):
+    """What every section below `training` of params.yaml has."""
+
+    method: str | None = None
+    """Method that the section is of, where its name is none: a second reward model, `reward_b`, says `reward`."""
+    start_from: str = "base"
+    """Model that training starts from and is compared with: `base`, or the method that trained it, such as `sft`."""
+
+
+class LanguageModelParams(TrainingSection):
     """How a language model is held and followed while it is trained, by whatever method."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -36,10 +45,8 @@ class LanguageModelParams(Section):
 
 
 class OptimisationParams(LanguageModelParams):
-    """Where a training starts and how it moves weights, whatever the loss."""
+    """How a training moves weights, whatever the loss."""
 
-    start_from: str = "base"
-    """Model that training starts from and is compared with: `base`, or the method that trained it, such as `sft`."""
     learning_rate: float = Field(1e-6, gt=0)
     """Learning rate after warm-up."""
     lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
@@ -68,3 +75,10 @@ class OptimisationParams(LanguageModelParams):
     """Optimizer steps between two points of the curves."""
     save_steps: int = Field(200, ge=0)
     """Optimizer steps between two checkpoints, from which a killed run goes on; 0 writes none."""
+
+
+class PreferenceParams(OptimisationParams):
+    """What the sections of methods share that compare a policy with its reference."""
+
+    beta: float = Field(0.1, gt=0)
+    """Scale of the implicit reward; the larger, the closer the policy stays to the reference."""

@@ -6,9 +6,11 @@ from pydantic import Field
 
 from stages.contracts.stage import Section
 from stages.trainers.core.fields import section_fields
+from stages.trainers.core.sections import TrainingSection
 from stages.trainers.ddpo.config import DDPOConfig
 
 _OF_THE_CONFIG: Any = section_fields(
+    TrainingSection,
     DDPOConfig,
     "num_epochs",
     "sample_num_steps",

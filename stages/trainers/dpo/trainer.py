@@ -203,6 +203,3 @@ class DPOTrainer(PreferenceTrainer):
     def null_ref_context(self) -> AbstractContextManager[Any]:
         """A context in which the policy is the reference, where it is the policy without its adapter."""
         return documented_methods.null_ref_context(self)
-
-
-TRAINER = DPOTrainer

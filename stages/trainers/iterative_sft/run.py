@@ -7,7 +7,7 @@ until the run is over.
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from stages.contracts.files import write_json
 from stages.contracts.rows import content_id
 from stages.losses.sft import IGNORED
 from stages.models.generation import Sampling, have_ended, sample_ids
+from stages.rows.prompts import Prompt
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, kept
 from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
 
@@ -27,19 +28,6 @@ logger = logging.getLogger(__name__)
 Point = dict[str, float]
 COLUMNS = ("round", "step", "held_out_reward", "reward", "best_reward", "length", "finished", "loss", "prompts")
 """What a point may hold, in the order in which to show it."""
-
-
-class Prompt(NamedTuple):
-    """A prompt to answer."""
-
-    prompt_id: str
-    """Hash of it; decides in which round it has its turn."""
-    input_ids: list[int]
-    """Its tokens after templating."""
-    text: str
-    """What the reward is told of it."""
-    row: Mapping[str, Any] = {}
-    """Other columns of the log, for rewards that read them."""
 
 
 Reward = Callable[[Sequence[Prompt], Sequence[str], Sequence[bool]], Sequence[float]]

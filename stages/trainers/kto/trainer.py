@@ -148,6 +148,3 @@ class KTOTrainer(PreferenceTrainer):
     def restore_method_state(self, state: dict[str, Any]) -> None:
         """Take up what `method_state` gave."""
         self.last_kl = state.get("kl", 0.0)
-
-
-TRAINER = KTOTrainer

@@ -16,9 +16,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from stages.models.generation import Sampling, have_ended, sample_ids
+from stages.rows.prompts import Prompt
 from stages.trainers.core.named_reward import Reward
 from stages.trainers.core.seeding import row_order
-from stages.trainers.ppo.prompts import Prompt, prompt_rows
 from stages.trainers.ppo.state import STEP_CHECKPOINTS
 from stages.trainers.ppo.trainer import PPOTrainer
 
@@ -109,7 +109,8 @@ def _one_step(trainer: PPOTrainer, prompts: Sequence[Prompt], reward: Reward, sa
     batch, turns = [prompt for prompt, _ in own], [turn for _, turn in own]
     responses = sample_responses(trainer, batch, sampling, step=number, turns=turns)
     texts = trainer.tokenizer.batch_decode(responses, skip_special_tokens=True)
-    questions, rows = prompt_rows(batch, templated=reward.prompts_as == "templated")
+    questions = [prompt.text(reward.prompts_as) for prompt in batch]
+    rows = [prompt.row for prompt in batch]
     policy = cast(PreTrainedModel, accelerator.unwrap_model(trainer.model))
     rewards = reward(questions, texts, rows, have_ended(responses, policy, trainer.tokenizer))
     stats = trainer.step(

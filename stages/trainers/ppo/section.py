@@ -9,6 +9,7 @@ from stages.trainers.core.sections import LanguageModelParams
 from stages.trainers.ppo.config import PPOConfig
 
 _OF_THE_CONFIG: Any = section_fields(
+    LanguageModelParams,
     PPOConfig,
     "gradient_accumulation_steps",
     "ppo_epochs",
@@ -34,11 +35,9 @@ _OF_THE_CONFIG: Any = section_fields(
 )
 
 
-class PPOTrainingParams(_OF_THE_CONFIG, LanguageModelParams):  # type: ignore[misc] # its fields are made above
+class PPOTrainingParams(_OF_THE_CONFIG):  # type: ignore[misc] # its fields are made above
     """Section `training.ppo` of params.yaml."""
 
-    start_from: str = "base"
-    """Model that training starts from and is held near to: `base`, or the method that trained it, such as `sft`."""
     reward: str = "model"
     """Who scores answers: `model`, a reward model; `demo`, the true reward of the demo's world; or
     `package.module:function`, a Python function of (prompt, completion) or (prompt, completion, row). DVC doesn't

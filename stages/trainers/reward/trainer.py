@@ -1,7 +1,7 @@
 """Reward model on preference pairs (Bradley-Terry), Ouyang et al. 2022, https://arxiv.org/abs/2203.02155."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from datasets import Dataset
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from stages.losses.reward import RewardLoss, reward_loss
-from stages.models.scoring import check_reward_model, scores_of
+from stages.models.scoring import check_reward_model, reward_model_of, scores_of
 from stages.rows.collation import default_collator, stacked
 from stages.rows.raw import PAIR, LeftOut, Lengths, RowReader
 from stages.trainers.core.base import FeedbackTrainer
+from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import Share, share_of
 from stages.trainers.core.policy import prepare_policy, prepared_init
 from stages.trainers.core.safeguards import refuse_non_finite
@@ -110,6 +111,18 @@ class RewardTrainer(FeedbackTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+
+    # ---- as a stage ----
+
+    @classmethod
+    def of_stage(cls, job: Job) -> Self:
+        """The trainer of the pairs of a stage, of a model with a new head on the base."""
+        return cls(
+            reward_model_of(job.base_model, dtype=job.params.dtype, seed=job.params.seed),
+            args=cls.config_class(**job.arguments()),
+            train_dataset=job.train_rows(),
+            **job.beside_the_model(task_type="SEQ_CLS", tokenizer="tokenizer"),
         )
 
     # ---- data ----

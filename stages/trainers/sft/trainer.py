@@ -7,14 +7,16 @@ import dataclasses
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
 
 from stages.models.documents import keeps_documents_apart
+from stages.models.loading import load_causal_lm
 from stages.rows.label_collation import LabelCollator
 from stages.rows.raw import LeftOut
 from stages.trainers.core.arguments import DocumentedArguments
+from stages.trainers.core.job import Job
 from stages.trainers.core.policy import load_model, prepare_policy, prepared_init
 from stages.trainers.core.seeding import set_seed
 from stages.trainers.core.token_loss import TokenLossTrainer
@@ -166,6 +168,39 @@ class SFTTrainer(TokenLossTrainer):
         # Another collator may ask for other labels than the ids.
         self.scores_ids = isinstance(self.data_collator, LabelCollator) and self.label_smoother is None
         self._check_loaded()
+
+    # ---- as a stage ----
+
+    @classmethod
+    def of_stage(cls, job: Job) -> Self:
+        """The trainer of the rows of a stage, which it packs if asked to."""
+        params = job.params
+        arguments = job.arguments(without={"packing", "seq_length", "merge_lora"})
+        arguments["per_device_eval_batch_size"] = params.per_device_train_batch_size
+        packing = params.packing != "none"
+        return cls(
+            load_causal_lm(job.base_model, dtype=params.dtype),
+            cls.config_class(**arguments),
+            train_dataset=job.train_rows(),
+            eval_dataset=job.held_out_rows(),
+            **job.beside_the_model(task_type="CAUSAL_LM", tokenizer="tokenizer"),
+            packing=packing,
+            max_seq_length=params.seq_length if packing else None,
+            dataset_kwargs={"keep_documents_apart": params.packing == "apart"} if packing else None,
+        )
+
+    def lineage_facts(self, params: Any) -> dict[str, Any]:  # noqa: ARG002 - the same for all
+        """What `evaluation` reads, for which the log-ratio to the start is the reward."""
+        return {"beta": 1.0, "reward_shift": 0.0}
+
+    def before_saving(self, params: Any) -> bool:
+        """Make a trained adapter part of the weights if asked to; whole weights are a base model for others."""
+        if params.lora is not None and params.merge_lora:
+            trained: Any = self.model
+            self.model = trained.merge_and_unload()
+        return params.lora is None or bool(params.merge_lora)
+
+    # ---- checks ----
 
     def _check_loaded(self) -> None:
         """Raise ValueError if the model can't do what it is asked for."""

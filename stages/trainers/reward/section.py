@@ -1,0 +1,12 @@
+"""Section `training.reward` of params.yaml; light to import, as graphs are read with it."""
+
+from pydantic import Field
+
+from stages.trainers.core.sections import OptimisationParams
+
+
+class RewardTrainingParams(OptimisationParams):
+    """Section `training.reward` of params.yaml."""
+
+    learning_rate: float = Field(1e-5, gt=0)
+    """Learning rate after warm-up."""

@@ -1,0 +1,123 @@
+"""Stage `training_rows`: what one method learns from, out of what the stages before computed.
+
+    dvc repro bco_rows
+
+The artifact holds places and numbers and no text, so that a filter, a mixture or a curriculum is a stage that reads
+one and writes another.
+"""
+
+from collections.abc import Collection
+from difflib import get_close_matches
+from typing import Self
+
+from pydantic import model_validator
+
+from stages.contracts.stage import Input, Output, Section, stage_main
+from stages.contracts.training_rows import Kind
+
+NEEDED: dict[str, tuple[str, ...]] = {
+    "labelled": ("tokens", "reference_logps"),
+    "pairs": ("tokens",),
+    "demonstrations": ("tokens",),
+    "prompts": ("completions",),
+    "image_prompts": ("image_prompts",),
+}
+"""What each kind is made of; the first is what its rows are places in."""
+OPTIONAL = {"labelled": ("density_ratios", "mismatched_reference_logps"), "pairs": ("reference_logps",)}
+
+
+class RowsParams(Section):
+    """A section below `rows` of params.yaml."""
+
+    margin_column: str | None = None
+    """Column of the log that says by how much a chosen completion is better, taken as margin of the loss; null asks
+    for no margin."""
+    margin_values: dict[str, float] | None = None
+    """Margin that each text of that column stands for, such as {slight: 0.3, clear: 1.0}; null takes its numbers."""
+
+    @model_validator(mode="after")
+    def _values_have_a_column(self) -> Self:
+        if self.margin_values is not None and self.margin_column is None:
+            raise ValueError("margin_values is set and margin_column isn't; name the column")
+        return self
+
+
+def run(
+    *,
+    kind: Kind,
+    tokens: Input | None = None,
+    reference_logps: Input | None = None,
+    density_ratios: Input | None = None,
+    mismatched_reference_logps: Input | None = None,
+    completions: Input | None = None,
+    image_prompts: Input | None = None,
+    rows: Output,
+    params: RowsParams | None = None,
+) -> None:
+    """Write the rows of both splits.
+
+    Args:
+        kind: what a row is: a `labelled` completion, one of `pairs`, one of `demonstrations` (completions that people
+            liked among them), one of `prompts` or of `image_prompts`.
+        tokens: `tokens` artifact, for all kinds but prompts.
+        reference_logps: `reference_logps` artifact, in the order of `tokens`; for labelled rows and pairs.
+        density_ratios: `density_ratios` artifact; None weighs all prompts alike.
+        mismatched_reference_logps: `reference_logps` artifact of the mismatched rows, which KTO learns from.
+        completions: `completions` artifact, for prompts, and for the margins of pairs.
+        image_prompts: `image_prompts` artifact, for that kind.
+        rows: `training_rows` artifact to write.
+        params: margins of pairs; None asks for none.
+
+    Raises:
+        ContractError: an artifact is missing or damaged, or two aren't of the same rows.
+        ValueError: there is nothing to learn from, a kind lacks what it is made of, or a pair has no margin.
+    """
+    from stages.contracts.completions import COMPLETIONS
+    from stages.contracts.image_prompts import IMAGE_PROMPTS
+    from stages.rows.demonstrations import demonstration_rows
+    from stages.rows.labelled import labelled_rows
+    from stages.rows.pairs import Margins, pair_rows
+    from stages.rows.prompts import prompt_rows
+    from stages.rows.reading import write_rows
+
+    given = {
+        "tokens": tokens,
+        "reference_logps": reference_logps,
+        "density_ratios": density_ratios,
+        "mismatched_reference_logps": mismatched_reference_logps,
+        "completions": completions,
+        "image_prompts": image_prompts,
+    }
+    read = {name: path for name, path in given.items() if path is not None}
+    params = params or RowsParams()
+    _check(kind, read, with_margins=params.margin_column is not None)
+    if kind == "labelled":
+        found = labelled_rows(**read)
+    elif kind == "pairs":
+        column = params.margin_column
+        margins = None if column is None else Margins(read.pop("completions"), column, params.margin_values)
+        found = pair_rows(**read, margins=margins)
+    elif kind == "demonstrations":
+        found = demonstration_rows(**read)
+    else:
+        found = prompt_rows(read[NEEDED[kind][0]], COMPLETIONS if kind == "prompts" else IMAGE_PROMPTS)
+    for split, counts in found.counts.items():
+        print(f"{kind}, {split}: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
+    write_rows(rows, found, kind=kind, source=read[NEEDED[kind][0]])
+
+
+def _check(kind: Kind, read: Collection[str], *, with_margins: bool) -> None:
+    """Raise ValueError if a kind lacks what it is made of, or is given what it doesn't read."""
+    if kind not in NEEDED:
+        near = get_close_matches(kind, NEEDED, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"expected --kind as one of {', '.join(NEEDED)}, found {kind!r}{hint}")
+    needed = {*NEEDED[kind], *(["completions"] if with_margins else [])}
+    problems = [f"needs --{name}, found none" for name in sorted(needed.difference(read))]
+    problems += [f"reads no --{name}, found one" for name in sorted(set(read) - needed - set(OPTIONAL.get(kind, ())))]
+    if problems:
+        raise ValueError(f"--kind {kind} {'; '.join(problems).replace('_', '-')}; mend its entry in dvc.yaml")
+
+
+if __name__ == "__main__":
+    stage_main(run)
