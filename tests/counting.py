@@ -1,6 +1,5 @@
 """A workspace whose graph only counts: the real pipelines, runtime and DVC, with stages that take as long as asked."""
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +105,7 @@ class Counting(Workspace):
         edges: by name of a stage, the stage that it reads from; None reads a file of the repository.
         counts: parameters of each stage, by its name.
         meta: retries and timeout_s of each stage, by its name.
+        server: where its runs are shown; without one, each run has a server of its own.
     """
 
     usual = ()
@@ -124,6 +124,22 @@ class Counting(Workspace):
         (root / "pipelines/params.py").write_text(PARAMS.lstrip())
         (root / "seed.txt").write_text("a file to read\n")
         (root / ".gitignore").write_text("/out/\n/.cache/\n/checkpoints/\n__pycache__/\n*.tmp-*\n")
+        (root / "params.yaml").write_text("{}\n")
+        self.add(edges, counts, meta)
+        (root / "dvc.yaml").write_text(GRAPH.lstrip())
+        self.environment["PREFECT_HOME"] = str(root.parent / "prefect")
+        if server:
+            self.environment.update(server.environment)
+            # Runs that are created for what `serve` serves are looked for more often than every ten seconds.
+            self.environment["PREFECT_RUNNER_POLL_FREQUENCY"] = "2"
+
+    def add(
+        self,
+        edges: Mapping[str, str | None],
+        counts: Mapping[str, Mapping[str, Any]] | None = None,
+        meta: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Add stages; arguments as those of the workspace."""
         graph = {
             name: {
                 "source": f"out/{source}.json" if source else "seed.txt",
@@ -133,12 +149,7 @@ class Counting(Workspace):
             }
             for name, source in edges.items()
         }
-        values = {"counts": {name: dict((counts or {}).get(name, {})) for name in edges}, "graph": graph}
-        (root / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-        (root / "dvc.yaml").write_text(GRAPH.lstrip())
-        self.environment["PREFECT_HOME"] = str(root.parent / "prefect")
-        if server:
-            self.environment.update(server.environment)
+        self.set_params({"counts": {name: dict((counts or {}).get(name, {})) for name in edges}, "graph": graph})
 
     def commit(self) -> None:
         """Commit everything."""
@@ -231,12 +242,3 @@ class Started:
         """Kill it if it still runs; everything that it started goes with it."""
         self.process.kill()
         self.process.wait()
-
-
-def copy_of(workspace: Counting, root: Path) -> Counting:
-    """The same workspace in another folder."""
-    copy = object.__new__(Counting)
-    copy.root = root
-    shutil.copytree(workspace.root, root, symlinks=True)
-    copy.environment = {**workspace.environment, "PYTHONPATH": str(root)}
-    return copy

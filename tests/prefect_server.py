@@ -1,4 +1,4 @@
-"""A real Prefect server on loopback with a database of its own, and what tests ask it."""
+"""A real Prefect server with a database of its own, and what tests ask it."""
 
 import os
 import re
@@ -7,14 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
+import psutil
 
 from tests.workspace import Workspace
 
 T = TypeVar("T")
+_CHILDREN: dict[int, subprocess.Popen[bytes]] = {}
+"""Servers that this process started, by their ids."""
 RUN_PAGE = re.compile(r"/runs/flow-run/([0-9a-f-]{36})")
 
 
@@ -30,52 +34,59 @@ def _answer(call: Callable[[], httpx.Response]) -> Any:
 
 
 class PrefectServer:
-    """A server that is started here, and stopped by `stop`.
+    """A server that runs.
 
     Args:
-        home: folder for its database and settings.
-        host: address to listen on.
-        workspace: start it there with `python -m pipelines ui`, which also serves the nightly run.
+        home: folder with its database and settings.
+        port: where it listens.
+        pid: of its process.
         settings: further settings, by the name of their variable.
     """
 
-    def __init__(
-        self, home: Path, *, host: str = "127.0.0.1", workspace: Workspace | None = None, **settings: str
-    ) -> None:
-        self.url = f"http://127.0.0.1:{free_port()}"
+    def __init__(self, home: Path, port: int, pid: int, **settings: str) -> None:
+        self.pid = pid
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
         self.api_url = f"{self.url}/api"
-        self.environment = {
-            "PREFECT_HOME": str(home),
-            "PREFECT_API_URL": self.api_url,
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-            **settings,
-        }
-        home.mkdir(parents=True, exist_ok=True)
         self.log = home / "server.log"
-        if workspace:
-            # What `ui` starts is found by other commands without being told where it is.
-            del self.environment["PREFECT_API_URL"]
-            workspace.environment.update(self.environment)
+        self.environment = {**_settings(home, **settings), "PREFECT_API_URL": self.api_url}
+
+    @classmethod
+    def start(
+        cls, home: Path, *, host: str = "127.0.0.1", workspace: Workspace | None = None, **settings: str
+    ) -> "PrefectServer":
+        """Start one and wait until it answers; it ends with `stop`.
+
+        Args:
+            home: folder for its database and settings.
+            host: address to listen on.
+            workspace: start it there with `python -m pipelines ui`, which also serves the nightly run.
+            settings: further settings, by the name of their variable.
+        """
+        home.mkdir(parents=True, exist_ok=True)
+        port = free_port()
         command = ["pipelines", "ui"] if workspace else ["prefect", "server", "start"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *command, "--host", host, "--port", self.url.rpartition(":")[2]],
+        with (home / "server.log").open("wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command, "--host", host, "--port", str(port)],
                 cwd=workspace.root if workspace else home,
-                env=workspace.environment if workspace else {**os.environ, **self.environment},
+                env={**(workspace.environment if workspace else os.environ), **_settings(home, **settings)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        _CHILDREN[process.pid] = process
+        started = cls(home, port, process.pid, **settings)
         try:
-            self.wait_until(self.answers, timeout_s=120)
+            started.wait_until(started.answers, timeout_s=120)
         except BaseException:
-            self.stop()
+            started.stop()
             raise
+        return started
 
     def answers(self) -> bool:
         """Whether it is up; fails if it never will be."""
-        assert self.process.poll() is None, self.log.read_text()
+        assert psutil.Process(self.pid).status() != psutil.STATUS_ZOMBIE, self.log.read_text()
         try:
             return httpx.get(f"{self.api_url}/health", timeout=5).text == "true"
         except httpx.HTTPError:
@@ -83,12 +94,10 @@ class PrefectServer:
 
     def stop(self) -> None:
         """End it and wait for its end."""
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        with suppress(psutil.NoSuchProcess):
+            end(psutil.Process(self.pid))
+        if self.pid in _CHILDREN:
+            _CHILDREN.pop(self.pid).wait()
 
     def ask(self, path: str, **body: Any) -> Any:
         """What the server answers to a POST."""
@@ -102,6 +111,11 @@ class PrefectServer:
         """A flow run."""
         found: dict[str, Any] = self.read(f"flow_runs/{run_id}")
         return found
+
+    def deployment(self, name: str) -> dict[str, Any] | None:
+        """The deployment of that name, if there is one."""
+        found: list[dict[str, Any]] = self.ask("deployments/filter", deployments={"name": {"any_": [name]}})
+        return found[0] if found else None
 
     def runs(self, deployment: str) -> list[dict[str, Any]]:
         """Flow runs of a deployment, newest first."""
@@ -144,6 +158,26 @@ class PrefectServer:
     def wait_until(self, look: Callable[[], T | None], *, timeout_s: float = 60) -> T:
         """Look until there is something to see."""
         return wait_until(look, timeout_s=timeout_s)
+
+
+def _settings(home: Path, **settings: str) -> dict[str, str]:
+    return {
+        "PREFECT_HOME": str(home),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        **settings,
+    }
+
+
+def end(process: psutil.Process) -> None:
+    """Terminate a process, kill it if it doesn't hear that, and wait for its end."""
+    gone = lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE  # noqa: E731
+    process.terminate()
+    try:
+        wait_until(gone, timeout_s=30)
+    except AssertionError:
+        process.kill()
+        wait_until(gone, timeout_s=30)
 
 
 def wait_until(look: Callable[[], T | None], *, timeout_s: float = 60, every_s: float = 0.1) -> T:

@@ -1,12 +1,16 @@
 """A copy of the project in a folder of its own, in which real `dvc` runs."""
 
+import atexit
+import copy
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -35,6 +39,8 @@ SMALL = {
 }
 """Overrides under which the whole graph runs in well under a minute; no policy is expected to get better."""
 
+DEMO_GATE = {"gate": {"bco": {"minimums": {"true_reward/gain": -1.0}, "maximums": {"kl": 1000.0}}}}
+"""Met by any policy."""
 
 BCO = ("gate@bco", "report@bco")
 """The last stages of BCO's graph."""
@@ -45,34 +51,41 @@ class Workspace:
 
     Args:
         root: folder to make.
-        params: overrides of params.yaml, nested.
+        params: overrides of params.yaml, nested; None takes what is in the folder already.
     """
 
     usual: tuple[str, ...] = BCO
     """What `repro` reproduces without targets."""
 
-    def __init__(self, root: Path, params: Mapping[str, Any]) -> None:
+    def __init__(self, root: Path, params: Mapping[str, Any] | None = None) -> None:
         self.root = root
-        root.mkdir(parents=True)
-        for name in COPIED:
-            source = ROOT / name
-            if source.is_dir():
-                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        self.environment = environment_of(root)
+        if params is not None:
+            shutil.copytree(_blank(), root, symlinks=True)
+            self.set_params(params)
+
+    def clone(self, root: Path) -> Self:
+        """The same workspace in another folder, with a cache of its own.
+
+        What lies in DVC's cache is never written again, so the two share those files.
+        """
+        cache_folder = f"{self.root / '.dvc/cache'}{os.sep}"
+
+        def copy_file(source: str, target: str) -> None:
+            if source.startswith(cache_folder):
+                os.link(source, target)
             else:
-                shutil.copy(source, root / name)
-        self.environment = {
-            **os.environ,
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "1",
-            "PYTHONPATH": str(root),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-        }
-        self.command("git", "init", "--quiet")
-        self.command("git", "config", "user.email", "tests@example.org")
-        self.command("git", "config", "user.name", "Tests")
-        self.dvc("init", "--quiet")
-        self.set_params(params)
+                shutil.copy2(source, target)
+
+        shutil.copytree(self.root, root, symlinks=True, copy_function=copy_file)
+        return self.at(root)
+
+    def at(self, root: Path) -> Self:
+        """This workspace as it is found in another folder."""
+        other = copy.copy(self)
+        other.root = root
+        other.environment = {**self.environment, "PYTHONPATH": str(root)}
+        return other
 
     def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command here and wait for it."""
@@ -116,6 +129,41 @@ class Workspace:
     def outputs(self) -> dict[str, str]:
         """Digest of each output, as dvc.lock has it."""
         return {out["path"]: out["md5"] for stage in self.lock().values() for out in stage.get("outs", [])}
+
+
+def environment_of(root: Path) -> dict[str, str]:
+    """Environment of what runs in a workspace."""
+    return {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "DVC_NO_ANALYTICS": "1",
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+        "HF_HUB_OFFLINE": "1",
+    }
+
+
+@cache
+def _blank() -> Path:
+    """A workspace in which nothing was run or changed, made once a process."""
+    folder = Path(tempfile.mkdtemp(prefix="plumbline-workspace-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    root = folder / "project"
+    root.mkdir()
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, root / name)
+    for words in (
+        ["git", "init", "--quiet"],
+        ["git", "config", "user.email", "tests@example.org"],
+        ["git", "config", "user.name", "Tests"],
+        [sys.executable, "-m", "dvc", "init", "--quiet"],
+    ):
+        subprocess.run(words, cwd=root, env=environment_of(root), check=True)
+    return root
 
 
 def stages_run(log: str) -> set[str]:

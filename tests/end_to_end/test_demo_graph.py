@@ -17,14 +17,12 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from pipelines.planning import make_plan
-from tests.prefect_server import PrefectServer, run_id_in, wait_until
-from tests.workspace import BCO, SMALL, Workspace, stages_run
+from tests.prefect_server import run_id_in, wait_until
+from tests.workspace import BCO, DEMO_GATE, SMALL, Workspace, stages_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 AFTER_TRAINING = {"evaluation@bco", "gate@bco", "report@bco"}
-GATE = {"gate": {"bco": {"minimums": {"true_reward/gain": -1.0}, "maximums": {"kl": 1000.0}}}}
-"""Met by any policy."""
 CHROMIUM = shutil.which("chromium")
 PICTURES = Path(os.environ["PLUMBLINE_PICTURES"]).resolve() if "PLUMBLINE_PICTURES" in os.environ else None
 """Where to keep pictures of the pages: docs/images, to renew those of the docs."""
@@ -35,30 +33,14 @@ needs_browser = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
-    made = Workspace(tmp_path_factory.mktemp("demo") / "project", SMALL)
-    made.set_params(GATE)
-    return made
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory, project):
-    """What `make ui` starts."""
-    started = PrefectServer(tmp_path_factory.mktemp("prefect"), workspace=project)
-    wait_until((project.root / ".cache/prefect/server.json").exists)
-    yield started
-    started.stop()
-
-
-@pytest.fixture(scope="module")
-def first_run(project, server):
+def first_run(demo):
     """Id of the flow run that did everything."""
-    return run_flow(project, "bco")
+    return run_flow(demo, "bco")
 
 
 @pytest.fixture(scope="module")
-def reproduced(project, first_run):
-    return project
+def reproduced(demo, first_run):
+    return demo
 
 
 def run_flow(workspace, *words, status=0):
@@ -79,15 +61,23 @@ def run_flow(workspace, *words, status=0):
 @pytest.fixture
 def workspace(reproduced, tmp_path):
     """A reproduced workspace that a test may spoil."""
-    copy = object.__new__(Workspace)
-    copy.root = tmp_path / "project"
-    shutil.copytree(reproduced.root, copy.root, symlinks=True)
-    copy.environment = {**reproduced.environment, "PYTHONPATH": str(copy.root)}
-    return copy
+    return reproduced.clone(tmp_path / "project")
 
 
-def test_every_stage_of_the_graph_is_a_task_that_completes(server, project, first_run, monkeypatch):
-    monkeypatch.chdir(project.root)
+def would_run(workspace, monkeypatch, *targets):
+    """Names of the stages that changed and of those behind them, by a look in this process."""
+    with monkeypatch.context() as patch:
+        patch.chdir(workspace.root)
+        plan = make_plan(targets)
+    found = set()
+    for node in plan.nodes:
+        if node.name not in plan.unchanged or found.intersection(node.upstream):
+            found.add(node.name)
+    return found
+
+
+def test_every_stage_of_the_graph_is_a_task_that_completes(server, reproduced, first_run, monkeypatch):
+    monkeypatch.chdir(reproduced.root)
     names = {node.name for node in make_plan(["bco"]).nodes}
 
     assert len(names) > 10
@@ -95,9 +85,9 @@ def test_every_stage_of_the_graph_is_a_task_that_completes(server, project, firs
 
 
 def test_the_nightly_run_is_served_and_the_address_is_told(server, first_run):
-    deployments = wait_until(lambda: server.ask("deployments/filter"))
+    nightly = {"name": {"any_": ["nightly"]}}
+    deployments = wait_until(lambda: server.ask("deployments/filter", deployments=nightly))
 
-    assert [found["name"] for found in deployments] == ["nightly"]
     assert deployments[0]["schedules"][0]["schedule"]["cron"] == "0 3 * * *"
     assert f"Prefect's pages: {server.url}" in server.log.read_text()
 
@@ -161,17 +151,26 @@ def test_a_repro_after_it_does_nothing(reproduced):
 
 def test_a_repro_from_clean_gives_the_same_bytes(reproduced, tmp_path):
     other = Workspace(tmp_path / "elsewhere", SMALL)
-    other.set_params(GATE)
+    other.set_params(DEMO_GATE)
     other.repro()
 
     assert other.outputs() == reproduced.outputs()
     assert len(other.outputs()) > 15
 
 
-def test_changing_beta_reruns_training_and_what_follows(workspace):
-    workspace.set_params({"training": {"bco": {"beta": 0.3}}})
+@pytest.mark.parametrize(
+    ("change", "rerun"),
+    [
+        ({}, set()),
+        ({"training": {"bco": {"beta": 0.3}}}, {"training@bco"}),
+        ({"density_ratio": {"max_density_ratio": 1.5}}, {"density_ratio", "shift_diagnosis", "training@bco"}),
+    ],
+    ids=["nothing", "beta", "a clamp"],
+)
+def test_a_change_reruns_what_reads_it_and_what_follows(workspace, monkeypatch, change, rerun):
+    workspace.set_params(change)
 
-    assert workspace.repro() == {"training@bco"} | AFTER_TRAINING
+    assert would_run(workspace, monkeypatch, *BCO) == (rerun | AFTER_TRAINING if change else set())
 
 
 def test_methods_share_tokens_and_reference_log_probabilities(server, workspace):
@@ -207,20 +206,16 @@ def test_every_other_method_runs_to_its_evaluation(workspace):
         assert (workspace.root / f"reports/{page}.html").stat().st_size > 10_000
 
 
-def test_a_method_starts_from_the_model_of_another(workspace):
+def test_a_method_starts_from_the_model_of_another_and_dvc_runs_what_the_plan_says(workspace, monkeypatch):
     workspace.set_params({"training": {"bco": {"start_from": "sft"}}, "references": ["base", "sft"]})
+    planned = would_run(workspace, monkeypatch, "evaluation@bco")
 
     ran = workspace.repro("evaluation@bco")
 
+    assert ran == planned
     assert ran == {"training@sft", "reference_logprobs@sft", "training@bco", "evaluation@bco"}
     lineage = json.loads((workspace.root / "models/bco/plumbline.json").read_text())
     assert lineage["base_model"]["path"] == "../sft"
-
-
-def test_changing_a_clamp_reruns_from_density_ratio_on(workspace):
-    workspace.set_params({"density_ratio": {"max_density_ratio": 1.5}})
-
-    assert workspace.repro() == {"density_ratio", "shift_diagnosis", "training@bco"} | AFTER_TRAINING
 
 
 def test_editing_the_loss_reruns_training_and_stops_where_its_result_is_the_same(workspace):
@@ -338,13 +333,15 @@ def test_commands_of_the_readme_work(reproduced, words):
     assert reproduced.dvc(*words).returncode == 0
 
 
-def test_an_experiment_runs_with_another_beta(workspace):
+def test_an_experiment_runs_with_another_beta_what_the_plan_says(workspace, monkeypatch):
     workspace.command("git", "add", "--all")
     workspace.command("git", "commit", "--quiet", "-m", "Start")
 
     log = workspace.dvc("exp", "run", "-S", "training.bco.beta=0.3", *BCO).stdout
 
     assert stages_run(log) == {"training@bco"} | AFTER_TRAINING
+    workspace.set_params({"training": {"bco": {"beta": 0.5}}})
+    assert would_run(workspace, monkeypatch, *BCO) == stages_run(log)
 
 
 def wait_for_line(process, text):

@@ -1,27 +1,22 @@
 """However a flow ends, it leaves no process behind, records nothing wrong, and the next run goes on from there."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import threading
+from itertools import product
 
 import psutil
 import pytest
 
 from pipelines.locks import LOCK_FILE, lock_holder
 from tests.counting import Counting
-from tests.prefect_server import PrefectServer, run_id_in, wait_until
+from tests.prefect_server import run_id_in, wait_until
 from tests.workspace import stages_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    started = PrefectServer(tmp_path_factory.mktemp("prefect"), PREFECT_RUNNER_POLL_FREQUENCY="2")
-    yield started
-    started.stop()
 
 
 @pytest.fixture
@@ -47,31 +42,38 @@ def shorten(workspace):
     workspace.set_params({"counts": {"slow": {"steps": 3, "step_s": 0.0}}})
 
 
-@pytest.mark.parametrize(
-    ("number", "hears_interrupts"),
-    [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)],
-    ids=["SIGINT", "SIGTERM", "SIGTERM in the background of a shell"],
-)
-def test_a_signal_ends_everything(workspace, number, hears_interrupts):
-    started = workspace.start("run", hears_interrupts=hears_interrupts)
-    started.wait_for("step 3 of")
-
-    started.process.send_signal(number)
-
+def test_a_signal_and_a_cancellation_end_everything(server, workspace):
     # Prefect gives SIGTERM on to the process itself, once the flow is through.
-    assert started.process.wait(15) == {signal.SIGINT: 130, signal.SIGTERM: -signal.SIGTERM}[number]
+    for number, hears_interrupts, status in [
+        (signal.SIGINT, True, 130),
+        (signal.SIGTERM, True, -signal.SIGTERM),
+        (signal.SIGTERM, False, -signal.SIGTERM),  # what a shell started in its background
+    ]:
+        started = workspace.start("run", hears_interrupts=hears_interrupts)
+        wait_for_steps(started)
+        started.process.send_signal(number)
+
+        assert started.process.wait(15) == status
+        assert_nothing_is_left(workspace)
+
+    started = workspace.start("run")
+    wait_for_steps(started)
+
+    assert_cancelling_ends(workspace, server, started)
+    assert_nothing_is_left(workspace)
+
+
+def wait_for_steps(started):
+    """Wait until the slow stage is computing, wherever it went on from."""
+    wait_until(lambda: len(re.findall(r"step \d+ of 600", started.log())) >= 3)
+
+
+def assert_nothing_is_left(workspace):
     workspace.wait_for_nobody(5)
     assert lock_holder(workspace.root / LOCK_FILE) is None
     assert not (workspace.root / "dvc.lock").exists()
     # DVC heard an interrupt and took its entries out of the rwlock.
     assert json.loads((workspace.root / ".dvc/tmp/rwlock").read_text()) == {}
-
-
-def test_cancelling_a_run_of_the_command_line_ends_everything(server, workspace):
-    started = workspace.start("run")
-    started.wait_for("step 3 of")
-
-    assert_cancelling_ends(workspace, server, started)
 
 
 def test_cancelling_a_sweep_ends_what_its_experiments_share(server, workspace):
@@ -92,8 +94,8 @@ def assert_cancelling_ends(workspace, server, started):
 
 
 def test_cancelling_a_served_run_ends_all_but_the_server(server, workspace):
-    serving = workspace.start("serve")
-    deployment = wait_until(lambda: server.ask("deployments/filter", deployments={"name": {"any_": ["nightly"]}}))[0]
+    serving = workspace.start("serve", "--name", "ends")
+    deployment = wait_until(lambda: server.deployment("ends"))
     run_id = server.ask(f"deployments/{deployment['id']}/create_flow_run")["id"]
     serving.wait_for("step 3 of")
 
@@ -112,37 +114,58 @@ def cancel(server, run_id):
     server.ask(f"flow_runs/{run_id}/set_state", **body)
 
 
-@pytest.mark.parametrize(
-    "moment", ["while it plans", "while a stage computes", "while a stage ends", "while dvc saves"]
-)
-def test_killing_the_flow_leaves_nobody_and_the_next_run_goes_on(server, workspace, moment):
+def test_killing_flows_leaves_nobody_and_the_next_run_goes_on(server, workspace):
+    """Each flow but the last is killed at another moment; the next one takes over."""
     # It would wait for this file for ever and in silence, so an orphan is there to be found.
     go_on = workspace.root / "go_on"
     workspace.set_params({"counts": {"slow": {"steps": 20, "step_s": 0.1, "waits_for": go_on.name}}})
-    if moment == "while dvc saves":
-        go_on.touch()
-    started = workspace.start("run")
-    if moment == "while it plans":
-        started.wait_for("stages, 0 of them unchanged")
-    elif moment == "while a stage computes":
-        started.wait_for("step 5 of")
-    elif moment == "while a stage ends":
-        started.wait_for("step 20 of")
-    else:
-        stage = wait_until(lambda: workspace.find("stages.count", "counts.slow"))[0]
-        wait_until(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, every_s=0.002)
-        assert workspace.find("dvc", "count@slow")
+    killed = []
 
-    started.end()
+    def kill(flow):
+        flow.end()
+        killed.append(run_id_in(flow.log()))
 
+    planning = workspace.start("run")
+    planning.wait_for("stages, 0 of them unchanged")
+    kill(planning)
     workspace.wait_for_nobody(5)
+
+    computing = workspace.start("run", "slow")
+    computing.wait_for("step 5 of")
+    waiting = workspace.start("run")
+    waiting.wait_for("waiting for process")
+    assert f"waiting for process {computing.process.pid}, which since" in waiting.log()
+    assert "(slow)" in waiting.log()
+    assert "step" not in waiting.log()
+    orphans = workspace.find("counts.slow")
+    kill(computing)
+    wait_until(lambda: not any(map(is_alive, orphans)), timeout_s=5)
+    # The holder's end, even this one, lets the next one in.
+    waiting.wait_for("counting from")
+    assert "counting from 0" not in waiting.log()
+
+    waiting.wait_for("step 20 of")
+    kill(waiting)
+    workspace.wait_for_nobody(5)
+
     go_on.touch()
-    log = finish(workspace)
+    saving = workspace.start("run")
+    stage = wait_until(lambda: workspace.find("stages.count", "counts.slow"), every_s=0.002)[0]
+    wait_until(lambda: not is_alive(stage), every_s=0.002)
+    assert workspace.find("dvc", "count@slow")
+    kill(saving)
+    workspace.wait_for_nobody(5)
+
+    # A kill may also cut off what dvc notes.
+    (workspace.root / ".dvc/tmp/rwlock").write_text("")
+    assert "that is taken out" in finish(workspace)
     assert workspace.total("next") == 2
     assert workspace.repro() == set()
-    assert server.run(run_id_in(started.log()))["state_type"] == "CRASHED"
-    if moment == "while a stage computes":
-        assert "counting from 0" not in log.partition("count@next")[0]
+    assert [server.run(run_id)["state_type"] for run_id in killed] == ["CRASHED"] * 4
+
+
+def is_alive(process):
+    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 MOMENTS = ("before it computes", "while it computes", "when it is done")
@@ -194,7 +217,7 @@ def kill_at(workspace, name, victim, moment):
     elif moment == MOMENTS[2] and victim == "stage":
         wait_until(lambda: list(workspace.root.glob(f"out/{name}.json.tmp-*")), every_s=0.01)
     elif moment == MOMENTS[2]:
-        wait_until(lambda: not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE, every_s=0.002)
+        wait_until(lambda: not is_alive(stage), every_s=0.002)
     return killed(dvc if victim == "dvc" else stage)
 
 
@@ -204,22 +227,6 @@ def killed(process):
     except psutil.NoSuchProcess:
         return False
     return True
-
-
-def test_a_second_flow_waits_and_says_for_what(workspace):
-    first = workspace.start("run", "slow")
-    first.wait_for("step 3 of")
-    second = workspace.start("run", "next")
-    second.wait_for("waiting for process")
-
-    assert f"waiting for process {first.process.pid}, which since" in second.log()
-    assert "(slow)" in second.log()
-    assert "step" not in second.log()
-    shorten(workspace)
-    # The holder's end, even this one, lets the next one in.
-    first.end()
-    assert second.process.wait(90) == 0, second.log()
-    assert workspace.total("next") == 2
 
 
 def test_a_note_of_dvc_that_a_kill_cut_off_stops_nobody(workspace):
@@ -232,8 +239,6 @@ def test_a_note_of_dvc_that_a_kill_cut_off_stops_nobody(workspace):
     assert started.process.wait(60) == 0, started.log()
     assert workspace.total("next") == 2
     assert "retrying, as DVC's rwlock had stale entries" in started.log()
-    note.write_text("")
-    assert "removed stale entries" in finish(workspace)
 
 
 HOLD = """
@@ -303,7 +308,7 @@ def test_two_stages_behind_one_that_is_unchanged_run_at_a_time(server, tmp_path)
         {name: {"waits_for": f"{name}.go"} for name in ("left", "right")},
         server=server,
     )
-    assert workspace.pipelines("run", "base").returncode == 0
+    workspace.repro("count@base")
     started = workspace.start("run", "left", "right", "-j", "2")
 
     # Both run: neither takes the unchanged one for its own to look at.
@@ -315,15 +320,15 @@ def test_two_stages_behind_one_that_is_unchanged_run_at_a_time(server, tmp_path)
     assert (workspace.total("left"), workspace.total("right")) == (2, 2)
 
 
-@pytest.mark.parametrize("kept", [0, 40], ids=["empty", "cut off"])
-def test_a_lock_file_that_a_kill_cut_off_is_named_with_its_remedy(workspace, kept):
+def test_a_lock_file_that_a_kill_cut_off_is_named_with_its_remedy(workspace):
     shorten(workspace)
-    finish(workspace)
+    workspace.repro()
     workspace.commit()
     lock = workspace.root / "dvc.lock"
-    lock.write_text(lock.read_text()[:kept])
+    whole = lock.read_text()
 
-    for command in ("run", "status"):
+    for kept, command in product((0, 40), ("run", "status")):
+        lock.write_text(whole[:kept])
         done = workspace.pipelines(command)
         assert done.returncode == 1, done.stdout
         assert "`git checkout dvc.lock` brings back what was committed" in done.stdout

@@ -1,6 +1,5 @@
 """Artifacts and logs on object storage: a real S3 protocol, served on this machine."""
 
-import copy
 import json
 from pathlib import Path
 
@@ -54,8 +53,7 @@ def test_a_fresh_clone_pulls_what_was_pushed(bucket, tmp_path):
 
     second = tmp_path / "second"
     first.command("git", "clone", "--quiet", str(first.root), str(second))
-    clone = copy.copy(first)
-    clone.root, clone.environment = second, {**first.environment, "PYTHONPATH": str(second)}
+    clone = first.at(second)
     assert not (second / "data").exists()
     clone.dvc("pull", "demo_feedback")
 

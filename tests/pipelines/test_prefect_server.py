@@ -3,8 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pipelines import servers
@@ -23,41 +26,52 @@ def _reachable(monkeypatch):
     monkeypatch.setattr(servers, "own_addresses", lambda: ADDRESSES or ["127.0.0.2"])
 
 
+class Relay(ThreadingHTTPServer):
+    """The session's server, as it would answer if it listened at every address of this machine."""
+
+    def __init__(self, server):
+        self.server_url = server.url
+        super().__init__((EVERYWHERE, 0), self.Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.api_url = f"http://127.0.0.1:{self.server_port}/api"
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = httpx.get(f"{self.server.server_url}{self.path}", timeout=30)
+            self.send_response(answer.status_code)
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def log_message(self, *_):
+            pass
+
+
 @pytest.fixture
-def start(tmp_path):
-    started = []
-
-    def start_server(**settings):
-        started.append(PrefectServer(tmp_path / f"home{len(started)}", **settings))
-        return started[-1]
-
-    yield start_server
-    for server in started:
-        server.stop()
+def relay(server):
+    started = Relay(server)
+    yield started
+    started.shutdown()
+    started.server_close()
 
 
 @pytest.mark.slow
-def test_a_server_starts_on_loopback_answers_and_is_closed_to_others(start):
+def test_a_server_starts_on_loopback_answers_and_is_closed_to_others(server):
     # With some pairs of prefect and fastapi its import fails.
-    server = start()
-
-    assert server.ask("flow_runs/count") == 0
+    assert server.ask("flow_runs/count") >= 0
     assert openings(server.api_url) == []
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_reachable")
-def test_a_server_open_to_the_network_is_refused(start):
-    server = start(host=EVERYWHERE)
-
+def test_a_server_open_to_the_network_is_refused(server, relay):
     with pytest.raises(ValueError, match=r"answers anybody at http://.*PREFECT_SERVER_API_AUTH_STRING"):
-        refuse_openings(server.api_url)
+        refuse_openings(relay.api_url)
     if not ADDRESSES:
         return
     doctor = subprocess.run(
         [sys.executable, "-m", "pipelines", "doctor"],
         cwd=ROOT,
-        env={**os.environ, **server.environment},
+        env={**os.environ, **server.environment, "PREFECT_API_URL": relay.api_url},
         capture_output=True,
         text=True,
         check=False,
@@ -68,10 +82,13 @@ def test_a_server_open_to_the_network_is_refused(start):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_reachable")
-def test_a_server_that_asks_for_a_password_is_not_refused(start):
-    server = start(host=EVERYWHERE, PREFECT_SERVER_API_AUTH_STRING="user:password")
+def test_a_server_that_asks_for_a_password_is_not_refused(tmp_path):
+    started = PrefectServer.start(tmp_path, host=EVERYWHERE, PREFECT_SERVER_API_AUTH_STRING="user:password")
 
-    refuse_openings(server.api_url)
+    try:
+        refuse_openings(started.api_url)
+    finally:
+        started.stop()
 
 
 @pytest.mark.parametrize("host", [EVERYWHERE, "192.0.2.7", "example.org"])
