@@ -54,13 +54,13 @@ def check_choice(name: str, value: Any, choices: Any) -> None:
         raise ValueError(f"expected {name} as one of {', '.join(get_args(choices))}, found {value!r}")
 
 
-def section_fields(base: type[Section], config: type[Any], *names: str, **defaults: Any) -> Any:
+def section_fields(base: type[Section], config: type[Any], names: str, **defaults: Any) -> Any:
     """A section with fields of a config: their types, limits, defaults and what the config says of them.
 
     Args:
         base: what the section is besides.
         config: the dataclass, with a string under each field.
-        names: fields of it that the section takes as they are.
+        names: fields of it that the section takes as they are, with spaces between.
         defaults: further fields, with the section's own defaults.
 
     Returns:
@@ -70,7 +70,7 @@ def section_fields(base: type[Section], config: type[Any], *names: str, **defaul
     given = {field.name: field.default for field in dataclasses.fields(config)}
     said = _docstrings(config)
     fields: dict[str, Any] = {}
-    for name in (*names, *defaults):
+    for name in (*names.split(), *defaults):
         # A default of 1 becomes 1.0 where the type is float, as if it were read. And YAML has no None.
         default, description = defaults.get(name, given[name]), said[name].replace("None", "null")
         fields[name] = (hints[name], Field(default, description=description, validate_default=True))

@@ -11,26 +11,9 @@ from stages.trainers.ppo.config import PPOConfig
 _OF_THE_CONFIG: Any = section_fields(
     LanguageModelParams,
     PPOConfig,
-    "gradient_accumulation_steps",
-    "ppo_epochs",
-    "learning_rate",
-    "kl_penalty",
-    "init_kl_coef",
-    "adap_kl_ctrl",
-    "target",
-    "horizon",
-    "gamma",
-    "lam",
-    "cliprange",
-    "cliprange_value",
-    "vf_coef",
-    "early_stopping",
-    "target_kl",
-    "ratio_threshold",
-    "use_score_scaling",
-    "use_score_norm",
-    "score_clip",
-    "whiten_rewards",
+    "gradient_accumulation_steps ppo_epochs learning_rate kl_penalty init_kl_coef adap_kl_ctrl target horizon "
+    "gamma lam cliprange cliprange_value vf_coef early_stopping target_kl ratio_threshold use_score_scaling "
+    "use_score_norm score_clip whiten_rewards",
     max_grad_norm=1.0,
 )
 
