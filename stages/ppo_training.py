@@ -110,7 +110,7 @@ def _config(params: PPOTrainingParams, folder: Path) -> Any:
     return PPOConfig(
         **{name: value // number if name in shared else value for name, value in values.items()},
         steps=params.num_steps * params.batch_size,
-        log_with=params.report_to or None,  # type: ignore[arg-type] # a list is taken as well
+        log_with=params.report_to or None,
         project_kwargs={"project_dir": str(folder), "logging_dir": str(folder)},
         tracker_project_name="tensorboard",
         tracker_kwargs={"dvclive": dvclive} if "dvclive" in params.report_to else {},

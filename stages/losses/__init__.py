@@ -1,1 +1,1 @@
-"""Losses as pure functions, tensors in and tensors out. Imports torch and nothing of ours."""
+"""Losses as pure functions, tensors in and tensors out. Import torch, one another and no layer above."""

@@ -1,1 +1,1 @@
-"""Language models: loading, fixed-shape batches, log-probabilities, generation."""
+"""Models: pointers to them, loading, log-probabilities, sampling, scores, comparison; diffusion pipelines as well."""

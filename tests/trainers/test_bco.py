@@ -417,7 +417,7 @@ def without_padding():
         ({"ref_model": "other", "ref_adapter_name": "frozen"}, "one of ref_model and ref_adapter_name, found both"),
     ],
 )
-def test_what_arguments_alone_say_is_looked_at_before_a_model_is_loaded(tmp_path, arguments, message):
+def test_arguments_are_validated_before_loading_the_model(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         bco_trainer(tmp_path, model=str(tmp_path / "nowhere"), **arguments)
 

@@ -47,7 +47,7 @@ def test_what_lies_outside_a_types_limits_is_refused(given, message):
 
 
 def test_a_section_has_types_limits_defaults_and_docstrings_of_the_config():
-    class Params(section_fields(Section, Config, "steps", "clip", kind="b")):
+    class Params(section_fields(Section, Config, "steps clip", kind="b")):
         """With one of its own."""
 
         epochs: int = 3

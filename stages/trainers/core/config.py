@@ -1,10 +1,11 @@
 """Configuration that preference methods share."""
 
 import dataclasses
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 from stages.text.truncation import TruncationMode
 from stages.trainers.core.arguments import DocumentedArguments
+from stages.trainers.core.fields import check_choice
 
 
 @dataclasses.dataclass
@@ -51,11 +52,7 @@ class PreferenceConfig(DocumentedArguments):
         Raises:
             ValueError: an argument is out of range.
         """
-        if self.truncation_mode not in get_args(TruncationMode):
-            raise ValueError(
-                f"expected truncation_mode as one of {', '.join(get_args(TruncationMode))}, "
-                f"found {self.truncation_mode!r}"
-            )
+        check_choice("truncation_mode", self.truncation_mode, TruncationMode)
         if not self.beta > 0:
             raise ValueError(f"expected beta above 0, found {self.beta}")
         if self.label_smoothing_factor:

@@ -35,8 +35,8 @@ def check_fields(config: Any) -> None:
 def _check(name: str, value: Any, options: tuple[Any, ...]) -> None:
     or_none = " or None" if NoneType in options else ""
     for option in options:
-        if get_origin(option) is Literal and value not in get_args(option):
-            raise ValueError(f"expected {name} as one of {', '.join(get_args(option))}{or_none}, found {value!r}")
+        if get_origin(option) is Literal:
+            check_choice(name, value, option)
         metadata = option.__metadata__ if get_origin(option) is Annotated else ()
         limits = [
             (f"{words} {bound}", value is not None and holds(value, bound))
@@ -48,13 +48,19 @@ def _check(name: str, value: Any, options: tuple[Any, ...]) -> None:
             raise ValueError(f"expected {name} {' and '.join(words for words, _ in limits)}{or_none}, found {value}")
 
 
-def section_fields(base: type[Section], config: type[Any], *names: str, **defaults: Any) -> Any:
+def check_choice(name: str, value: Any, choices: Any) -> None:
+    """Raise ValueError unless `value`, of the field `name`, is one of the words of the Literal `choices`."""
+    if value not in get_args(choices):
+        raise ValueError(f"expected {name} as one of {', '.join(get_args(choices))}, found {value!r}")
+
+
+def section_fields(base: type[Section], config: type[Any], names: str, **defaults: Any) -> Any:
     """A section with fields of a config: their types, limits, defaults and what the config says of them.
 
     Args:
         base: what the section is besides.
         config: the dataclass, with a string under each field.
-        names: fields of it that the section takes as they are.
+        names: fields of it that the section takes as they are, with spaces between.
         defaults: further fields, with the section's own defaults.
 
     Returns:
@@ -64,7 +70,7 @@ def section_fields(base: type[Section], config: type[Any], *names: str, **defaul
     given = {field.name: field.default for field in dataclasses.fields(config)}
     said = _docstrings(config)
     fields: dict[str, Any] = {}
-    for name in (*names, *defaults):
+    for name in (*names.split(), *defaults):
         # A default of 1 becomes 1.0 where the type is float, as if it were read. And YAML has no None.
         default, description = defaults.get(name, given[name]), said[name].replace("None", "null")
         fields[name] = (hints[name], Field(default, description=description, validate_default=True))

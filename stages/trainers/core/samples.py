@@ -43,11 +43,11 @@ def write_samples(trainer: Any, rows: Any, name: str) -> None:
         return
     prefix = trainer.sequences[0]
     prompts = [row[f"{prefix}input_ids"][: row[f"{prefix}prompt_length"]] for row in (rows[index] for index in chosen)]
-    policy = _answers(trainer, trainer.accelerator.unwrap_model(trainer.model), prompts)
+    policy = answers(trainer, trainer.model, prompts, least_room=16)
     reference: list[str] | list[None] = [None] * len(prompts)
     if trainer.reference is not None:
         with trainer.reference.active() as model:
-            reference = _answers(trainer, trainer.accelerator.unwrap_model(model), prompts)
+            reference = answers(trainer, model, prompts, least_room=16)
     texts = trainer.processing_class.batch_decode(prompts, skip_special_tokens=True)
     table: list[dict[str, str | None]] = [
         dict(zip(COLUMNS, cells, strict=True)) for cells in zip(texts, policy, reference, strict=True)
@@ -55,15 +55,23 @@ def write_samples(trainer: Any, rows: Any, name: str) -> None:
     _publish(trainer, table, name)
 
 
-def _answers(trainer: Any, model: Any, prompts: list[list[int]]) -> list[str]:
+def answers(trainer: Any, model: Any, prompts: list[list[int]], *, least_room: int) -> list[str]:
+    """A sampled answer to each prompt, as text without special tokens.
+
+    Args:
+        trainer: a `PreferenceTrainer`, whose arguments say how long answers may be.
+        model: its policy or its reference, as it is held.
+        prompts: ids of each.
+        least_room: tokens of an answer, at most, where a prompt leaves fewer of `max_length`.
+    """
     tokenizer = trainer.processing_class
     longest = 0 if trainer.is_encoder_decoder else max(len(prompt) for prompt in prompts)
-    room = max((trainer.args.max_length or longest + 256) - longest, 16)
+    room = max((trainer.args.max_length or longest + 256) - longest, least_room)
     room = min(room, trainer.args.max_completion_length or room)
     sampling = Sampling(num_samples=1, max_new_tokens=room, seed=trainer.args.seed, batch_size=len(prompts))
     # In the types of training: with weights of 4 bits and bf16 those of neighbouring layers differ.
     with trainer.accelerator.autocast():
-        found = sample_ids(model, tokenizer, prompts, sampling=sampling)
+        found = sample_ids(trainer.accelerator.unwrap_model(model), tokenizer, prompts, sampling=sampling)
     texts: list[str] = tokenizer.batch_decode([samples[0] for samples in found], skip_special_tokens=True)
     return texts
 

@@ -29,7 +29,22 @@ class TrainingSection(Section):
     """Model that training starts from and is compared with: `base`, or the method that trained it, such as `sft`."""
 
 
-class OptimisationParams(TrainingSection):
+class LanguageModelParams(TrainingSection):
+    """How a language model is held and followed while it is trained, by whatever method."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that the weights are held in."""
+    bf16: bool = False
+    """Whether to compute in bfloat16."""
+    gradient_checkpointing: bool = False
+    """Whether activations are computed again in the backward pass, which saves memory and costs time."""
+    lora: LoraParams | None = None
+    """The adapter to train; null trains the whole model."""
+    report_to: list[Literal["tensorboard", "dvclive"]] = Field(default_factory=list)
+    """Trackers that follow the run, below .cache/tracking; they change no output."""
+
+
+class OptimisationParams(LanguageModelParams):
     """How a training moves weights, whatever the loss."""
 
     learning_rate: float = Field(1e-6, gt=0)
@@ -54,22 +69,12 @@ class OptimisationParams(TrainingSection):
     """Norm that gradients are clipped to; 0 clips none."""
     seed: int = 42
     """Seed of the order of the rows, of dropout and of new weights."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type that the weights are held in."""
-    bf16: bool = False
-    """Whether to compute in bfloat16."""
-    gradient_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass, which saves memory and costs time."""
     disable_dropout: bool = True
     """Whether the model's dropout is off."""
-    lora: LoraParams | None = None
-    """The adapter to train; null trains the whole model."""
     logging_steps: int = Field(10, gt=0)
     """Optimizer steps between two points of the curves."""
     save_steps: int = Field(200, ge=0)
     """Optimizer steps between two checkpoints, from which a killed run goes on; 0 writes none."""
-    report_to: list[Literal["tensorboard", "dvclive"]] = Field(default_factory=list)
-    """Trackers that follow the run, below .cache/tracking; they change no output."""
 
 
 class PreferenceParams(OptimisationParams):

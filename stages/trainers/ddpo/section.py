@@ -12,30 +12,11 @@ from stages.trainers.ddpo.config import DDPOConfig
 _OF_THE_CONFIG: Any = section_fields(
     TrainingSection,
     DDPOConfig,
-    "num_epochs",
-    "sample_num_steps",
-    "sample_eta",
-    "sample_guidance_scale",
-    "sample_batch_size",
-    "sample_num_batches_per_epoch",
-    "train_batch_size",
-    "train_use_8bit_adam",
-    "train_learning_rate",
-    "train_adam_weight_decay",
-    "train_gradient_accumulation_steps",
-    "train_max_grad_norm",
-    "train_num_inner_epochs",
-    "train_cfg",
-    "train_adv_clip_max",
-    "train_clip_range",
-    "train_timestep_fraction",
-    "per_prompt_stat_tracking",
-    "per_prompt_stat_tracking_buffer_size",
-    "per_prompt_stat_tracking_min_count",
-    "async_reward_computation",
-    "max_workers",
-    "negative_prompts",
-    "seed",
+    "num_epochs sample_num_steps sample_eta sample_guidance_scale sample_batch_size sample_num_batches_per_epoch "
+    "train_batch_size train_use_8bit_adam train_learning_rate train_adam_weight_decay "
+    "train_gradient_accumulation_steps train_max_grad_norm train_num_inner_epochs train_cfg train_adv_clip_max "
+    "train_clip_range train_timestep_fraction per_prompt_stat_tracking per_prompt_stat_tracking_buffer_size "
+    "per_prompt_stat_tracking_min_count async_reward_computation max_workers negative_prompts seed",
     save_freq=10,
     mixed_precision="no",
 )

@@ -13,17 +13,17 @@ from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
 
 from stages.losses.pairs import PairLogps
+from stages.losses.sft import IGNORED
 from stages.models.frozen import SeparateModel
-from stages.models.generation import Sampling, sample_ids
 from stages.rows.batching import stacked_rows
 from stages.rows.raw import PAIR, Lengths, encode_batch
 from stages.text.encoding import encode_rows
 from stages.trainers.core.metrics import MetricSums
 from stages.trainers.core.preference import PreferenceTrainer
+from stages.trainers.core.samples import answers
 from stages.trainers.core.scored import Batch
 
 logger = logging.getLogger(__name__)
-IGNORED = -100
 _FIELD_OF = {"max_target_length": "max_completion_length"}
 _OWN = set(inspect.signature(PreferenceTrainer.__init__).parameters) - {"self"}
 _DOCUMENTED_LENGTHS = {"max_length": 512, "max_prompt_length": 128}
@@ -302,22 +302,9 @@ def get_batch_samples(trainer: Any, model: nn.Module, batch: Batch) -> tuple[lis
     if not trainer.is_encoder_decoder:
         are_prompts = are_prompts & ~batch["chosen_completion_mask"].bool()
     prompts = [row[is_prompt].tolist() for row, is_prompt in zip(ids, are_prompts, strict=True)]
-    longest = 0 if trainer.is_encoder_decoder else max(map(len, prompts))
-    sampling = Sampling(
-        num_samples=1,
-        max_new_tokens=max((trainer.args.max_length or longest + 256) - longest, 1),
-        seed=trainer.args.seed,
-        batch_size=len(prompts),
-    )
+    policy = answers(trainer, model, prompts, least_room=1)
     with trainer.reference.active() as reference:
-        models = (model, trainer.accelerator.unwrap_model(reference))
-    texts = []
-    for place, sampled in enumerate(models):
-        with trainer.reference.active() if place else nullcontext(), trainer.accelerator.autocast():
-            found = sample_ids(sampled, trainer.processing_class, prompts, sampling=sampling)
-        answers = [samples[0] for samples in found]
-        texts.append(trainer.processing_class.batch_decode(answers, skip_special_tokens=True))
-    return texts[0], texts[1]
+        return policy, answers(trainer, reference, prompts, least_room=1)
 
 
 def null_ref_context(trainer: Any) -> AbstractContextManager[Any]:

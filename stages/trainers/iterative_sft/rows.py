@@ -1,12 +1,13 @@
 """Rows that a training step is handed: ids or texts, checked, cut to length, and given labels."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from stages.losses.sft import IGNORED
 from stages.text.truncation import TruncationMode
+from stages.trainers.core.fields import check_choice
 
 IdLists = list[list[int]]
 
@@ -29,11 +30,7 @@ class StepRows(NamedTuple):
         Raises:
             ValueError: one is out of range.
         """
-        if self.truncation_mode not in get_args(TruncationMode):
-            raise ValueError(
-                f"expected truncation_mode as one of {', '.join(get_args(TruncationMode))}, "
-                f"found {self.truncation_mode!r}"
-            )
+        check_choice("truncation_mode", self.truncation_mode, TruncationMode)
         if self.max_length is not None and self.max_length < 1:
             raise ValueError(f"expected max_length from 1, or None, found {self.max_length}")
 

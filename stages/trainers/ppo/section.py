@@ -5,32 +5,15 @@ from typing import Any, Literal
 from pydantic import Field
 
 from stages.trainers.core.fields import section_fields
-from stages.trainers.core.sections import LoraParams, TrainingSection
+from stages.trainers.core.sections import LanguageModelParams
 from stages.trainers.ppo.config import PPOConfig
 
 _OF_THE_CONFIG: Any = section_fields(
-    TrainingSection,
+    LanguageModelParams,
     PPOConfig,
-    "gradient_accumulation_steps",
-    "ppo_epochs",
-    "learning_rate",
-    "kl_penalty",
-    "init_kl_coef",
-    "adap_kl_ctrl",
-    "target",
-    "horizon",
-    "gamma",
-    "lam",
-    "cliprange",
-    "cliprange_value",
-    "vf_coef",
-    "early_stopping",
-    "target_kl",
-    "ratio_threshold",
-    "use_score_scaling",
-    "use_score_norm",
-    "score_clip",
-    "whiten_rewards",
+    "gradient_accumulation_steps ppo_epochs learning_rate kl_penalty init_kl_coef adap_kl_ctrl target horizon "
+    "gamma lam cliprange cliprange_value vf_coef early_stopping target_kl ratio_threshold use_score_scaling "
+    "use_score_norm score_clip whiten_rewards",
     max_grad_norm=1.0,
 )
 
@@ -64,15 +47,5 @@ class PPOTrainingParams(_OF_THE_CONFIG):  # type: ignore[misc] # its fields are 
     """Answers sampled at once."""
     seed: int = 0
     """Seed of the order of prompts, of sampling and of the value head."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type that the weights are held in."""
-    bf16: bool = False
-    """Whether to compute in bfloat16."""
-    gradient_checkpointing: bool = False
-    """Whether activations are computed again in the backward pass, which saves memory and costs time."""
-    lora: LoraParams | None = None
-    """The adapter to train; null trains the whole model."""
     save_steps: int = Field(20, ge=0)
     """Steps between two checkpoints, from which a killed run goes on; 0 writes none."""
-    report_to: list[Literal["tensorboard", "dvclive"]] = Field(default_factory=list)
-    """Trackers that follow the run, below .cache/tracking; they change no output."""

@@ -1,8 +1,9 @@
 """Arguments of the reward trainer, and what is checked of them before a model is loaded."""
 
-from typing import Any, get_args
+from typing import Any
 
 from stages.trainers.core.arguments import TRANSFORMERS_4_36, DocumentedArguments, documented
+from stages.trainers.core.fields import check_choice
 from stages.trainers.reward.rows import TooLong, check_max_length
 
 
@@ -36,8 +37,7 @@ class RewardConfig(DocumentedArguments):
             ValueError: one is out of range, or asks for what a loss on pairs hasn't.
         """
         check_max_length(self.max_length)
-        if self.too_long not in get_args(TooLong):
-            raise ValueError(f"expected too_long as one of {', '.join(get_args(TooLong))}, found {self.too_long!r}")
+        check_choice("too_long", self.too_long, TooLong)
         if self.label_smoothing_factor:
             raise ValueError(
                 f"expected label_smoothing_factor 0, for pairs have no labels to smooth, found "
