@@ -11,7 +11,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export PREFECT_SERVER_ANALYTICS_ENABLED := false
 
-.PHONY: help setup demo ui check test test-all lock clean
+.PHONY: help setup demo ui check style types test test-all lock clean
 
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
@@ -33,15 +33,17 @@ ui: setup ## Start a Prefect server on this machine, serve the nightly run, prin
 	python -m pipelines ui
 
 check: setup ## Format, lint, types, layers, params and graph
+	@$(MAKE) --no-print-directory --jobs 2 types style
+
+style:
 	ruff format --check .
 	ruff check .
-	mypy
 	lint-imports
 	codespell
 	python -m pipelines check
 
-# One thread a worker, where there is a worker a core: threads that wait for each other take three times as long.
-test test-all: export OMP_NUM_THREADS := 1
+types:
+	mypy
 
 test: check ## Everything that make check does, and all tests but the longest and those that need a GPU
 	$(PYTEST) -m 'not gpu and not long'

@@ -10,11 +10,16 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import settings
 
 from tests.prefect_server import PrefectServer, wait_until
 from tests.workspace import DEMO_GATE, SMALL, Workspace
 
 NOTE = "made.json"
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("no clock", deadline=None)
+settings.load_profile("no clock")
 
 
 @contextmanager
