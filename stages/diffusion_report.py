@@ -8,7 +8,6 @@ The page opens anywhere: it holds its images and charts, asks for nothing from e
 from pydantic import Field
 
 from stages.contracts.artifact import read_table
-from stages.contracts.files import tree_digest, write_text
 from stages.contracts.images import IMAGES
 from stages.contracts.stage import Input, Output, Section, stage_main
 
@@ -47,34 +46,29 @@ def run(
         ContractError: `images` is missing or damaged.
         ValueError: a file lacks something that the page shows.
     """
-    from jinja2 import Environment, StrictUndefined
-
     from stages.page.files import read_csv, read_json
     from stages.page.image_template import IMAGE_PAGE
     from stages.page.images import image_grid, image_training, image_verdict
+    from stages.page.rendering import metrics_are_there, write_page
 
     evaluation = read_json(evaluation_metrics)
     rows = read_table(images, IMAGES).to_pylist()
-    try:
+    with metrics_are_there():
         content = {
             "verdict": image_verdict(evaluation),
             "training": image_training(read_json(training_metrics), read_csv(training_plots)),
         }
-    except KeyError as error:
-        raise ValueError(f"expected {error} among the metrics, found none; rerun the stages before") from None
     read = {"training": training_metrics, "evaluation": evaluation_metrics, "images": images}
-    # Every value is escaped unless it is Markup, and only charts are.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.from_string(IMAGE_PAGE).render(
+    write_page(
+        report,
+        IMAGE_PAGE,
+        read=read,
         title=params.title,
         subtitle=f"Images of held-out prompts; reward: {evaluation['reward_function']}",
         sections=SECTIONS,
         grid=image_grid(rows, num_examples=params.num_examples),
-        inputs=[(name, tree_digest(path)[:16]) for name, path in read.items()],
         **content,
     )
-    write_text(report, page + "\n")
-    print(f"one page of {len(page) / 1000:,.0f} kB")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ came from the log or from a model stands in it as text.
 from pydantic import Field
 
 from stages.contracts.artifact import read_table
-from stages.contracts.files import tree_digest, write_text
 from stages.contracts.generations import GENERATIONS
 from stages.contracts.stage import Input, Output, Section, stage_main
 
@@ -67,10 +66,9 @@ def run(
         ContractError: `generations` is missing or damaged.
         ValueError: a file lacks something that the page shows.
     """
-    from jinja2 import Environment, StrictUndefined
-
     from stages.page import sections
     from stages.page.files import read_csv, read_json
+    from stages.page.rendering import metrics_are_there, write_page
     from stages.page.template import PAGE
 
     inputs = {
@@ -82,11 +80,11 @@ def run(
         "evaluation": evaluation_metrics,
     }
     found = {name: read_json(path) for name, path in inputs.items()}
-    files = {**inputs, "generations": generations}
+    read = {**inputs, "generations": generations}
     method = str(found["training"].get("method", "")).upper()
     evaluation = found["evaluation"]
     groups = sections.answer_groups(read_table(generations, GENERATIONS).to_pylist(), num_examples=params.num_examples)
-    try:
+    with metrics_are_there():
         content = {
             "verdict": sections.verdict(evaluation),
             "results": sections.results(
@@ -103,11 +101,10 @@ def run(
             ),
             "data": sections.data(found["normalization"], found["tokenization"]),
         }
-    except KeyError as error:
-        raise ValueError(f"report: expected {error} among the metrics, found none; rerun the stages before") from None
-    # Every value is escaped unless it is Markup, and only charts are.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.from_string(PAGE).render(
+    write_page(
+        report,
+        PAGE,
+        read=read,
         title=params.title,
         subtitle=f"{method} on held-out prompts; judge: {evaluation.get('judge', 'none')}",
         sections=SECTIONS,
@@ -115,11 +112,8 @@ def run(
         answers_intro="Sampled answers of both models to the same held-out prompts"
         + (", each with its score." if "true_reward" in evaluation else "."),
         graph=sections.graph(),
-        inputs=[(name, tree_digest(path)[:16]) for name, path in files.items()],
         **content,
     )
-    write_text(report, page + "\n")
-    print(f"one page of {len(page) / 1000:,.0f} kB")
 
 
 if __name__ == "__main__":

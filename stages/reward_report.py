@@ -7,7 +7,6 @@ The page opens anywhere: it holds its charts as drawings, asks for nothing from 
 
 from pydantic import Field
 
-from stages.contracts.files import tree_digest, write_text
 from stages.contracts.stage import Input, Output, Section, stage_main
 
 SECTIONS = (("results", "Results"), ("training", "Training"), ("inputs", "Inputs"))
@@ -42,14 +41,13 @@ def run(
     Raises:
         ValueError: a file lacks something that the page shows.
     """
-    from jinja2 import Environment, StrictUndefined
-
     from stages.page.files import read_csv, read_json
+    from stages.page.rendering import metrics_are_there, write_page
     from stages.page.reward import reward_results, reward_training, reward_verdict
     from stages.page.reward_template import REWARD_PAGE
 
     evaluation = read_json(evaluation_metrics)
-    try:
+    with metrics_are_there():
         content = {
             "verdict": reward_verdict(evaluation),
             "results": reward_results(
@@ -60,20 +58,16 @@ def run(
             ),
             "training": reward_training(read_json(training_metrics), read_csv(training_plots)),
         }
-    except KeyError as error:
-        raise ValueError(f"expected {error} among the metrics, found none; rerun the stages before") from None
     read = {"training": training_metrics, "evaluation": evaluation_metrics, "plots of evaluation": evaluation_plots}
-    # Every value is escaped unless it is Markup, and only charts are.
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    page = environment.from_string(REWARD_PAGE).render(
+    write_page(
+        report,
+        REWARD_PAGE,
+        read=read,
         title=params.title,
         subtitle=f"{evaluation['counts']['pairs']:,} held-out pairs",
         sections=SECTIONS,
-        inputs=[(name, tree_digest(path)[:16]) for name, path in read.items()],
         **content,
     )
-    write_text(report, page + "\n")
-    print(f"one page of {len(page) / 1000:,.0f} kB")
 
 
 if __name__ == "__main__":

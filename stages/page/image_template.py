@@ -1,6 +1,6 @@
 """The page of a report on images: they stand in the page as data, and nothing is fetched from anywhere."""
 
-from stages.page.template import opening
+from stages.page.template import closing, opening
 
 _BODY = """<style>
 article h4 { margin: 10px 0 4px; font-size: .85rem; color: var(--soft); font-weight: 600; }
@@ -37,20 +37,7 @@ article h4 { margin: 10px 0 4px; font-size: .85rem; color: var(--soft); font-wei
 </div>
 </section>
 
-<section id="training"><h2>Training</h2>
-<p>{{ training.intro }}</p>
-<div class="charts">{% for chart in training.charts %}{{ chart }}{% endfor %}</div>
-</section>
-
-<section id="inputs"><h2>What was read</h2>
-{{ table(["input", "SHA-256"], inputs) }}
-</section>
-</main>
-<footer><p>Made by the stage <code>diffusion_report</code> of Plumbline. Equal inputs give this page byte for
-byte.</p></footer>
-</body>
-</html>
 """
 
-IMAGE_PAGE = opening(sources="; img-src data:") + _BODY
+IMAGE_PAGE = opening(sources="; img-src data:") + _BODY + closing("diffusion_report")
 """Jinja source of the page; values are escaped where they are put in."""

@@ -137,6 +137,30 @@ def opening(sources: str = "") -> str:
     return _OPENING.replace("STYLE", STYLE).replace("SOURCES", sources)
 
 
+def closing(stage: str) -> str:
+    """The end of a page on a training: its curves, what was read, and who made it.
+
+    Args:
+        stage: name of the stage that writes the page.
+    """
+    return _CLOSING.replace("STAGE", stage)
+
+
+_CLOSING = """<section id="training"><h2>Training</h2>
+<p>{{ training.intro }}</p>
+<div class="charts">{% for chart in training.charts %}{{ chart }}{% endfor %}</div>
+</section>
+
+<section id="inputs"><h2>What was read</h2>
+{{ table(["input", "SHA-256"], inputs) }}
+</section>
+</main>
+<footer><p>Made by the stage <code>STAGE</code> of Plumbline. Equal inputs give this page byte for
+byte.</p></footer>
+</body>
+</html>
+"""
+
 _BODY = """{%- macro answers(name, samples) %}
 <div><h4>{{ name }}</h4><ul>
 {%- for sample in samples %}
