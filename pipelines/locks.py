@@ -135,7 +135,7 @@ def wait_for_leftovers(stopping: Event, path: Path = DVC_NOTES) -> None:
 
 
 def _noted_processes(path: Path) -> list[int]:
-    """Processes in DVC's note that are alive."""
+    """Processes in DVC's rwlock that are alive."""
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     return [pid for pid in map(int, re.findall(r'"pid": *(\d+)', text)) if _is_alive(pid)]
 
