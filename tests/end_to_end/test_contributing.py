@@ -112,7 +112,7 @@ def test_the_guides_filter_stands_between_rows_and_training(workspace):
     rows = json.loads((workspace.root / "metrics/training/bco.json").read_text())["rows"]
     assert 0 < rows["too_long"] < rows["desired"] + rows["undesired"]
     assert workspace.repro("training@bco") == set()
-    workspace.set_params({"short_rows": {"max_length": 23}})
+    workspace.set_params({"short_rows": {"max_length": 20}})
     assert workspace.repro("training@bco") == {"short_rows", "training@bco"}
 
 
