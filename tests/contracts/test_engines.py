@@ -17,6 +17,7 @@ from stages.contracts.closure import ROOT
 from stages.contracts.engines import chosen_engine, num_processes, run_missing
 from stages.contracts.row_cache import cached_rows
 from stages.contracts.stage import StageFailure
+from tests.contracts.workers import meet
 
 ENGINES = ["inline", pytest.param("processes", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)]
 
@@ -46,14 +47,6 @@ class Squares:
         return pa.table({"square": [value**2 for value in values], "by": [self.load] * len(values)})
 
 
-def meet(folder):
-    """Wait until two processes left a file."""
-    deadline = time.monotonic() + 60
-    while len(list(folder.iterdir())) < 2:
-        assert time.monotonic() < deadline, "no other process came"
-        time.sleep(0.01)
-
-
 @dataclass(frozen=True)
 class Dies:
     """A worker that the kernel kills."""
@@ -72,17 +65,6 @@ class NamesItsDevice:
         (self.meeting / str(os.getpid())).touch()
         meet(self.meeting)
         return pa.table({"device": [os.environ["PLUMBLINE_DEVICE"]] * len(rows)})
-
-
-@dataclass(frozen=True)
-class Waits:
-    """Work without an end."""
-
-    folder: Path
-
-    def __call__(self, rows):
-        (self.folder / str(os.getpid())).touch()
-        time.sleep(300)
 
 
 def pieces(number, size=4):
@@ -154,7 +136,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from stages.contracts.engines import run_missing
-from tests.contracts.test_engines import Waits
+from tests.contracts.workers import Waits
 
 if __name__ == "__main__":
     list(run_missing([pa.table({"x": [1]})] * 8, Waits(Path(sys.argv[1])), engine="processes"))

@@ -10,34 +10,7 @@ import pytest
 import torch
 
 from stages.contracts.closure import ROOT
-from tests.trainers.tiny_ppo import rollouts, tiny_trainer
-
-_WORKER = """
-import sys
-from pathlib import Path
-from tests.equivalence.test_ppo_trainer import two_steps
-two_steps(Path(sys.argv[1]), 4)
-"""
-
-
-def two_steps(folder, size):
-    """Two steps on eight responses, of which this process has `size`; writes what came of it."""
-    trainer = tiny_trainer(
-        batch_size=size, mini_batch_size=size // 2, gradient_accumulation_steps=2, whiten_rewards=True,
-        use_score_scaling=True, max_grad_norm=0.1, ppo_epochs=2,
-    )  # fmt: skip
-    # Means over tokens are means over processes where all responses are of one length.
-    given = {**rollouts(8), "responses": [torch.arange(6, 10) + row for row in range(8)]}
-    rank = trainer.accelerator.process_index
-    own = {name: rows[rank * size : (rank + 1) * size] for name, rows in given.items()}
-    found = [trainer.step(**own) for _ in range(2)]
-    trainer.save_state(folder / "state")
-    if trainer.accelerator.is_main_process:
-        kept = [{k: v for k, v in stats.items() if isinstance(v, float) and "time" not in k} for stats in found]
-        shapes = {name: value.shape for name, value in found[0].items() if not isinstance(value, float)}
-        (folder / "found.json").write_text(json.dumps([kept, trainer.method_state(), shapes]))
-        policy = trainer.accelerator.unwrap_model(trainer.model)
-        torch.save({name: weight.detach() for name, weight in policy.named_parameters()}, folder / "weights.pt")
+from tests.equivalence import ppo_steps
 
 
 def in_two_processes(folder):
@@ -49,7 +22,7 @@ def in_two_processes(folder):
         distributed = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "RANK": rank}
         distributed |= {"LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "true"}
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **distributed}
-        command = [sys.executable, "-c", _WORKER, str(folder)]
+        command = [sys.executable, "-m", ppo_steps.__name__, str(folder)]
         processes.append(subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL))
     assert [process.wait(timeout=200) for process in processes] == [0, 0]
 
@@ -64,7 +37,7 @@ def test_p10_two_processes_are_one(tmp_path):
     for folder in folders:
         folder.mkdir()
 
-    two_steps(folders[0], 8)
+    ppo_steps.two_steps(folders[0], 8)
     in_two_processes(folders[1])
 
     (one, one_weights), (two, two_weights) = map(read, folders)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import AutoModelForCausalLM
 
 from stages.models.loading import load_causal_lm
 from stages.models.shared_layers import create_reference_model
@@ -16,7 +16,7 @@ from stages.models.value_head import (
     ValueHead,
 )
 from tests.models.tiny import CONFIGS, tiny_model
-from tests.trainers.tiny import tiny_llama
+from tests.trainers.tiny import tiny_llama, tiny_t5
 
 # peft 0.21 asks transformers 5 under a name that has changed.
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
@@ -30,15 +30,6 @@ def ids_and_masks(*, side="right", vocabulary=97):
     if side == "left":
         ids[1], mask[1], completion[1] = (tensor[1].roll(2) for tensor in (ids, mask, completion))
     return ids * mask, mask, completion
-
-
-def tiny_t5():
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=32, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, dropout_rate=0.1,
-        pad_token_id=0, eos_token_id=2, decoder_start_token_id=0,
-    )  # fmt: skip
-    return T5ForConditionalGeneration(config).eval()
 
 
 def lora(**settings):

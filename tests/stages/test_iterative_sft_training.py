@@ -13,7 +13,6 @@ from stages.models.prompt_room import prompt_room
 from stages.trainers.core.sections import LoraParams
 from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
 from tests.stages.feedback import write_completions
-from tests.stages.test_sft_training import single_thread  # noqa: F401 - a fixture
 from tests.stages.training_runs import digests, kill_when, outputs, write_base_model
 from tests.trainers.tiny import WORDS, tiny_tokenizer
 

@@ -49,15 +49,6 @@ def demonstrations(tmp_path_factory):
     return file
 
 
-@pytest.fixture
-def single_thread():
-    """One thread, as in the process that is killed: sums of other parts would have other bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def test_learns_a_log_of_demonstrations_and_lowers_the_held_out_loss(base_model, demonstrations, tmp_path):
     written = outputs(tmp_path)
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 
-from tests.trainers.test_reward import documented_rows, trainer_of
-from tests.trainers.test_sft import sft_trainer
 from tests.trainers.tiny import METHODS, WORDS, lines, method_trainer
+from tests.trainers.tiny_reward import documented_rows, reward_trainer
+from tests.trainers.tiny_sft import sft_trainer
 
 _LOGGED = ("loss", "accuracy", "grad_norm", "rewards/chosen")
 _WANTED = ("/", "eval_loss", "eval_delta", "eval_kl")
@@ -49,7 +49,7 @@ def trained_on_few(folder: Path, *, num_processes: int) -> dict[str, Any]:
         "ddp_backend": "gloo" if num_processes > 1 else None,
     }
     trainers = {
-        "reward": trainer_of(folder, rows=documented_rows(11), **settings),
+        "reward": reward_trainer(folder, rows=documented_rows(11), **settings),
         "sft": sft_trainer(folder, rows=texts, dataset_text_field="text", **settings),
     }
     found: dict[str, Any] = {}

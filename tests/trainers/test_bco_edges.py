@@ -10,9 +10,17 @@ from peft import LoraConfig
 from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 from stages.rows.collation import PreferenceCollator
-from tests.trainers.test_model_kinds import tiny_mixtral, tiny_t5
-from tests.trainers.test_prompt_weights import embed, shifted_rows
-from tests.trainers.tiny import bco_trainer, encoded_rows, raw_rows, tiny_llama, tiny_tokenizer
+from tests.trainers.tiny import (
+    bco_trainer,
+    embed,
+    encoded_rows,
+    raw_rows,
+    shifted_rows,
+    tiny_llama,
+    tiny_mixtral,
+    tiny_t5,
+    tiny_tokenizer,
+)
 
 ROWS = Dataset.from_list(raw_rows())
 

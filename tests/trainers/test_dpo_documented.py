@@ -11,8 +11,7 @@ from stages.losses.dpo import PAIR_LOSSES
 from stages.losses.pairs import PairLogps, PairSettings
 from stages.rows.collation import PreferenceCollator
 from stages.trainers import DPOTrainer
-from tests.trainers.test_model_kinds import tiny_t5
-from tests.trainers.tiny import dpo_trainer, encoded_pairs, raw_pairs, tiny_llama, tiny_tokenizer
+from tests.trainers.tiny import dpo_trainer, encoded_pairs, raw_pairs, tiny_llama, tiny_t5, tiny_tokenizer
 
 RAW = Dataset.from_list(raw_pairs())
 PAIR = {"prompt": "what is", "chosen": " the sky", "rejected": " a"}

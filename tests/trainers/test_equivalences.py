@@ -14,8 +14,7 @@ from transformers import TrainerCallback
 
 from stages.contracts.closure import ROOT
 from tests.trainers import all_methods
-from tests.trainers.test_model_kinds import tiny_t5
-from tests.trainers.tiny import METHODS, lines, method_trainer, tiny_llama
+from tests.trainers.tiny import METHODS, lines, method_trainer, tiny_llama, tiny_t5
 
 EACH_METHOD = pytest.mark.parametrize("method", METHODS)
 
@@ -66,11 +65,13 @@ def test_an_adapter_switched_off_is_a_live_model_without_it(tmp_path, method):
 def test_eight_rows_at_once_are_fewer_accumulated(tmp_path, method, size):
     # the divergence of KTO is that of a step in any case, the reward shift of BCO if asked for
     settings = {"rows": METHODS[method].encoded(16)} | ({"reward_shift_update": "step"} if method == "bco" else {})
+    # Adam makes a whole step of a gradient that is nothing but rounding; here weights differ as gradients do.
+    settings |= {"optim": "sgd", "learning_rate": 0.1}
 
     once = run(method, tmp_path, per_device_train_batch_size=8, **settings)
     cut = run(method, tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=8 // size, **settings)
 
-    assert_equal_runs(cut, once)
+    assert_equal_runs(cut, once, atol=1e-7)
 
 
 @EACH_METHOD

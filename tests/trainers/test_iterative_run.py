@@ -9,8 +9,8 @@ from stages.losses.sft import IGNORED
 from stages.models.generation import sample_ids
 from stages.trainers.iterative_sft.run import IterativeRun, Prompt, Rounds
 from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
-from tests.trainers.test_iterative_sft import arguments, batches_of
 from tests.trainers.tiny import WORDS, tiny_llama, tiny_tokenizer
+from tests.trainers.tiny_iterative import batches_of, iterative_arguments
 
 ROUNDS = Rounds(num_rounds=2, num_samples=4, max_new_tokens=4, batch_size=16, seed=3)
 
@@ -47,7 +47,7 @@ def dies_at(number):
 def made(folder, *, rounds=ROUNDS, reward=likes_sea, num_prompts=12, held_out=3, **changes):
     steps = rounds.max_steps(num_prompts, rows_per_step=4)
     settings = {"per_device_train_batch_size": 4, "max_steps": steps, "learning_rate": 2e-2, **changes}
-    trainer = IterativeSFTTrainer(tiny_llama(dropout=0.1), arguments(folder, **settings), tiny_tokenizer())
+    trainer = IterativeSFTTrainer(tiny_llama(dropout=0.1), iterative_arguments(folder, **settings), tiny_tokenizer())
     words = prompts(WORDS)
     return IterativeRun(
         trainer,

@@ -2,59 +2,22 @@
 
 import inspect
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from datasets import Dataset
 from torch.nn.functional import cross_entropy
-from transformers import TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
 from stages.losses.sft import IGNORED
 from stages.trainers import IterativeSFTTrainer
 from stages.trainers.core.checkpoints import last_whole_checkpoint
 from tests.material import SHARED, needs_shared
-from tests.trainers.test_model_kinds import tiny_t5
-from tests.trainers.tiny import tiny_llama, tiny_tokenizer
+from tests.trainers.tiny import tiny_llama, tiny_t5, tiny_tokenizer
+from tests.trainers.tiny_iterative import batches_of, iterative_arguments, iterative_trainer
 
 ROWS = [torch.arange(3 + i, 8 + 2 * i) for i in range(6)]
 TEXTS = ["what is the sky", "blue", "a sea is green", "red fine"]
-
-
-def arguments(folder: Path, **changes: Any) -> TrainingArguments:
-    defaults: dict[str, Any] = {
-        "learning_rate": 1e-2,
-        "max_steps": 12,
-        "per_device_train_batch_size": 2,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
-    return TrainingArguments(str(folder), **{**defaults, **changes})
-
-
-def made(folder: Path, *, model: Any = None, **changes: Any) -> IterativeSFTTrainer:
-    own = {name: changes.pop(name) for name in inspect.signature(IterativeSFTTrainer).parameters if name in changes}
-    return IterativeSFTTrainer(model or tiny_llama(), arguments(folder, **changes), tiny_tokenizer(), **own)
-
-
-def batches_of(trainer: IterativeSFTTrainer) -> list[dict[str, Any]]:
-    """What the collator makes, from now on."""
-    seen: list[dict[str, Any]] = []
-    collate = trainer.data_collator
-    # Still a collator of labels, or the trainer would leave the loss to the model.
-    trainer.data_collator = type("Watched", (type(collate),), {"__call__": lambda _, rows: _keep(seen, collate(rows))})(
-        0
-    )
-    return seen
-
-
-def _keep(seen, batch):
-    seen.append({name: tensor.tolist() for name, tensor in batch.items()})
-    return batch
 
 
 @needs_shared
@@ -72,7 +35,7 @@ def test_constructor_and_step_take_the_documented_arguments(name):
 
 
 def test_a_step_learns_its_rows_and_says_how_it_went(tmp_path):
-    trainer = made(tmp_path)
+    trainer = iterative_trainer(tmp_path)
 
     first, second = trainer.step(ROWS), trainer.step(ROWS)
 
@@ -89,13 +52,13 @@ def test_the_loss_is_that_of_the_model(tmp_path):
     model = tiny_llama()
     each = [cross_entropy(model(input_ids=row[None]).logits[0, :-1], row[1:], reduction="none") for row in ROWS]
 
-    found = made(tmp_path, model=model, per_device_train_batch_size=6).step(ROWS)
+    found = iterative_trainer(tmp_path, model=model, per_device_train_batch_size=6).step(ROWS)
 
     assert found["loss"] == pytest.approx(torch.cat(each).mean().item(), rel=1e-5)
 
 
 def test_i1_labels_given_as_texts_are_encoded(tmp_path):
-    trainer = made(tmp_path, per_device_train_batch_size=4)
+    trainer = iterative_trainer(tmp_path, per_device_train_batch_size=4)
     seen = batches_of(trainer)
 
     trainer.step(texts=TEXTS, texts_labels=["what is the sea", "red", "a sea is blue", "red good"])
@@ -106,7 +69,7 @@ def test_i1_labels_given_as_texts_are_encoded(tmp_path):
 
 
 def test_i1_texts_are_their_own_labels_without_others(tmp_path):
-    by_texts, by_ids = made(tmp_path), made(tmp_path)
+    by_texts, by_ids = iterative_trainer(tmp_path), iterative_trainer(tmp_path)
 
     found = by_texts.step(texts=TEXTS)
 
@@ -118,7 +81,7 @@ def test_i2_labels_of_a_causal_model_are_honoured(tmp_path):
     labels = [torch.where(torch.arange(len(row)) < 3, IGNORED, row) for row in ROWS]
     each = [cross_entropy(model(input_ids=row[None]).logits[0, 2:-1], row[3:], reduction="none") for row in ROWS]
 
-    found = made(tmp_path, model=model, per_device_train_batch_size=6).step(ROWS, labels=labels)
+    found = iterative_trainer(tmp_path, model=model, per_device_train_batch_size=6).step(ROWS, labels=labels)
 
     assert found["loss"] == pytest.approx(torch.cat(each).mean().item(), rel=1e-5)
     assert found["num_tokens"] == sum(len(row) - 3 for row in ROWS)
@@ -132,14 +95,14 @@ def test_i2_labels_may_be_other_tokens_than_the_ids(tmp_path):
         for row, label in zip(ROWS, labels, strict=True)
     ]
 
-    found = made(tmp_path, model=model, per_device_train_batch_size=6).step(ROWS, labels=labels)
+    found = iterative_trainer(tmp_path, model=model, per_device_train_batch_size=6).step(ROWS, labels=labels)
 
     assert found["loss"] == pytest.approx(torch.cat(each).mean().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(("mode", "part"), [("keep_end", slice(-4, None)), ("keep_start", slice(4))])
 def test_i3_rows_are_cut_along_their_tokens_and_all_stay(tmp_path, mode, part):
-    trainer = made(tmp_path, max_length=4, truncation_mode=mode, per_device_train_batch_size=6)
+    trainer = iterative_trainer(tmp_path, max_length=4, truncation_mode=mode, per_device_train_batch_size=6)
     seen = batches_of(trainer)
 
     found = trainer.step(ROWS, labels=[row.clone() for row in ROWS])
@@ -150,7 +113,7 @@ def test_i3_rows_are_cut_along_their_tokens_and_all_stay(tmp_path, mode, part):
 
 
 def test_tokens_that_a_mask_leaves_out_are_not_learned(tmp_path):
-    trainer = made(tmp_path, per_device_train_batch_size=1)
+    trainer = iterative_trainer(tmp_path, per_device_train_batch_size=1)
     seen = batches_of(trainer)
 
     trainer.step([torch.tensor([5, 6, 7])], attention_mask=[torch.tensor([0, 1, 1])])
@@ -160,7 +123,7 @@ def test_tokens_that_a_mask_leaves_out_are_not_learned(tmp_path):
 
 
 def test_an_encoder_decoder_learns_answers_of_their_own_length(tmp_path):
-    trainer = made(tmp_path, model=tiny_t5(), max_length=3)
+    trainer = iterative_trainer(tmp_path, model=tiny_t5(), max_length=3)
     seen = batches_of(trainer)
 
     losses = [
@@ -173,7 +136,7 @@ def test_an_encoder_decoder_learns_answers_of_their_own_length(tmp_path):
 
 def test_rows_are_learned_in_an_order_that_changes_from_call_to_call(tmp_path):
     def orders(**settings):
-        trainer = made(tmp_path, per_device_train_batch_size=6, **settings)
+        trainer = iterative_trainer(tmp_path, per_device_train_batch_size=6, **settings)
         seen = batches_of(trainer)
         for _ in range(2):
             trainer.step(ROWS)
@@ -191,7 +154,7 @@ def test_rows_are_learned_in_an_order_that_changes_from_call_to_call(tmp_path):
 
 def test_evaluates_and_logs_every_so_many_steps(tmp_path):
     rows = Dataset.from_list([{"input_ids": row.tolist(), "prompt_length": 2} for row in ROWS])
-    trainer = made(tmp_path, eval_dataset=rows, eval_strategy="steps", eval_steps=2, logging_steps=2)
+    trainer = iterative_trainer(tmp_path, eval_dataset=rows, eval_strategy="steps", eval_steps=2, logging_steps=2)
 
     first = trainer.step(ROWS)
 
@@ -199,11 +162,11 @@ def test_evaluates_and_logs_every_so_many_steps(tmp_path):
         next(line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line)
     )
     assert [line["step"] for line in trainer.state.log_history if "loss" in line] == [2]
-    assert "eval_loss" not in made(tmp_path).step(ROWS)
+    assert "eval_loss" not in iterative_trainer(tmp_path).step(ROWS)
 
 
 def test_a_call_reads_no_lines_of_the_log_that_earlier_ones_wrote(tmp_path):
-    trainer = made(tmp_path)
+    trainer = iterative_trainer(tmp_path)
     trainer.step(ROWS)
     read = []
 
@@ -225,7 +188,9 @@ def test_an_evaluation_of_an_encoder_decoder_is_a_mean_over_all_tokens_of_its_an
     model = tiny_t5()
     rows = [{"input_ids": [5, 6, 7], "labels": [8, 9, 2]}, {"input_ids": [9, 10], "labels": [11]}]
     losses = [model(**{name: torch.tensor([ids]) for name, ids in row.items()}).loss.item() for row in rows]
-    trainer = made(tmp_path, model=model, eval_dataset=Dataset.from_list(rows), per_device_eval_batch_size=1)
+    trainer = iterative_trainer(
+        tmp_path, model=model, eval_dataset=Dataset.from_list(rows), per_device_eval_batch_size=1
+    )
 
     found = trainer.evaluate()
 
@@ -236,7 +201,7 @@ def test_an_optimizer_and_a_schedule_of_ones_own_need_no_max_steps(tmp_path):
     model = tiny_llama()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 / (1 + step))
-    trainer = made(tmp_path, model=model, max_steps=-1, optimizers=(optimizer, schedule))
+    trainer = iterative_trainer(tmp_path, model=model, max_steps=-1, optimizers=(optimizer, schedule))
 
     trainer.step(ROWS)
 
@@ -244,9 +209,9 @@ def test_an_optimizer_and_a_schedule_of_ones_own_need_no_max_steps(tmp_path):
 
 
 def test_noise_and_checkpointed_activations_work_as_in_one_training(tmp_path):
-    plain = made(tmp_path).step(ROWS)
-    noisy = made(tmp_path, neftune_noise_alpha=20.0)
-    saving = made(tmp_path, activation_checkpointing=True, optimize_device_cache=True)
+    plain = iterative_trainer(tmp_path).step(ROWS)
+    noisy = iterative_trainer(tmp_path, neftune_noise_alpha=20.0)
+    saving = iterative_trainer(tmp_path, activation_checkpointing=True, optimize_device_cache=True)
 
     assert noisy.step(ROWS)["loss"] != plain["loss"]
     assert not noisy.model.get_input_embeddings()._forward_hooks
@@ -268,7 +233,7 @@ class Watch(TrainerCallback):
 
 
 def test_trackers_see_one_training_from_begin_to_end(tmp_path):
-    trainer = made(tmp_path, max_steps=6)
+    trainer = iterative_trainer(tmp_path, max_steps=6)
     watch = Watch()
     trainer.add_callback(watch)
 
@@ -285,13 +250,13 @@ def test_trackers_see_one_training_from_begin_to_end(tmp_path):
 def test_goes_on_bit_for_bit_behind_a_call_and_within_one(tmp_path):
     run = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 2, "gradient_accumulation_steps": 2}
     calls = [ROWS, ROWS[:4], ROWS[::-1]]  # of 2, 1 and 2 steps
-    whole = made(tmp_path, model=tiny_llama(dropout=0.2), **run)
+    whole = iterative_trainer(tmp_path, model=tiny_llama(dropout=0.2), **run)
     for rows in calls:
         whole.step(rows)
 
     for step, num_calls in ((1, 0), (2, 1), (3, 2), (4, 2)):
         torch.rand(7)  # a new process stands elsewhere in its random stream
-        resumed = made(tmp_path / "other", model=tiny_llama(dropout=0.2), **run)
+        resumed = iterative_trainer(tmp_path / "other", model=tiny_llama(dropout=0.2), **run)
         resumed.resume(tmp_path / f"checkpoint-{step}")
         assert resumed.num_calls == num_calls
         for rows in calls[resumed.num_calls :]:
@@ -304,13 +269,13 @@ def test_goes_on_bit_for_bit_behind_a_call_and_within_one(tmp_path):
 
 
 def test_a_checkpoint_is_written_when_asked_for_and_found_again(tmp_path):
-    trainer = made(tmp_path)
+    trainer = iterative_trainer(tmp_path)
     trainer.step(ROWS)
 
     folder = trainer.save_checkpoint()
 
     assert folder == last_whole_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
-    by_argument = made(tmp_path, resume_from_checkpoint=str(folder))
+    by_argument = iterative_trainer(tmp_path, resume_from_checkpoint=str(folder))
     by_argument.step(ROWS)
     trainer.step(ROWS)
     for found, expected in zip(by_argument.model.parameters(), trainer.model.parameters(), strict=True):
@@ -319,8 +284,8 @@ def test_a_checkpoint_is_written_when_asked_for_and_found_again(tmp_path):
 
 def test_there_must_be_a_checkpoint_to_resume_and_no_call_before_it(tmp_path):
     with pytest.raises(ValueError, match="expected a whole checkpoint in .* found none"):
-        made(tmp_path).resume()
-    trainer = made(tmp_path)
+        iterative_trainer(tmp_path).resume()
+    trainer = iterative_trainer(tmp_path)
     trainer.step(ROWS)
     trainer.save_checkpoint()
 
@@ -343,7 +308,12 @@ def test_there_must_be_a_checkpoint_to_resume_and_no_call_before_it(tmp_path):
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
 def test_bad_arguments_are_refused_before_the_model_is_loaded(tmp_path, changes, message):
-    given = {"model": str(tmp_path / "none"), "args": arguments(tmp_path), "tokenizer": tiny_tokenizer(), **changes}
+    given = {
+        "model": str(tmp_path / "none"),
+        "args": iterative_arguments(tmp_path),
+        "tokenizer": tiny_tokenizer(),
+        **changes,
+    }
 
     with pytest.raises(ValueError, match=message):
         IterativeSFTTrainer(**given)
@@ -351,8 +321,8 @@ def test_bad_arguments_are_refused_before_the_model_is_loaded(tmp_path, changes,
 
 def test_the_length_of_the_training_must_be_known_and_kept_to(tmp_path):
     with pytest.raises(ValueError, match="max_steps in args, or optimizers with a schedule, found max_steps=-1"):
-        made(tmp_path, max_steps=-1)
-    trainer = made(tmp_path, max_steps=4)
+        iterative_trainer(tmp_path, max_steps=-1)
+    trainer = iterative_trainer(tmp_path, max_steps=4)
     trainer.step(ROWS)
 
     with pytest.raises(ValueError, match="up to max_steps=4 optimizer steps in all calls, found .* up to step 6"):
@@ -377,7 +347,7 @@ def test_the_length_of_the_training_must_be_known_and_kept_to(tmp_path):
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
 def test_rows_that_cannot_be_used_are_refused(tmp_path, call, message):
-    trainer = made(tmp_path)
+    trainer = iterative_trainer(tmp_path)
 
     with pytest.raises(ValueError, match=message):
         trainer.step(**call)

@@ -3,29 +3,9 @@
 import pytest
 import torch
 from datasets import Dataset
-from transformers import MixtralConfig, MixtralForCausalLM, T5Config, T5ForConditionalGeneration
 
 from stages.models.seq2seq import seq2seq_logps
-from tests.trainers.tiny import bco_trainer, raw_rows, tiny_llama
-
-
-def tiny_t5():
-    torch.manual_seed(0)
-    config = T5Config(
-        vocab_size=32, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, dropout_rate=0.1,
-        pad_token_id=0, eos_token_id=2, decoder_start_token_id=0,
-    )  # fmt: skip
-    return T5ForConditionalGeneration(config).eval()
-
-
-def tiny_mixtral(**settings):
-    torch.manual_seed(0)
-    config = MixtralConfig(
-        vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=2, num_local_experts=4, max_position_embeddings=64, pad_token_id=0, bos_token_id=1,
-        eos_token_id=2, **settings,
-    )  # fmt: skip
-    return MixtralForCausalLM(config).eval()
+from tests.trainers.tiny import bco_trainer, raw_rows, tiny_llama, tiny_mixtral, tiny_t5
 
 
 def losses(trainer):

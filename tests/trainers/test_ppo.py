@@ -15,8 +15,7 @@ from stages.models.value_head import AutoModelForSeq2SeqLMWithValueHead
 from stages.trainers import PPOTrainer
 from stages.trainers.ppo.control import AdaptiveKLController, FixedKLController, ScoreScaler
 from stages.trainers.ppo.hub import BestScore
-from tests.models.test_value_head import tiny_t5
-from tests.trainers.tiny import tiny_llama, tiny_tokenizer
+from tests.trainers.tiny import tiny_llama, tiny_t5, tiny_tokenizer
 from tests.trainers.tiny_ppo import ppo_config, rollouts, tiny_policy, tiny_trainer
 
 # peft 0.21 asks transformers 5 under a name that has changed.

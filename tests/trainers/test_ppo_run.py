@@ -14,8 +14,7 @@ from stages.trainers import PPOTrainer
 from stages.trainers.core.named_reward import Reward
 from stages.trainers.ppo.prompts import Prompt
 from stages.trainers.ppo.run import RunSettings, curves_of, last_checkpoint, prompts_of_step, run_ppo, sample_responses
-from tests.models.test_value_head import tiny_t5
-from tests.trainers.tiny import WORDS, tiny_tokenizer
+from tests.trainers.tiny import WORDS, tiny_t5, tiny_tokenizer
 from tests.trainers.tiny_ppo import ppo_config, tiny_policy, tiny_trainer
 
 # peft 0.21 asks transformers 5 under a name that has changed.

@@ -5,8 +5,7 @@ import torch
 from transformers import GenerationConfig
 
 from stages.models.value_head import AutoModelForSeq2SeqLMWithValueHead
-from tests.models.test_value_head import tiny_t5
-from tests.trainers.tiny import tiny_llama
+from tests.trainers.tiny import tiny_llama, tiny_t5
 from tests.trainers.tiny_ppo import rollouts, tiny_policy, tiny_trainer
 
 GREEDY = {"do_sample": False, "max_new_tokens": 5}

@@ -6,23 +6,16 @@ import torch
 from datasets import Dataset
 
 from stages.trainers.bco.trainer import BCOTrainer
-from tests.trainers.tiny import WORDS, bco_config, bco_trainer, encoded_rows, raw_rows, tiny_llama, tiny_tokenizer
-
-
-def embed(input_ids, attention_mask):
-    """Counts of words, averaged over all positions, padding included, as users write it."""
-    return torch.nn.functional.one_hot(input_ids, 32).float().mean(dim=1)
-
-
-def shifted_rows(number=40):
-    """Prompts about the sea are mostly desired, those about the sky mostly not."""
-    rows = []
-    for index in range(number):
-        is_sea = index % 2 == 0
-        label = is_sea if index % 5 else not is_sea
-        topic = "a sea" if is_sea else "what is the sky"
-        rows.append({"prompt": f"{topic} {WORDS[index % 7]}", "completion": " fine", "label": label})
-    return Dataset.from_list(rows)
+from tests.trainers.tiny import (
+    bco_config,
+    bco_trainer,
+    embed,
+    encoded_rows,
+    raw_rows,
+    shifted_rows,
+    tiny_llama,
+    tiny_tokenizer,
+)
 
 
 def made(folder, rows=None, **arguments):

@@ -3,79 +3,22 @@
 import inspect
 import json
 import math
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import LlamaConfig, LlamaForSequenceClassification, TrainerCallback, TrainingArguments
+from transformers import LlamaForSequenceClassification, TrainerCallback, TrainingArguments
 
 from stages.trainers import RewardConfig, RewardDataCollatorWithPadding, RewardTrainer
 from tests.material import SHARED, needs_shared
-from tests.trainers.tiny import SecondOfTwo, tiny_llama, tiny_tokenizer
+from tests.trainers.tiny import SecondOfTwo, tiny_tokenizer
+from tests.trainers.tiny_reward import documented_rows, reward_config, reward_trainer, staged_rows, tiny_classifier
 
 # peft 0.21 asks transformers 5 under a name that has changed.
 PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
 ADAPTER = {"r": 2, "target_modules": ["q_proj", "v_proj"], "task_type": "SEQ_CLS"}
-
-
-def tiny_classifier(*, seed: int = 0, dropout: float = 0.0, num_labels: int = 1) -> LlamaForSequenceClassification:
-    """The layers of `tiny_llama` under a head that gives one score."""
-    causal = tiny_llama(seed=seed, dropout=dropout)
-    config = LlamaConfig(**{**causal.config.to_dict(), "num_labels": num_labels})
-    torch.manual_seed(seed)
-    return LlamaForSequenceClassification(config).eval()
-
-
-def documented_rows(number: int = 8, *, margin: bool = False, seed: int = 0) -> Dataset:
-    """Pairs with the documented columns; the longer a chosen row, the smaller its ids."""
-    generator = torch.Generator().manual_seed(seed)
-    rows = []
-    for index in range(number):
-        chosen = torch.randint(3, 16, (4 + index % 5,), generator=generator).tolist()
-        rejected = torch.randint(16, 32, (3 + index % 4,), generator=generator).tolist()
-        row = {
-            "input_ids_chosen": chosen,
-            "attention_mask_chosen": [1] * len(chosen),
-            "input_ids_rejected": rejected,
-            "attention_mask_rejected": [1] * len(rejected),
-        }
-        rows.append({**row, "margin": 0.5 * index} if margin else row)
-    return Dataset.from_list(rows)
-
-
-def staged_rows(number: int = 12) -> Dataset:
-    """Pairs with the columns that the stages make."""
-    rows = documented_rows(number)
-    columns = {"row_id": [f"pair{index}" for index in range(number)], "weight": [1.0] * number}
-    for side in ("chosen", "rejected"):
-        columns |= {f"{side}_input_ids": rows[f"input_ids_{side}"][:], f"{side}_prompt_length": [1] * number}
-    return Dataset.from_dict(columns)
-
-
-def config(folder, **arguments: Any) -> RewardConfig:
-    defaults: dict[str, Any] = {
-        "learning_rate": 1e-2,
-        "max_steps": 3,
-        "per_device_train_batch_size": 4,
-        "per_device_eval_batch_size": 3,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "gradient_checkpointing": False,
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
-    return RewardConfig(str(folder), **{**defaults, **arguments})
-
-
-def trainer_of(folder, *, model: Any = None, rows: Any = None, **arguments: Any) -> RewardTrainer:
-    own = {name: arguments.pop(name) for name in inspect.signature(RewardTrainer).parameters if name in arguments}
-    if "model_init" not in own:
-        own["model"] = tiny_classifier() if model is None else model
-    own = {"args": config(folder, **arguments), "tokenizer": tiny_tokenizer(), **own}
-    return RewardTrainer(train_dataset=staged_rows() if rows is None else rows, **own)
 
 
 def scores(model, ids):
@@ -87,7 +30,7 @@ def scores(model, ids):
 
 
 def test_pairs_that_were_read_at_construction_are_not_read_again(tmp_path):
-    trainer = trainer_of(tmp_path, rows=documented_rows(7), eval_dataset={"few": documented_rows(3)})
+    trainer = reward_trainer(tmp_path, rows=documented_rows(7), eval_dataset={"few": documented_rows(3)})
 
     for rows in (trainer.train_dataset, trainer.eval_dataset["few"]):
         assert trainer.get_eval_dataloader(rows).dataset is rows
@@ -95,7 +38,7 @@ def test_pairs_that_were_read_at_construction_are_not_read_again(tmp_path):
 
 
 def test_pairs_that_only_fill_the_last_batch_of_a_process_are_not_learned(tmp_path):
-    trainer = trainer_of(tmp_path, rows=documented_rows(7))
+    trainer = reward_trainer(tmp_path, rows=documented_rows(7))
     batch = trainer.data_collator(trainer.train_dataset.select([4, 5, 6, 0]).to_list())
     trainer.accelerator = SecondOfTwo(trainer.accelerator)
 
@@ -108,7 +51,7 @@ def test_pairs_that_only_fill_the_last_batch_of_a_process_are_not_learned(tmp_pa
 
 def test_r1_the_margin_of_a_pair_counts_for_that_pair_alone(tmp_path):
     model, rows = tiny_classifier(), documented_rows(4, margin=True)
-    trainer = trainer_of(tmp_path, model=model, rows=rows)
+    trainer = reward_trainer(tmp_path, model=model, rows=rows)
 
     loss = trainer.compute_loss(model, trainer.data_collator(list(trainer.train_dataset)))
 
@@ -120,7 +63,7 @@ def test_r1_the_margin_of_a_pair_counts_for_that_pair_alone(tmp_path):
 def test_r2_rows_longer_than_max_length_are_cut_to_it_and_counted(tmp_path, caplog):
     rows = documented_rows(8)
 
-    trainer = trainer_of(tmp_path, rows=rows, max_length=5)
+    trainer = reward_trainer(tmp_path, rows=rows, max_length=5)
 
     batch = trainer.data_collator(list(trainer.train_dataset))
     assert batch["chosen_input_ids"].shape == (8, 5)
@@ -133,7 +76,7 @@ def test_r2_rows_longer_than_max_length_are_cut_to_it_and_counted(tmp_path, capl
 def test_r2_pairs_longer_than_max_length_can_be_left_out_instead(tmp_path):
     rows = documented_rows(8)
 
-    trainer = trainer_of(tmp_path, rows=rows, max_length=5, too_long="drop")
+    trainer = reward_trainer(tmp_path, rows=rows, max_length=5, too_long="drop")
 
     fitting = [row for row in rows if max(len(row["input_ids_chosen"]), len(row["input_ids_rejected"])) <= 5]
     assert len(trainer.train_dataset) == len(fitting)
@@ -162,7 +105,7 @@ def test_r3_both_completions_go_through_the_model_in_one_pass(tmp_path, use_reen
     model = tiny_classifier()
     shapes = []
     model.register_forward_hook(lambda _, __, output: shapes.append(output.logits.shape))
-    trainer = trainer_of(
+    trainer = reward_trainer(
         tmp_path,
         model=model,
         gradient_checkpointing=True,
@@ -177,7 +120,7 @@ def test_r3_both_completions_go_through_the_model_in_one_pass(tmp_path, use_reen
 
 def test_one_pass_gives_what_each_completion_gets_alone(tmp_path):
     model = tiny_classifier()
-    trainer = trainer_of(tmp_path, model=model)
+    trainer = reward_trainer(tmp_path, model=model)
 
     _, outputs = trainer.compute_loss(model, trainer.data_collator(list(trainer.train_dataset)), return_outputs=True)
 
@@ -187,7 +130,7 @@ def test_one_pass_gives_what_each_completion_gets_alone(tmp_path):
 
 
 def test_learns_to_prefer_the_chosen_completions(tmp_path):
-    trainer = trainer_of(tmp_path, max_steps=20, eval_dataset=documented_rows(10, seed=1))
+    trainer = reward_trainer(tmp_path, max_steps=20, eval_dataset=documented_rows(10, seed=1))
 
     before = trainer.evaluate()
     trainer.train()
@@ -202,7 +145,7 @@ def test_a_tie_is_half_right(tmp_path):
     model = tiny_classifier()
     torch.nn.init.zeros_(model.score.weight)
 
-    metrics = trainer_of(tmp_path, model=model, eval_dataset=staged_rows(5)).evaluate()
+    metrics = reward_trainer(tmp_path, model=model, eval_dataset=staged_rows(5)).evaluate()
 
     assert metrics["eval_accuracy"] == 0.5
     assert metrics["eval_loss"] == pytest.approx(math.log(2))
@@ -211,8 +154,8 @@ def test_a_tie_is_half_right(tmp_path):
 def test_the_mean_loss_weighs_every_pair_alike_whatever_the_last_batch_holds(tmp_path):
     rows = staged_rows(7)
 
-    ragged = trainer_of(tmp_path, eval_dataset=rows).evaluate()
-    at_once = trainer_of(tmp_path, eval_dataset=rows, per_device_eval_batch_size=7).evaluate()
+    ragged = reward_trainer(tmp_path, eval_dataset=rows).evaluate()
+    at_once = reward_trainer(tmp_path, eval_dataset=rows, per_device_eval_batch_size=7).evaluate()
 
     for name in ("eval_loss", "eval_accuracy", "eval_rewards/chosen", "eval_rewards/margins"):
         assert ragged[name] == pytest.approx(at_once[name], rel=1e-5)
@@ -224,7 +167,7 @@ def test_a_pair_counts_as_much_as_its_weight_says(tmp_path):
 
     losses = []
     for given in (rows.select([0]), weighted):
-        trainer = trainer_of(tmp_path, rows=given)
+        trainer = reward_trainer(tmp_path, rows=given)
         losses.append(trainer.compute_loss(trainer.model, trainer.data_collator(list(trainer.train_dataset))).item())
 
     assert losses[1] == pytest.approx(losses[0] * 3 / 2, rel=1e-5)
@@ -237,7 +180,7 @@ def test_compute_metrics_gets_the_probabilities_of_chosen_and_rejected(tmp_path)
         seen["predictions"], seen["labels"] = prediction.predictions, prediction.label_ids
         return {"mine": 1.0}
 
-    metrics = trainer_of(tmp_path, eval_dataset=staged_rows(5), compute_metrics=keep).evaluate()
+    metrics = reward_trainer(tmp_path, eval_dataset=staged_rows(5), compute_metrics=keep).evaluate()
 
     assert seen["predictions"].shape == (5, 2)
     np.testing.assert_allclose(seen["predictions"].sum(1), np.ones(5), rtol=1e-6)
@@ -258,15 +201,15 @@ def test_texts_conversations_documented_ids_and_staged_ids_give_the_same_rows(tm
     for side in ("chosen", "rejected"):
         turns[0][side] = [{"role": "assistant", "content": texts[0][side].strip()}]
 
-    plain = trainer_of(tmp_path, rows=Dataset.from_list(texts)).train_dataset[0]
-    chat = trainer_of(tmp_path, rows=Dataset.from_list(turns)).train_dataset[0]
+    plain = reward_trainer(tmp_path, rows=Dataset.from_list(texts)).train_dataset[0]
+    chat = reward_trainer(tmp_path, rows=Dataset.from_list(turns)).train_dataset[0]
 
     tokenizer = tiny_tokenizer()
     assert plain["chosen_input_ids"] == tokenizer("<s> what is blue sky </s>")["input_ids"]
     assert tokenizer.decode(chat["rejected_input_ids"]).split() == _CHAT
     assert plain["margin"] == chat["margin"] == 1.0
     columns = {f"input_ids_{side}": [plain[f"{side}_input_ids"]] for side in ("chosen", "rejected")}
-    ids = trainer_of(tmp_path, rows=Dataset.from_dict(columns)).train_dataset[0]
+    ids = reward_trainer(tmp_path, rows=Dataset.from_dict(columns)).train_dataset[0]
     assert {name: ids[name] for name in columns if name in ids} == {}
     assert [ids[f"{side}_input_ids"] for side in ("chosen", "rejected")] == [
         plain[f"{side}_input_ids"] for side in ("chosen", "rejected")
@@ -277,7 +220,7 @@ def test_what_a_mask_hides_is_no_part_of_a_row(tmp_path):
     padded = {"input_ids_chosen": [[0, 0, 5, 6]], "attention_mask_chosen": [[0, 0, 1, 1]]}
     padded |= {"input_ids_rejected": [[7, 8, 0]], "attention_mask_rejected": [[1, 1, 0]]}
 
-    row = trainer_of(tmp_path, rows=Dataset.from_dict(padded)).train_dataset[0]
+    row = reward_trainer(tmp_path, rows=Dataset.from_dict(padded)).train_dataset[0]
 
     assert (row["chosen_input_ids"], row["rejected_input_ids"]) == ([5, 6], [7, 8])
 
@@ -288,7 +231,7 @@ def test_margins_stay_with_their_pairs_when_others_are_left_out(tmp_path):
         {"prompt": "what is", "chosen": " blue", "rejected": " bad", "margin": 2.0},
     ]
 
-    trainer = trainer_of(tmp_path, rows=Dataset.from_list(rows))
+    trainer = reward_trainer(tmp_path, rows=Dataset.from_list(rows))
 
     assert trainer.train_dataset["margin"][:] == [2.0]
     assert trainer.left_out["train_dataset"].counts == {"identical_pair": 1}
@@ -298,17 +241,17 @@ def test_pairs_that_are_alike_once_cut_are_left_out_and_counted(tmp_path):
     rows = {f"{side}_input_ids": [[1, 5, 6, last], [1, last]] for side, last in (("chosen", 7), ("rejected", 8))}
     rows |= {f"{side}_prompt_length": [2, 1] for side in ("chosen", "rejected")}
 
-    trainer = trainer_of(tmp_path, rows=Dataset.from_dict(rows), max_length=3)
+    trainer = reward_trainer(tmp_path, rows=Dataset.from_dict(rows), max_length=3)
 
     assert trainer.left_out["train_dataset"].counts == {"identical_pair": 1}
     with pytest.raises(ValueError, match="found none left .2 no_room_for_completion.; raise max_length"):
-        trainer_of(tmp_path, rows=Dataset.from_dict(rows), max_length=1)
+        reward_trainer(tmp_path, rows=Dataset.from_dict(rows), max_length=1)
 
 
 def test_a_collator_of_ones_own_gets_the_rows_as_they_are(tmp_path):
     seen = []
     collate = RewardDataCollatorWithPadding(tiny_tokenizer())
-    trainer = trainer_of(
+    trainer = reward_trainer(
         tmp_path, rows=documented_rows(8, margin=True), data_collator=lambda rows: seen.extend(rows) or collate(rows)
     )
 
@@ -319,7 +262,7 @@ def test_a_collator_of_ones_own_gets_the_rows_as_they_are(tmp_path):
 
 
 def test_several_evaluation_sets_are_named_and_another_can_be_given_later(tmp_path):
-    trainer = trainer_of(tmp_path, eval_dataset={"a": documented_rows(3), "b": staged_rows(4)})
+    trainer = reward_trainer(tmp_path, eval_dataset={"a": documented_rows(3), "b": staged_rows(4)})
 
     metrics = trainer.evaluate()
     later = trainer.evaluate(documented_rows(3))
@@ -331,10 +274,10 @@ def test_several_evaluation_sets_are_named_and_another_can_be_given_later(tmp_pa
 def test_model_and_collator_pad_with_one_token(tmp_path):
     model = tiny_classifier()
     model.config.pad_token_id = 31
-    assert trainer_of(tmp_path, model=model).data_collator.pad_id == 31
+    assert reward_trainer(tmp_path, model=model).data_collator.pad_id == 31
 
     model.config.pad_token_id = None
-    trainer_of(tmp_path, model=model)
+    reward_trainer(tmp_path, model=model)
     assert model.config.pad_token_id == tiny_tokenizer().pad_token_id
 
 
@@ -365,7 +308,7 @@ RUN = {
 def test_goes_on_bit_for_bit(tmp_path, adapter):
     def made(folder, **arguments):
         peft_config = None if adapter is None else LoraConfig(**adapter)
-        return trainer_of(folder, model=tiny_classifier(dropout=0.2), peft_config=peft_config, **RUN, **arguments)
+        return reward_trainer(folder, model=tiny_classifier(dropout=0.2), peft_config=peft_config, **RUN, **arguments)
 
     whole = made(tmp_path / "whole")
     whole.train()
@@ -383,7 +326,7 @@ def test_goes_on_bit_for_bit(tmp_path, adapter):
 
 @PEFT_WARNS
 def test_an_adapter_trains_itself_and_the_head(tmp_path):
-    trainer = trainer_of(tmp_path, peft_config=LoraConfig(**ADAPTER))
+    trainer = reward_trainer(tmp_path, peft_config=LoraConfig(**ADAPTER))
     before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
 
     trainer.train()
@@ -393,7 +336,7 @@ def test_an_adapter_trains_itself_and_the_head(tmp_path):
 
 
 def test_the_model_and_its_page_are_saved(tmp_path):
-    trainer = trainer_of(tmp_path)
+    trainer = reward_trainer(tmp_path)
     trainer.train()
 
     trainer.save_model(str(tmp_path / "saved"))
@@ -407,8 +350,8 @@ def test_the_model_and_its_page_are_saved(tmp_path):
 
 def test_a_model_can_be_given_by_name_or_made_anew(tmp_path):
     tiny_classifier().save_pretrained(tmp_path / "named")
-    named = trainer_of(tmp_path, model=str(tmp_path / "named"))
-    made = trainer_of(tmp_path, model_init=tiny_classifier)
+    named = reward_trainer(tmp_path, model=str(tmp_path / "named"))
+    made = reward_trainer(tmp_path, model_init=tiny_classifier)
 
     losses = [trainer.train().training_loss for trainer in (named, made, made)]
 
@@ -487,7 +430,7 @@ def no_model() -> str:
 def test_refuses_bad_arguments_before_a_model_is_loaded(tmp_path, given, message):
     whole = {
         "model": no_model(),
-        "args": config(tmp_path, max_length=8),
+        "args": reward_config(tmp_path, max_length=8),
         "train_dataset": documented_rows(2),
         "tokenizer": tiny_tokenizer(),
     }
@@ -498,9 +441,9 @@ def test_refuses_bad_arguments_before_a_model_is_loaded(tmp_path, given, message
 
 def test_refuses_models_and_batches_that_give_no_score(tmp_path):
     with pytest.raises(ValueError, match="one label, found LlamaForSequenceClassification with 2"):
-        trainer_of(tmp_path, model=tiny_classifier(num_labels=2))
+        reward_trainer(tmp_path, model=tiny_classifier(num_labels=2))
     with pytest.raises(ValueError, match="expected a batch with input_ids_chosen, found x; let data_collator"):
-        trainer_of(tmp_path, rows=documented_rows(4), data_collator=lambda _: {"x": 1}).train()
+        reward_trainer(tmp_path, rows=documented_rows(4), data_collator=lambda _: {"x": 1}).train()
     with pytest.raises(ValueError, match="expected a column attention_mask_chosen in each row, found input_ids_chosen"):
         RewardDataCollatorWithPadding(tiny_tokenizer())([{"input_ids_chosen": [1]}])
     with pytest.raises(ValueError, match="expected padding as True"):
@@ -512,4 +455,4 @@ def test_stops_before_a_score_that_isnt_finite_spoils_the_weights(tmp_path):
     torch.nn.init.constant_(model.score.weight, math.inf)
 
     with pytest.raises(ValueError, match="step 0: expected finite scores, found others in pair"):
-        trainer_of(tmp_path, model=model).train()
+        reward_trainer(tmp_path, model=model).train()

@@ -14,8 +14,7 @@ from transformers.integrations.integration_utils import CometCallback, MLflowCal
 from stages.models.generation import Sampling, sample_ids
 from stages.trainers.bco.trainer import BCOTrainer
 from stages.trainers.core.samples import COLUMNS
-from tests.trainers.test_model_kinds import tiny_t5
-from tests.trainers.tiny import bco_config, bco_trainer, raw_rows, tiny_tokenizer
+from tests.trainers.tiny import bco_config, bco_trainer, raw_rows, tiny_t5, tiny_tokenizer
 
 ROWS = Dataset.from_list(raw_rows(6))
 

@@ -2,8 +2,6 @@
 
 import inspect
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,41 +12,13 @@ from transformers import DataCollatorForLanguageModeling, TrainerCallback, Train
 
 from stages.losses.sft import IGNORED
 from stages.rows.packing import ConstantLengthDataset
-from stages.trainers import SFTConfig, SFTTrainer
+from stages.trainers import SFTTrainer
 from stages.trainers.sft.completion_only import DataCollatorForCompletionOnlyLM
 from tests.material import SHARED, needs_shared
-from tests.trainers.test_model_kinds import tiny_mixtral, tiny_t5
-from tests.trainers.tiny import WORDS, SecondOfTwo, encoded_rows, tiny_llama, tiny_tokenizer
+from tests.trainers.tiny import WORDS, SecondOfTwo, encoded_rows, tiny_llama, tiny_mixtral, tiny_t5, tiny_tokenizer
+from tests.trainers.tiny_sft import TEXTS, sft_config, sft_trainer
 
 EOS = 2
-TEXTS = [{"text": " ".join(WORDS[(3 * i + j) % len(WORDS)] for j in range(2 + i % 5))} for i in range(12)]
-
-
-def config(folder: Path, **arguments: Any) -> SFTConfig:
-    defaults: dict[str, Any] = {
-        "learning_rate": 1e-2,
-        "max_steps": 3,
-        "per_device_train_batch_size": 4,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "use_cpu": True,
-        "disable_tqdm": True,
-    }
-    return SFTConfig(str(folder), **{**defaults, **arguments})
-
-
-def sft_trainer(folder: Path, *, model: Any = None, rows: Any = TEXTS, **arguments: Any) -> SFTTrainer:
-    """A trainer of `tiny_llama` on texts; arguments of the trainer are told apart from those of its config."""
-    own = {name: arguments.pop(name) for name in inspect.signature(SFTTrainer).parameters if name in arguments}
-    if rows is TEXTS and "formatting_func" not in own:
-        own = {"dataset_text_field": "text", **own}
-    return SFTTrainer(
-        None if "model_init" in own else (tiny_llama() if model is None else model),
-        own.pop("args", None) or config(folder, **arguments),
-        train_dataset=Dataset.from_list(rows) if isinstance(rows, list) else rows,
-        tokenizer=own.pop("tokenizer", None) or tiny_tokenizer(),
-        **own,
-    )
 
 
 def losses(trainer):
@@ -234,7 +204,7 @@ def test_a_model_and_its_tokenizer_are_loaded_by_name(tmp_path):
 
     trainer = SFTTrainer(
         str(tmp_path / "model"),
-        config(tmp_path),
+        sft_config(tmp_path),
         train_dataset=Dataset.from_list(TEXTS),
         dataset_text_field="text",
         model_init_kwargs={"dtype": "bfloat16"},
@@ -471,20 +441,22 @@ def test_bad_arguments_are_refused_before_the_model_is_loaded(tmp_path, argument
 
 def test_other_contradictions_are_refused(tmp_path):
     with pytest.raises(ValueError, match="one of model and model_init"):
-        SFTTrainer(args=config(tmp_path))
+        SFTTrainer(args=sft_config(tmp_path))
     with pytest.raises(ValueError, match="model_init_kwargs only with model as a name"):
         sft_trainer(tmp_path, model_init_kwargs={"dtype": "float32"})
     with pytest.raises(ValueError, match="a causal language model, found an encoder-decoder"):
         sft_trainer(tmp_path, model=tiny_t5())
     with pytest.raises(ValueError, match="neftune_noise_alpha above 0 and the same in args, found 3.0 and 5.0"):
-        sft_trainer(tmp_path, neftune_noise_alpha=3.0, args=config(tmp_path, neftune_noise_alpha=5.0))
+        sft_trainer(tmp_path, neftune_noise_alpha=3.0, args=sft_config(tmp_path, neftune_noise_alpha=5.0))
     with pytest.raises(ValueError, match="up to max_seq_length=3 tokens, found one of 9"):
         sft_trainer(tmp_path, rows=encoded_rows(), max_seq_length=3)
     with pytest.raises(ValueError, match="rows without weight and position_ids to pack"):
         rows = encoded_rows().remove_columns("weight").add_column("weight", [0.5] * 12)
         sft_trainer(tmp_path, rows=rows, packing=True)
     with pytest.raises(ValueError, match="one that belongs to the model, found none"):
-        SFTTrainer(tiny_llama(), config(tmp_path), train_dataset=Dataset.from_list(TEXTS), dataset_text_field="text")
+        SFTTrainer(
+            tiny_llama(), sft_config(tmp_path), train_dataset=Dataset.from_list(TEXTS), dataset_text_field="text"
+        )
 
 
 def test_infinite_is_deprecated_and_without_effect(tmp_path):

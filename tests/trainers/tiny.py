@@ -10,7 +10,15 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from stages.trainers.bco.trainer import BCOConfig, BCOTrainer
 from stages.trainers.core.config import PreferenceConfig
@@ -73,6 +81,27 @@ def tiny_llama(*, seed: int = 0, dropout: float = 0.0) -> LlamaForCausalLM:
             eos_token_id=2,
         )
     ).eval()
+
+
+def tiny_t5() -> T5ForConditionalGeneration:
+    """An encoder and a decoder of two layers of width 32."""
+    torch.manual_seed(0)
+    config = T5Config(
+        vocab_size=32, d_model=32, d_kv=16, d_ff=48, num_layers=2, num_heads=2, dropout_rate=0.1,
+        pad_token_id=0, eos_token_id=2, decoder_start_token_id=0,
+    )  # fmt: skip
+    return T5ForConditionalGeneration(config).eval()
+
+
+def tiny_mixtral(**settings: Any) -> MixtralForCausalLM:
+    """Two layers of width 32 with four experts each."""
+    torch.manual_seed(0)
+    config = MixtralConfig(
+        vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=4, max_position_embeddings=64, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, **settings,
+    )  # fmt: skip
+    return MixtralForCausalLM(config).eval()
 
 
 def raw_rows(number: int = 12) -> list[dict[str, Any]]:
@@ -188,3 +217,19 @@ bco_config = partial(method_config, "bco")
 bco_trainer = partial(method_trainer, "bco")
 kto_trainer = partial(method_trainer, "kto")
 dpo_trainer = partial(method_trainer, "dpo")
+
+
+def embed(input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """Counts of words, averaged over all positions, padding included, as users write it."""
+    return torch.nn.functional.one_hot(input_ids, 32).float().mean(dim=1)
+
+
+def shifted_rows(number: int = 40) -> Dataset:
+    """Prompts about the sea are mostly desired, those about the sky mostly not."""
+    rows = []
+    for index in range(number):
+        is_sea = index % 2 == 0
+        label = is_sea if index % 5 else not is_sea
+        topic = "a sea" if is_sea else "what is the sky"
+        rows.append({"prompt": f"{topic} {WORDS[index % 7]}", "completion": " fine", "label": label})
+    return Dataset.from_list(rows)
