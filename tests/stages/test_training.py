@@ -182,7 +182,9 @@ def test_goes_on_after_kill_9_to_the_same_bytes(artifacts, tmp_path, lora):
     assert start(artifacts, outputs(tmp_path / "whole"), params).wait() == 0
     killed = outputs(tmp_path / "killed")
     # A step in the middle of the second, third or fourth epoch; an epoch has two steps, checkpoints stand at even ones.
-    last = random.Random(time.time_ns()).choice([2, 4, 6])
+    # Another one each time; it is shown where the test fails.
+    last = random.Random().choice([2, 4, 6])
+    print(f"killed after checkpoint {last}")
 
     process = start(artifacts, killed, params)
     while not (killed["scratch"] / f"checkpoint-{last}").exists() and process.poll() is None:
