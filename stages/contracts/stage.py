@@ -80,7 +80,7 @@ class Processes(Protocol):
 
 
 class MethodOfStage(Protocol):
-    """What a stage that serves several methods has to know of the one at hand; `stages.trainers.methods` has it."""
+    """What a stage that serves several methods has to know of the one at hand; `stages.trainers.METHODS` has them."""
 
     @property
     def modules(self) -> Sequence[str]:
