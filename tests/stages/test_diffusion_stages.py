@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from stages import base_diffusion, demo_image_prompts, diffusion_evaluation, diffusion_report, diffusion_training
+from stages import base_diffusion, ddpo_training, demo_image_prompts, diffusion_evaluation, diffusion_report
 from stages import image_prompts as image_prompts_stage
 from stages.contracts.artifact import read_table
 from stages.contracts.files import tree_digest
@@ -17,7 +17,9 @@ from stages.contracts.image_prompts import IMAGE_PROMPTS
 from stages.contracts.images import IMAGES
 from stages.models.diffusion_pointer import pipeline_folder
 from stages.models.image_comparison import load_policy
+from stages.trainers.ddpo.section import DiffusionTrainingParams
 from tests.models.tiny_diffusion import save_tiny
+from tests.stages.training_runs import rows_of
 
 TRAINING = {
     "num_epochs": 2,
@@ -49,6 +51,7 @@ def made(tmp_path_factory):
         metrics=folder / "image_prompts.json",
         params=image_prompts_stage.ImagePromptsParams(),
     )
+    rows_of("image_prompts", folder / "rows", image_prompts=folder / "image_prompts")
     base_diffusion.run(
         source=folder / "prompts.txt",
         base_diffusion=folder / "base",
@@ -59,14 +62,15 @@ def made(tmp_path_factory):
 
 def train(made, to, *, scratch=None, **params):
     to.mkdir(parents=True, exist_ok=True)
-    diffusion_training.run(
+    ddpo_training.run(
         base_model=made / "base",
         image_prompts=made / "image_prompts",
+        rows=made / "rows",
         model=to / "model",
         metrics=to / "training.json",
         plots=to / "training.csv",
         scratch=scratch or to / "scratch",
-        params=diffusion_training.DiffusionTrainingParams(**{**TRAINING, **params}),
+        params=DiffusionTrainingParams(**{**TRAINING, **params}),
     )
 
 
@@ -206,14 +210,15 @@ def test_an_adapter_is_laid_on_no_other_base(made, trained, tmp_path):
 
 def test_a_wrong_reward_is_refused_before_anything_is_loaded(made, tmp_path):
     with pytest.raises(ValueError, match="reward: expected brightness"):
-        diffusion_training.run(
+        ddpo_training.run(
             base_model=tmp_path / "nothing",
             image_prompts=tmp_path / "nothing",
+            rows=tmp_path / "nothing",
             model=tmp_path / "model",
             metrics=tmp_path / "metrics.json",
             plots=tmp_path / "plots.csv",
             scratch=tmp_path / "scratch",
-            params=diffusion_training.DiffusionTrainingParams(reward="bright"),
+            params=DiffusionTrainingParams(reward="bright"),
         )
 
 

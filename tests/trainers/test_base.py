@@ -4,8 +4,8 @@ import logging
 
 import torch
 
-from stages.trainers import base
 from stages.trainers.bco.trainer import BCOTrainer
+from stages.trainers.core import base
 from tests.trainers.tiny import bco_config, bco_trainer, encoded_rows, tiny_llama, tiny_tokenizer
 
 

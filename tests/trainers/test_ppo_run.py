@@ -10,9 +10,9 @@ from peft import LoraConfig
 
 from stages.models.generation import Sampling
 from stages.models.value_head import AutoModelForSeq2SeqLMWithValueHead
+from stages.rows.prompts import Prompt
 from stages.trainers import PPOTrainer
 from stages.trainers.core.named_reward import Reward
-from stages.trainers.ppo.prompts import Prompt
 from stages.trainers.ppo.run import RunSettings, curves_of, last_checkpoint, prompts_of_step, run_ppo, sample_responses
 from tests.trainers.tiny import WORDS, tiny_t5, tiny_tokenizer
 from tests.trainers.tiny_ppo import ppo_config, tiny_policy, tiny_trainer
@@ -24,7 +24,10 @@ SAMPLING = Sampling(1, 4, batch_size=8)
 
 
 def prompts(number=11):
-    return [Prompt([7 + index, 8], f"<user> {WORDS[index]}", WORDS[index], {"index": index}) for index in range(number)]
+    return [
+        Prompt(f"prompt{index}", [7 + index, 8], f"<user> {WORDS[index]}", WORDS[index], {"index": index})
+        for index in range(number)
+    ]
 
 
 def share_of_good(questions, texts, rows, are_complete):
