@@ -410,9 +410,9 @@ def test_a_section_of_another_method_is_refused(serving):
 
 
 def test_an_unknown_method_ends_the_stage_with_the_sentence_of_the_table(serving):
-    code, err = execute(serving, "serve.py --method fwe --told out --params training.few")
+    code, err = execute(serving, "serve.py --method fewe --told out --params training.few")
 
-    assert (code, err) == (1, "serve: expected a method, found fwe; did you mean few?\n")
+    assert (code, err) == (1, "serve: expected a method, found fewe; did you mean few?\n")
 
 
 # ---- the code that DVC records ----
