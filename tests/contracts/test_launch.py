@@ -187,7 +187,7 @@ class Elsewhere:
         assert words[0] == "probe.py"
 
 if __name__ == "__main__":
-    stage_main(run, launcher=Elsewhere)
+    stage_main(run, launcher=lambda may_share: Elsewhere())
 """
     (workspace / "probe.py").write_text(script[: script.index("if __name__")] + elsewhere)
     left = workspace / "out" / "copy.tmp-of-the-first"

@@ -44,7 +44,7 @@ def test_a_trainer_that_has_a_stage_of_its_own_says_so():
     [
         ("bcoo", r"did you mean bco\?"),
         ("iterativ_sft", r"did you mean iterative_sft\?"),
-        ("unheard", "add it to METHODS in stages/trainers/__init__.py"),
+        ("xyz", "add it to METHODS in stages/trainers/__init__.py"),
     ],
 )
 def test_a_name_that_is_no_method_is_an_error_with_the_nearest(name, hint):
