@@ -45,6 +45,9 @@ style:
 types:
 	mypy
 
+# One thread a worker, where there is a worker a core: threads that wait for each other take three times as long.
+test test-all: export OMP_NUM_THREADS := 1
+
 test: check ## Everything that make check does, and all tests but the longest and those that need a GPU
 	$(PYTEST) -m 'not gpu and not long'
 

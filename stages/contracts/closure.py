@@ -15,6 +15,7 @@ from stages.contracts.files import file_digest, write_text
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("stages", "pipelines")
 _SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.ENCODING, tokenize.ENDMARKER, tokenize.TYPE_COMMENT}
+_BLOCKS = frozenset({tokenize.INDENT, tokenize.DEDENT})
 _OPENS, _CLOSES = frozenset("([{"), frozenset(")]}")
 
 
@@ -85,7 +86,11 @@ def _missing(module: str) -> Path:
 @cache
 def _imports(file: Path, _written: int) -> frozenset[Path]:
     found: set[Path] = set()
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{file}: expected Python, found {error}") from None
+    for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -125,17 +130,23 @@ def _words(source: str) -> Iterator[str]:
     for kind, text in _tokens(source):
         line.append((kind, text))
         if kind == tokenize.NEWLINE:
-            spoken = [token for token in line if token[0] not in {tokenize.INDENT, tokenize.DEDENT, tokenize.NEWLINE}]
-            # A line of strings alone is a docstring.
-            is_silent = all(kind == tokenize.STRING for kind, _ in spoken)
-            yield from (text for token in line for kind, text in [token] if not is_silent or token not in spoken)
+            # A line of strings alone is a docstring; one that formats something runs it.
+            if all(kind in _BLOCKS or (kind == tokenize.STRING and not _formats(text)) for kind, text in line[:-1]):
+                line = [token for token in line if token[0] in _BLOCKS]
+            yield from (text for _, text in line)
             line = []
     yield from (text for _, text in line)
 
 
+def _formats(string: str) -> bool:
+    """Whether a string has a prefix such as f, by which values stand in it."""
+    return not {"f", "t"}.isdisjoint(string.partition('"')[0].partition("'")[0].lower())
+
+
 def _tokens(source: str) -> Iterator[tuple[int, str]]:
     """Kind and text of each token that counts, with an f-string as one token, as Python 3.11 has it."""
-    lines = source.splitlines(keepends=True)
+    # As the tokenizer counts lines; `splitlines` also ends one at a form feed.
+    lines = io.StringIO(source).readlines()
     starts: list[tuple[int, int]] = []
     before: list[tuple[int, str]] = []
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
@@ -167,15 +178,22 @@ def _without_trailing_commas(tokens: list[tuple[int, str]]) -> Iterator[tuple[in
 
     A comma behind a single thing stays: it makes a tuple.
     """
-    commas = [0]
+    commas, lambdas = [0], [0]
     for place, (kind, text) in enumerate(tokens):
         if kind == tokenize.OP and text in _OPENS:
             commas.append(0)
+            lambdas.append(0)
         elif kind == tokenize.OP and text in _CLOSES and len(commas) > 1:
             commas.pop()
+            lambdas.pop()
+        elif kind == tokenize.NAME and text == "lambda":
+            lambdas[-1] += 1
+        elif kind == tokenize.OP and text == ":" and lambdas[-1]:
+            lambdas[-1] -= 1
         elif kind == tokenize.OP and text == ",":
-            closes = tokens[place + 1][1] in _CLOSES if place + 1 < len(tokens) else False
-            if closes and commas[-1]:
+            following = tokens[place + 1] if place + 1 < len(tokens) else (tokenize.ENDMARKER, "")
+            if commas[-1] and following[0] == tokenize.OP and following[1] in _CLOSES:
                 continue
-            commas[-1] += 1
+            # Commas between the arguments of a lambda don't part things in brackets.
+            commas[-1] += not lambdas[-1]
         yield kind, text

@@ -37,7 +37,7 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> PreTrainedMo
     """The reward model in a folder, in evaluation mode, on the CPU.
 
     Args:
-        folder: what `reward_training` wrote, full or an adapter, or any folder of `save_pretrained`.
+        folder: a reward model of the stage `training`, full or an adapter, or any folder of `save_pretrained`.
         dtype: name of a torch type, such as "bfloat16"; None takes float32.
 
     Raises:
@@ -114,7 +114,7 @@ def _load_classifier(folder: Path, *, dtype: str | None, trust_remote_code: bool
     if loading["missing_keys"]:
         raise ValueError(
             f"{folder}: expected a reward model, found one without {', '.join(sorted(loading['missing_keys']))}; train "
-            "one from it with the stage reward_training"
+            "one from it by the method reward of the stage training"
         )
     check_reward_model(model, name=str(folder))
     return cast(PreTrainedModel, model.eval())

@@ -187,7 +187,7 @@ class Elsewhere:
         assert words[0] == "probe.py"
 
 if __name__ == "__main__":
-    stage_main(run, launcher=Elsewhere)
+    stage_main(run, launcher=lambda may_share: Elsewhere())
 """
     (workspace / "probe.py").write_text(script[: script.index("if __name__")] + elsewhere)
     left = workspace / "out" / "copy.tmp-of-the-first"
@@ -209,5 +209,14 @@ def test_a_training_of_one_process_says_so_where_several_are_asked_for(monkeypat
     monkeypatch.delenv("PLUMBLINE_LAUNCH")
     unlaunched()
 
-    assert "PLUMBLINE_LAUNCH is for stages/training.py (BCO, KTO, DPO); this stage trains in one process" in said
+    assert "PLUMBLINE_LAUNCH is for trainings by BCO, KTO and DPO; this one runs in one process" in said
+    assert capsys.readouterr().out == ""
+
+
+def test_a_method_of_one_process_is_not_launched_in_several_and_that_is_said(monkeypatch, capsys):
+    monkeypatch.setenv("PLUMBLINE_LAUNCH", "torchrun --nproc_per_node 2")
+
+    assert launcher(may_share=False) is None
+    assert "this one runs in one process" in capsys.readouterr().out
+    assert launcher(may_share=True) is not None
     assert capsys.readouterr().out == ""

@@ -256,3 +256,235 @@ def test_params_need_the_projects_root(tmp_path, monkeypatch):
 
     with pytest.raises(ValueError, match="run from the project's root"):
         read_params("probe")
+
+
+# ---- further kinds of arguments ----
+
+FLEXIBLE = '''
+"""Stage for tests: joins its inputs, if it is given any."""
+from stages.contracts.stage import Input, Inputs, Output, Section, stage_main
+
+class JoinParams(Section):
+    """Section."""
+    times: int = 1
+    """How often."""
+
+def run(*, sources: Inputs = (), last: Input | None = None, joined: Output, params: JoinParams | None = None) -> None:
+    """Join."""
+    texts = [path.read_text() for path in (*sources, *([last] if last else []))]
+    joined.write_text(" ".join(texts) * (params.times if params else 1) + ("" if params else "!"))
+
+if __name__ == "__main__":
+    stage_main(run)
+'''
+
+
+@pytest.fixture
+def flexible(tmp_path):
+    (tmp_path / "join.py").write_text(FLEXIBLE)
+    for name in "abc":
+        (tmp_path / name).write_text(name)
+    (tmp_path / "params.yaml").write_text("rows: {join: {times: 2}, other: {tmies: 2}}\n")
+    return tmp_path
+
+
+def execute(folder, command, **environment):
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_flag_may_take_several_inputs_and_keeps_their_order(flexible):
+    assert execute(flexible, "join.py --sources b a --last c --joined out --params rows.join") == (0, "")
+
+    assert (flexible / "out").read_text() == "b a cb a c"
+
+
+def test_inputs_that_are_not_given_are_those_of_the_signature(flexible):
+    assert execute(flexible, "join.py --joined out") == (0, "")
+
+    assert (flexible / "out").read_text() == "!"
+
+
+def test_an_optional_section_is_read_only_where_it_is_named(flexible):
+    # Nothing stands under `join` in params.yaml, and the file need not be there.
+    (flexible / "params.yaml").unlink()
+
+    assert execute(flexible, "join.py --last a --joined out") == (0, "")
+    assert (flexible / "out").read_text() == "a!"
+
+
+def test_an_optional_section_is_checked_where_it_is_named(flexible):
+    code, err = execute(flexible, "join.py --joined out --params rows.other")
+
+    assert code == 1
+    assert "rows.other.tmies is no parameter; did you mean times?" in err
+
+
+def test_a_missing_one_of_several_inputs_is_named(flexible):
+    code, err = execute(flexible, "join.py --sources a nothing --joined out")
+
+    assert code == 1
+    assert "expected sources at nothing, found nothing" in err
+
+
+def test_one_of_several_inputs_edited_while_the_stage_runs_discards_its_result(flexible):
+    slow = FLEXIBLE.replace("joined.write_text(", 'sources[1].write_text("x")\n    joined.write_text(')
+    (flexible / "join.py").write_text(slow)
+
+    code, err = execute(flexible, "join.py --sources a b --joined out")
+
+    assert code == 75
+    assert "inputs changed while the stage ran: b; the result is discarded" in err
+    assert not (flexible / "out").exists()
+
+
+SERVING = '''
+"""Stage for tests: serves two methods."""
+from stages.contracts.stage import Output, Section, stage_main
+
+class FewParams(Section):
+    """Section."""
+    few: int = 1
+    """Number."""
+
+class ManyParams(Section):
+    """Section."""
+    many: int = 2
+    """Number."""
+
+class Method:
+    """Of a stage."""
+    in_processes = False
+    def __init__(self, kind, modules):
+        self.kind, self.modules = kind, modules
+    def section(self):
+        return self.kind
+
+METHODS = {"few": Method(FewParams, ["stages.losses.bco"]), "many": Method(ManyParams, [])}
+
+def method_of(name):
+    if name not in METHODS:
+        raise ValueError(f"expected a method, found {name}; did you mean few?")
+    return METHODS[name]
+
+def launcher(may_share):
+    print(f"may share: {may_share}", flush=True)
+
+def run(*, method: str, told: Output, params: Section) -> None:
+    """Tell."""
+    told.write_text(f"{method} {params!r}")
+
+if __name__ == "__main__":
+    stage_main(run, launcher=launcher, method_of=method_of)
+'''
+
+
+@pytest.fixture
+def serving(tmp_path):
+    (tmp_path / "serve.py").write_text(SERVING)
+    (tmp_path / "params.yaml").write_text("training: {few: {few: 3}, many: {}, wrong: {few: 1}}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(("method", "told"), [("few", "few FewParams(few=3)"), ("many", "many ManyParams(many=2)")])
+def test_a_stage_of_several_methods_reads_the_section_of_the_one_at_hand(serving, method, told):
+    code, err = execute(serving, f"serve.py --method {method} --told out --params training.{method}")
+
+    assert (code, err) == (0, "")
+    assert (serving / "out").read_text() == told
+
+
+def test_a_section_of_another_method_is_refused(serving):
+    code, err = execute(serving, "serve.py --method many --told out --params training.wrong")
+
+    assert code == 1
+    assert "training.wrong.few is no parameter" in err
+
+
+def test_an_unknown_method_ends_the_stage_with_the_sentence_of_the_table(serving):
+    code, err = execute(serving, "serve.py --method fewe --told out --params training.few")
+
+    assert (code, err) == (1, "serve: expected a method, found fewe; did you mean few?\n")
+
+
+# ---- the code that DVC records ----
+
+
+def listing_of(folder, *modules):
+    return closure_listing(folder, [str(folder / "serve.py"), *modules])
+
+
+def closure_listing(folder, modules):
+    script = (
+        "import sys; from pathlib import Path; from stages.contracts.closure import code_listing; "
+        "print(code_listing([Path(m) if m.endswith('.py') else m for m in sys.argv[1:]]), end='')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *modules],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+COMMAND_OF_FEW = "serve.py --method few --told out --params training.few"
+
+
+@pytest.fixture
+def listed(serving):
+    """The workspace with the file that the stage `code` would have written."""
+    listing = serving / "artifacts" / "code" / "few_serve"
+    listing.parent.mkdir(parents=True)
+    listing.write_text(listing_of(serving, "stages.losses.bco"))
+    return serving
+
+
+def test_code_as_it_is_listed_runs_under_dvc(listed):
+    assert execute(listed, COMMAND_OF_FEW, DVC_STAGE="training@few") == (0, "")
+
+
+def test_code_that_was_edited_since_is_refused_under_dvc_and_named(listed):
+    (listed / "serve.py").write_text(SERVING.replace("few: int = 1", "few: int = 4"))
+
+    code, err = execute(listed, COMMAND_OF_FEW, DVC_STAGE="training@few")
+
+    assert code == 75
+    assert "expected the code that artifacts/code/few_serve lists, found" in err
+    assert "serve.py edited since; run `dvc repro code` first" in err
+    assert not (listed / "out").exists()
+
+
+def test_edited_code_runs_by_hand(listed):
+    (listed / "serve.py").write_text(SERVING.replace("few: int = 1", "few: int = 4"))
+
+    assert execute(listed, COMMAND_OF_FEW)[0] == 0
+
+
+def test_an_edited_comment_is_no_other_code(listed):
+    (listed / "serve.py").write_text("# why\n" + SERVING)
+
+    assert execute(listed, COMMAND_OF_FEW, DVC_STAGE="training@few")[0] == 0
+
+
+def test_a_file_that_the_stage_runs_now_and_did_not_before_is_named(listed):
+    (listed / "artifacts" / "code" / "few_serve").write_text(listing_of(listed))
+
+    code, err = execute(listed, COMMAND_OF_FEW, DVC_STAGE="training@few")
+
+    assert code == 75
+    assert "stages/losses/bco.py" in err
+
+
+def test_a_graph_without_the_stage_code_is_not_held_to_it(serving):
+    assert execute(serving, COMMAND_OF_FEW, DVC_STAGE="training@few") == (0, "")

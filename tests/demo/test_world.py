@@ -6,25 +6,17 @@ import math
 import numpy as np
 import pytest
 
-from stages.contracts.files import write_json
 from stages.demo.topics import TOPICS
 from stages.demo.world import (
+    demo_judge,
     describe_truth,
     draw_answer,
     draw_question,
-    load_judge,
     make_world,
     up_probability,
 )
 
 ASKED = "What are the opposites of hot, big and fast?"
-
-
-@pytest.fixture
-def judge(tmp_path):
-    world = make_world("rater_bias", seed=0)
-    write_json(tmp_path / "truth.json", describe_truth("rater_bias", world))
-    return load_judge(tmp_path / "truth.json")
 
 
 @pytest.mark.parametrize(
@@ -44,46 +36,37 @@ def judge(tmp_path):
         ("<|end|>", 0.0),
     ],
 )
-def test_the_reward_is_the_share_of_parts_that_are_right_at_their_place(judge, answer, reward):
-    assert judge(ASKED, answer) == pytest.approx(reward)
+def test_the_reward_is_the_share_of_parts_that_are_right_at_their_place(answer, reward):
+    assert demo_judge(ASKED, answer) == pytest.approx(reward)
 
 
-def test_the_judge_finds_the_question_within_a_chat_template(judge):
-    assert judge(f"<|user|>{ASKED}<|end|><|assistant|>", "cold, small, slow") == 1.0
+def test_the_judge_finds_the_question_within_a_chat_template():
+    assert demo_judge(f"<|user|>{ASKED}<|end|><|assistant|>", "cold, small, slow") == 1.0
 
 
-def test_of_several_questions_the_last_one_counts(judge):
+def test_of_several_questions_the_last_one_counts():
     prompt = f"<|user|>{ASKED}<|end|><|assistant|>cold, small, slow<|end|><|user|>Add one to one, two and six."
 
-    assert judge(prompt, "two, three, seven") == 1.0
+    assert demo_judge(prompt, "two, three, seven") == 1.0
 
 
-def test_the_topic_decides_where_words_stand_in_several(judge):
-    assert judge("What sounds do a dog, a cat and a cow make?", "barks, meows, moos") == 1.0
-    assert judge("How do you call the young of a dog, a cat and a cow?", "barks, meows, moos") == 0.0
+def test_the_topic_decides_where_words_stand_in_several():
+    assert demo_judge("What sounds do a dog, a cat and a cow make?", "barks, meows, moos") == 1.0
+    assert demo_judge("How do you call the young of a dog, a cat and a cow?", "barks, meows, moos") == 0.0
 
 
 @pytest.mark.parametrize("prompt", ["", "What is the time?", "What are the opposites of up, big and fast?"])
-def test_the_judge_refuses_a_prompt_that_is_no_question_of_the_demo(judge, prompt):
+def test_the_judge_refuses_a_prompt_that_is_no_question_of_the_demo(prompt):
     with pytest.raises(ValueError, match="expected a question of the demo, found"):
-        judge(prompt, "cold")
+        demo_judge(prompt, "cold")
 
 
-def test_every_question_judges_its_own_right_answer_best(judge):
+def test_every_question_judges_its_own_right_answer_best():
     rng = np.random.default_rng(0)
     questions = [draw_question(rng) for _ in range(200)]
 
-    assert {judge(question.text, ", ".join(question.right_parts)) for question in questions} == {1.0}
+    assert {demo_judge(question.text, ", ".join(question.right_parts)) for question in questions} == {1.0}
     assert {question.topic.name for question in questions} == {topic.name for topic in TOPICS}
-
-
-@pytest.mark.parametrize("text", [None, "", "[]", '{"kind": "demo_truth", "version": 2}', '{"kind": "other"}'])
-def test_what_is_no_truth_is_refused_with_the_remedy(tmp_path, text):
-    if text is not None:
-        (tmp_path / "truth.json").write_text(text)
-
-    with pytest.raises(ValueError, match=r"truth\.json: expected .*run `dvc repro demo_feedback`"):
-        load_judge(tmp_path / "truth.json")
 
 
 def test_votes_follow_reward_and_bias():
@@ -131,7 +114,16 @@ def test_answers_are_as_good_as_the_skill(skill):
         assert set(answer) <= set(question.topic.answers.values())
 
 
-def test_the_truth_is_plain_json_with_all_rules(tmp_path):
+def test_the_truth_is_plain_json_with_all_rules():
     truth = json.loads(json.dumps(describe_truth("competence", make_world("competence", seed=0))))
 
     assert [topic["answers"] for topic in truth["topics"]] == [topic.answers for topic in TOPICS]
+
+
+def test_the_judge_goes_by_the_rules_that_the_truth_tells():
+    truth = describe_truth("competence", make_world("competence", seed=3))
+
+    for topic in truth["topics"]:
+        words = list(topic["answers"])[:3]
+        question = topic["templates"][0].format(*words)
+        assert demo_judge(question, ", ".join(topic["answers"][word] for word in words)) == 1.0

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stages.contracts.tokens import TOKENS
-from stages.rows.mismatched import mismatched, mismatched_table, partners
+from stages.rows.mismatched import mismatched, mismatched_places, mismatched_rows, partners
 
 
 def partners_by_walking(prompts, order):
@@ -77,6 +77,10 @@ def tokens(*rows):
     return TOKENS.conform(pa.table(columns))
 
 
+def mismatched_table(rows):
+    return mismatched_rows(rows, mismatched_places(rows))
+
+
 ROWS = [("d", "p"), ("a", "q"), ("m", "r"), ("x", "s"), ("h", "p"), ("c", "t"), ("k", "q")]
 
 
@@ -111,6 +115,17 @@ def test_a_table_has_the_labelled_rows_of_the_training_split_with_ids_of_their_o
     assert found["prompt_length"].to_pylist() == [2] * 5
     assert not {row_id for row_id, _ in ROWS} & set(found["row_id"].to_pylist())
     assert len(set(found["row_id"].to_pylist())) == 5
+
+
+def test_places_name_the_two_rows_that_each_mismatched_row_is_made_of():
+    rows = tokens(*ROWS)
+    ids, lengths = (rows[name].to_pylist() for name in ("input_ids", "prompt_length"))
+
+    pairing = mismatched_places(rows)
+
+    assert pairing.rows == list(range(len(ROWS)))
+    made = [[*ids[row][: lengths[row]], *ids[other][lengths[other] :]] for row, other in zip(*pairing, strict=True)]
+    assert mismatched_rows(rows, pairing)["input_ids"].to_pylist() == made
 
 
 def test_a_table_without_labelled_rows_has_no_mismatched_ones():

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from stages.contracts.files import tree_digest
-from stages.demo.world import load_judge
+from stages.demo.world import demo_judge
 from stages.demo_feedback import DemoFeedbackParams, run
 
 SMALL = {"rows": 200, "demonstrations": 100, "dirty_rows": 12}
@@ -32,8 +32,7 @@ def test_writes_votes_demonstrations_and_the_truth(tmp_path, capsys):
     assert set(first) == {"prompt", "completion", "label", "topic", "user", "time", "model"}
     assert first["prompt"][0]["role"] == "user"
     assert len((folder / "demonstrations.jsonl").read_text().splitlines()) == 100
-    judge = load_judge(folder / "truth.json")
-    assert 0 <= judge(first["prompt"][0]["content"], first["completion"][0]["content"]) <= 1
+    assert 0 <= demo_judge(first["prompt"][0]["content"], first["completion"][0]["content"]) <= 1
     assert json.loads((folder / "truth.json").read_text())["dirt"]["empty_completion"] == 2
     assert "212 lines, 12 of them dirty" in capsys.readouterr().out
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from stages.contracts.artifact import read_table
+from stages.contracts.artifact import read_manifest, read_table
 from stages.contracts.density_ratios import DENSITY_RATIOS
 from stages.contracts.files import tree_digest
 from stages.density_ratio import DensityRatioParams, run
@@ -228,12 +228,44 @@ def test_plots_are_tables_of_reliability_and_weights(tmp_path, feedback):
     assert len(weights) == 1 + 2 * 21
 
 
+def assert_neutral(folder, table, metrics, reason):
+    """Nothing was measured: weights that change nothing, and the reason wherever somebody may look for a number."""
+    for name in ("density_ratio", "desired_weight", "undesired_weight"):
+        assert set(table[name].to_pylist()) == {1.0}
+    assert set(table["logit_offset"].to_pylist()) == {0.0}
+    assert set(table["desirable_probability"].to_pylist()) == {0.5}
+    assert reason in metrics["not_measured"]
+    assert "auc" not in metrics
+    assert read_manifest(folder / "density_ratios", DENSITY_RATIOS)["meta"] == metrics
+    assert json.loads((folder / "classifier").read_text()) == metrics
+    assert [(folder / "plots" / name).read_text() for name in ("reliability.csv", "weights.csv")] == ["", ""]
+
+
 @pytest.mark.parametrize(("label", "counts"), [(True, "720 desired and 0 undesired"), (False, "0 desired and 720")])
-def test_feedback_of_one_class_is_refused_with_counts(tmp_path, feedback, label, counts):
+@pytest.mark.parametrize("correction", ["none", "udm"])
+def test_feedback_of_one_class_gives_neutral_weights_and_says_why(tmp_path, feedback, label, counts, correction):
     rows, embeddings, _ = feedback
 
-    with pytest.raises(ValueError, match=f"expected desired and undesired rows to compare, found {counts}"):
-        compute(tmp_path, [{**row, "label": label} for row in rows], embeddings)
+    table, metrics = compute(tmp_path, [{**row, "label": label} for row in rows], embeddings, correction=correction)
+
+    assert_neutral(tmp_path, table, metrics, f"expected desired and undesired rows to compare, found {counts}")
+    assert table["prompt_id"].to_pylist() == [f"prompt{i}" for i in range(320)]
+    assert metrics["correction"] == correction
+
+
+def test_feedback_without_labels_likewise(tmp_path):
+    table, metrics = compute(tmp_path, few_rows([None, None]), np.eye(2))
+
+    assert_neutral(tmp_path, table, metrics, "found 0 desired and 0 undesired ones in the train split")
+
+
+def test_what_was_measured_has_no_such_reason(tmp_path, feedback):
+    rows, embeddings, _ = feedback
+
+    _, metrics = compute(tmp_path, rows, embeddings)
+
+    assert "not_measured" not in metrics
+    assert "not_measured" not in read_manifest(tmp_path / "density_ratios", DENSITY_RATIOS)["meta"]
 
 
 def few_rows(labels):
@@ -248,8 +280,11 @@ def test_two_prompts_of_each_label_are_enough(tmp_path):
 
 
 def test_one_prompt_of_a_label_is_too_few_to_cross_fit(tmp_path):
-    with pytest.raises(ValueError, match=r"found 3 of desired and 1 of undesired rows; .* density_ratio.num_folds: 1"):
-        compute(tmp_path, few_rows([True, True, True, False]), np.eye(4))
+    table, metrics = compute(tmp_path, few_rows([True, True, True, False]), np.eye(4))
+
+    assert_neutral(
+        tmp_path, table, metrics, "found 3 of desired and 1 of undesired rows; collect more feedback, or set"
+    )
 
 
 def test_without_cross_fitting_one_prompt_of_each_label_is_enough(tmp_path):

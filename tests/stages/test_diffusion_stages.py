@@ -19,6 +19,7 @@ from stages.models.diffusion_pointer import pipeline_folder
 from stages.models.image_comparison import load_policy
 from stages.trainers.ddpo.section import DiffusionTrainingParams
 from tests.models.tiny_diffusion import save_tiny
+from tests.stages.training_runs import rows_of
 
 TRAINING = {
     "num_epochs": 2,
@@ -50,6 +51,7 @@ def made(tmp_path_factory):
         metrics=folder / "image_prompts.json",
         params=image_prompts_stage.ImagePromptsParams(),
     )
+    rows_of("image_prompts", folder / "rows", image_prompts=folder / "image_prompts")
     base_diffusion.run(
         source=folder / "prompts.txt",
         base_diffusion=folder / "base",
@@ -63,6 +65,7 @@ def train(made, to, *, scratch=None, **params):
     ddpo_training.run(
         base_model=made / "base",
         image_prompts=made / "image_prompts",
+        rows=made / "rows",
         model=to / "model",
         metrics=to / "training.json",
         plots=to / "training.csv",
@@ -210,6 +213,7 @@ def test_a_wrong_reward_is_refused_before_anything_is_loaded(made, tmp_path):
         ddpo_training.run(
             base_model=tmp_path / "nothing",
             image_prompts=tmp_path / "nothing",
+            rows=tmp_path / "nothing",
             model=tmp_path / "model",
             metrics=tmp_path / "metrics.json",
             plots=tmp_path / "plots.csv",

@@ -117,7 +117,7 @@ class World:
         }
         write_table(self.root / "reference_logps", pa.table(logps), REFERENCE_LOGPS)
 
-    def evaluate(self, *, out="out", truth=None, **changes):
+    def evaluate(self, *, out="out", **changes):
         folder = self.root / out
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
@@ -127,7 +127,6 @@ class World:
             completions=self.root / "completions",
             tokens=self.root / "tokens",
             reference_logps=self.root / "reference_logps",
-            truth=truth,
             generations=folder / "generations",
             metrics=folder / "metrics.json",
             plots=folder / "plots",
@@ -268,7 +267,7 @@ def test_reference_logps_of_other_rows_are_refused(world):
     shutil.rmtree(kept[0])
     shutil.copytree(*kept[::-1])
 
-    with pytest.raises(ContractError, match="rerun reference_logprobs"):
+    with pytest.raises(ContractError, match="found others; rerun the stage of it"):
         world.evaluate()
 
 

@@ -1,20 +1,20 @@
-"""Stage `iterative_training`: rounds of best of n over the prompts of a log, the same bytes after a kill."""
+"""Stage `iterative_sft_training`: rounds of best of n over the prompts of a log, the same bytes after a kill."""
 
 import json
 import signal
 
 import pytest
 import torch
-from stages.trainers.iterative_sft.prompts import named_reward, read_prompts
 
 from stages.contracts.files import files_below
-from stages.iterative_sft_training import IterativeSFTTrainingParams, run
+from stages.iterative_sft_training import run
 from stages.models.loading import load_causal_lm
 from stages.models.prompt_room import prompt_room
 from stages.trainers.core.sections import LoraParams
+from stages.trainers.iterative_sft.section import IterativeSFTTrainingParams
 from tests.stages.feedback import write_completions
-from tests.stages.training_runs import digests, kill_when, outputs, write_base_model
-from tests.trainers.tiny import WORDS, tiny_tokenizer
+from tests.stages.training_runs import digests, kill_when, outputs, rows_of, write_base_model
+from tests.trainers.tiny import WORDS
 
 PARAMS = {
     "reward": "tests.stages.test_iterative_sft_training:says_sea",
@@ -49,9 +49,11 @@ def inputs(tmp_path_factory):
         }
         for i, word in enumerate(words)
     ]
+    completions = write_completions(folder / "completions", rows)
     return {
         "base_model": write_base_model(folder / "base"),
-        "completions": write_completions(folder / "completions", rows),
+        "completions": completions,
+        "rows": rows_of("prompts", folder / "rows", completions=completions),
     }
 
 
@@ -92,7 +94,7 @@ def test_goes_on_after_kill_9_to_the_same_bytes(inputs, tmp_path):
     status = kill_when(
         killed["scratch"] / "rounds" / "2.answers.json",
         "stages.iterative_sft_training",
-        "IterativeSFTTrainingParams",
+        "stages.trainers.iterative_sft.section:IterativeSFTTrainingParams",
         {**inputs, **killed},
         PARAMS,
     )
@@ -103,25 +105,11 @@ def test_goes_on_after_kill_9_to_the_same_bytes(inputs, tmp_path):
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
-    ("prompts_as", "text"), [("user", "what is of"), ("templated", "<s> <user> what is of <assistant> ")]
-)
-def test_prompts_are_read_once_with_what_the_reward_wants_to_know(inputs, prompts_as, text):
-    found = read_prompts(
-        inputs["completions"], tiny_tokenizer(), max_prompt_length=None, num_held_out=9, seed=0, prompts_as=prompts_as
-    )
+def test_prompts_that_leave_no_room_are_counted(inputs, tmp_path):
+    params = IterativeSFTTrainingParams(**{**PARAMS, "max_new_tokens": 59, "num_held_out": 9})
 
-    prompt = next(prompt for prompt in found.held_out + found.train if prompt.row["topic"] == "of")
-    assert prompt.text == text
-    assert len(prompt.input_ids) == 6
-    assert found.counts == {"train": 12, "held_out": 5, "too_long": 0}
-
-
-def test_prompts_that_leave_no_room_are_counted(inputs):
     with pytest.raises(ValueError, match="prompts of at most 5 tokens to learn from, found none .*'too_long': 17"):
-        read_prompts(
-            inputs["completions"], tiny_tokenizer(), max_prompt_length=5, num_held_out=9, seed=0, prompts_as="user"
-        )
+        run(**inputs, **outputs(tmp_path), params=params)
 
 
 def test_answers_that_leave_no_room_for_a_prompt_are_refused_before_the_model_is_loaded(inputs, tmp_path, monkeypatch):
@@ -139,21 +127,6 @@ def test_rounds_are_compared_by_nothing_if_asked_to(inputs, tmp_path):
     assert "held_out_reward" not in outputs(tmp_path)["plots"].read_text()
     # A prompt before an adapter has the room of its base.
     assert prompt_room(outputs(tmp_path)["model"], max_new_tokens=4) == 60
-
-
-@pytest.mark.parametrize(
-    ("name", "given", "message"),
-    [
-        ("model", {}, "the argument reward_model with reward model and with no other, found none with model"),
-        ("demo", {}, "the argument truth with reward demo and with no other, found none with demo"),
-        ("a.b:c", {"truth": "truth.json"}, "found truth.json with a.b:c"),
-        ("no.such:reward", {}, "a module 'no.such' that can be imported, .* found: No module named"),
-        ("nonsense", {}, "found 'nonsense'"),
-    ],
-)
-def test_a_reward_that_leads_nowhere_is_refused(name, given, message):
-    with pytest.raises(ValueError, match=message):
-        named_reward(name, **{"reward_model": None, "truth": None, **given})
 
 
 def test_a_count_of_steps_is_refused_for_the_rounds_decide():

@@ -5,7 +5,7 @@ import pytest
 from stages.contracts.artifact import ContractError, read_table
 from stages.contracts.tokens import TOKENS
 from stages.mismatched_rows import run
-from stages.rows.mismatched import mismatched_table
+from stages.rows.mismatched import mismatched_places, mismatched_rows
 from tests.stages.feedback import write_tokens
 
 ROWS = [{"input_ids": [1, 10 + row, 20 + row, 2], "prompt_length": 2, "label": row % 2 == 0} for row in range(5)]
@@ -17,8 +17,8 @@ def test_it_writes_the_mismatched_rows_of_its_input_and_says_how_many(tmp_path, 
 
     run(tokens=tokens, mismatched_tokens=tmp_path / "found")
 
-    found = read_table(tmp_path / "found", TOKENS)
-    assert found.equals(mismatched_table(read_table(tokens, TOKENS)))
+    rows, found = read_table(tokens, TOKENS), read_table(tmp_path / "found", TOKENS)
+    assert found.equals(mismatched_rows(rows, mismatched_places(rows)))
     assert found.num_rows == 5
     for row, ids in zip(ROWS, found["input_ids"].to_pylist(), strict=True):
         assert ids[:2] == row["input_ids"][:2]

@@ -1,10 +1,7 @@
 """Stage `ppo_training`: from prompts and a reward to a policy, the same bytes each time and after a kill."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,7 +9,8 @@ import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
-from stages.contracts.closure import ROOT, code_files
+from stages.contracts.artifact import ContractError
+from stages.contracts.closure import code_files
 from stages.contracts.files import files_below, tree_digest
 from stages.models.held_out import read_reward
 from stages.models.loading import load_causal_lm
@@ -21,7 +19,7 @@ from stages.ppo_training import run
 from stages.trainers.core.sections import LoraParams
 from stages.trainers.ppo.section import PPOTrainingParams
 from tests.stages.feedback import write_completions
-from tests.stages.training_runs import write_base_model
+from tests.stages.training_runs import rows_of, start, write_base_model
 from tests.trainers.tiny import WORDS
 
 # peft 0.21 asks transformers 5 under a name that has changed.
@@ -55,7 +53,8 @@ def inputs(tmp_path, base_model):
     rows = [{"prompt": f"what is {word}", "source": json.dumps({"wanted": "good"})} for word in WORDS[:12]]
     held_out = [{"prompt": f"a {word}", "split": "test"} for word in WORDS[:2]]
     completions = write_completions(tmp_path / "completions", [*rows, rows[0], *held_out])
-    return {"base_model": base_model, "completions": completions}
+    rows = rows_of("prompts", tmp_path / "rows", completions=completions)
+    return {"base_model": base_model, "completions": completions, "rows": rows}
 
 
 def outputs(folder: Path) -> dict[str, Path]:
@@ -115,30 +114,14 @@ def test_gives_the_same_bytes_twice_and_no_pickle_or_path(inputs, tmp_path, lora
         assert load_causal_lm(outputs(tmp_path / "one")["model"]).peft_config["default"].r == 2
 
 
-_SCRIPT = """
-import json, sys
-from pathlib import Path
-from stages.ppo_training import run
-from stages.trainers.ppo.section import PPOTrainingParams
-call = {name: Path(value) for name, value in json.loads(sys.argv[1]).items()}
-run(**call, params=PPOTrainingParams(**json.loads(sys.argv[2])))
-"""
-
-
 @pytest.mark.slow
 def test_goes_on_after_kill_9_to_the_same_bytes(inputs, tmp_path):
     params = {**PARAMS, "num_steps": 12}
     run(**inputs, **outputs(tmp_path / "whole"), params=PPOTrainingParams(**{**params, "save_steps": 0}))
     killed = outputs(tmp_path / "killed")
-    call = {name: str(value) for name, value in {**inputs, **killed}.items()}
 
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, json.dumps(call), json.dumps(params)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    section = "stages.trainers.ppo.section:PPOTrainingParams"
+    process = start("stages.ppo_training", section, {**inputs, **killed}, params)
     while not any((killed["scratch"] / f"step-{step}").exists() for step in (2, 3, 4)) and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
@@ -188,8 +171,7 @@ def test_reports_to_tensorboard_and_dvclive_outside_the_outputs(inputs, tmp_path
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"reward": "model"}, "expected a reward model"),
-        ({"reward": "demo"}, "expected a truth file"),
+        ({"reward": "model"}, "expected --reward-models with reward model and with no other, found none"),
         ({"batch_size": 6}, r"batch_size as a multiple of .* \(4\), found 6"),
         ({"max_new_tokens": 64}, "fewer than the 64 positions of the model, found 64"),
         ({"max_new_tokens": 62}, "prompts of at most 2 tokens in the training split, found none among 12"),
@@ -204,6 +186,13 @@ def test_refuses_what_cannot_work_before_a_model_is_loaded(inputs, tmp_path, mon
 
     with pytest.raises(ValueError, match=message):
         run(**inputs, **outputs(tmp_path / "out"), params=PPOTrainingParams(**{**PARAMS, **changes}))
+
+
+def test_rows_of_other_completions_are_refused(inputs, tmp_path):
+    others = write_completions(tmp_path / "others", [{"prompt": "what"}])
+
+    with pytest.raises(ContractError, match="expected places in .*others as it is now, found those of another"):
+        run(**{**inputs, "completions": others}, **outputs(tmp_path / "out"), params=PPOTrainingParams(**PARAMS))
 
 
 def test_its_code_holds_no_other_methods_loss():

@@ -2,7 +2,6 @@
 
 import json
 import re
-from html.parser import HTMLParser
 
 import pyarrow as pa
 import pytest
@@ -10,15 +9,7 @@ import pytest
 from stages.contracts.artifact import write_table
 from stages.contracts.generations import GENERATIONS
 from stages.report import ReportParams, run
-
-ATTACKS = (
-    "<script>alert(1)</script>",
-    '<img src="https://example.org/x.png" onerror="alert(1)">',
-    '"><svg onload=alert(1)>',
-    "{{ 7 * 7 }} {% raw %}",
-    "<style>body{display:none}</style><!-- ",
-    "</title></style></textarea><iframe src=//example.org>",
-)
+from tests.stages.pages import ATTACKS, Page
 
 
 def interval(value):
@@ -67,28 +58,6 @@ METRICS = {
         "judge": ATTACKS[1],
     },
 }
-
-
-class Page(HTMLParser):
-    """Elements with their attributes, the headings, and the text that a reader sees."""
-
-    def __init__(self, text):
-        super().__init__(convert_charrefs=True)
-        self.elements, self.words, self.headings = [], [], []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if re.fullmatch("h[1-6]", tag):
-            self.headings.append(int(tag[1]))
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-    @property
-    def text(self):
-        return "".join(self.words)
 
 
 @pytest.fixture
@@ -175,17 +144,29 @@ def test_the_page_says_first_what_happened_and_shows_every_section(inputs, tmp_p
     assert len(sections) == 7
 
 
-def test_a_method_that_learns_from_no_labels_has_a_page_without_a_shift(inputs, tmp_path):
-    rest = {name: path for name, path in inputs.items() if not name.startswith(("density_", "shift_"))}
+def test_a_shift_that_was_not_measured_is_said_to_be_and_why(inputs, tmp_path):
+    why = "expected desired and undesired rows to compare, found 4 desired and 0 undesired ones"
+    inputs["density_metrics"].write_text(json.dumps({"correction": "none", "not_measured": why}))
+    inputs["shift_metrics"].write_text(json.dumps({"verdict": "not_measured", "reason": why}))
+    for name in ("weights.csv", "reliability.csv"):
+        (inputs["density_plots"] / name).write_text("")
 
-    page = Page(page_of(rest, tmp_path))
+    page = Page(page_of(inputs, tmp_path))
 
+    assert "Not measured." in page.text
+    assert why in page.text
     sections = {attributes.get("id") for tag, attributes in page.elements if tag == "section"}
     links = {attributes["href"].removeprefix("#") for tag, attributes in page.elements if tag == "a"}
     assert links <= sections
-    assert "shift" not in sections
-    assert len(sections) == 6
-    assert not any("density_ratio" in attributes.get("aria-label", "") for _, attributes in page.elements)
+    assert len(sections) == 7
+
+
+def test_the_picture_of_the_stages_has_rows_between_what_is_computed_and_training(inputs, tmp_path):
+    page = Page(page_of(inputs, tmp_path))
+
+    described = " ".join(attributes.get("aria-label", "") for _, attributes in page.elements)
+    assert "density_ratio feeds rows" in described
+    assert "rows feeds training" in described
 
 
 def test_headings_are_in_order_and_pictures_have_words(inputs, tmp_path):

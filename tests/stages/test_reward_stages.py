@@ -1,26 +1,24 @@
-"""Stages `reward_training` and `reward_evaluation`: from pairs to a reward model, and what it is worth."""
+"""Stages `training` of a reward model and `reward_evaluation`: from pairs to a model, and what it is worth."""
 
 import json
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from stages.reward_training import RewardTrainingParams
 
-from stages import reward_evaluation, reward_training
-from stages.contracts.closure import ROOT
+from stages import reward_evaluation, training
+from stages.contracts.artifact import ContractError
 from stages.contracts.files import files_below, tree_digest
-from stages.models.pointer import ModelPointer, fingerprint, tokenizer_fingerprint, write_pointer
 from stages.models.scoring import load_reward_model
 from stages.reward_evaluation import RewardEvaluationParams
+from stages.rows.reading import read_rows
 from stages.trainers.core.sections import LoraParams
+from stages.trainers.reward.section import RewardTrainingParams
+from stages.training_rows import RowsParams
 from tests.stages.feedback import write_completions, write_tokens
-from tests.trainers.tiny import tiny_llama, tiny_tokenizer
+from tests.stages.training_runs import kill_when, rows_of, write_base_model
 
 PARAMS = {
     "learning_rate": 1e-2,
@@ -37,17 +35,7 @@ PEFT_WARNS = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is d
 def artifacts(tmp_path_factory):
     """What is read: 24 pairs, of which 8 are held out; chosen completions have small ids, rejected large ones."""
     folder = tmp_path_factory.mktemp("artifacts")
-    base = folder / "base"
-    tiny_llama(dropout=0.1).save_pretrained(base)
-    tiny_tokenizer().save_pretrained(base)
-    pointer = ModelPointer(
-        source="scratch",
-        fingerprint=fingerprint(base),
-        tokenizer_fingerprint=tokenizer_fingerprint(base),
-        pad_token="<pad>",
-        pad_token_is_eos=False,
-    )
-    write_pointer(base, pointer)
+    base = write_base_model(folder / "base")
     generator = np.random.default_rng(0)
     tokens, completions = [], []
     for index in range(24):
@@ -63,9 +51,11 @@ def artifacts(tmp_path_factory):
             source = json.dumps({"topic": f"topic{index % 2}", "strength": "clear" if index % 4 else "slight"})
             completions.append({**shared, "prompt": f"prompt{index}", "source": source})
     tokens.append({"label": True, "prompt_id": "alone"})
+    made = write_tokens(folder / "tokens", tokens)
     return {
         "base_model": base,
-        "tokens": write_tokens(folder / "tokens", tokens),
+        "tokens": made,
+        "rows": rows_of("pairs", folder / "rows", tokens=made),
         "completions": write_completions(folder / "completions", completions),
     }
 
@@ -87,9 +77,14 @@ def digests(folder: Path) -> dict[str, str]:
     return {**model, **{name: tree_digest(written[name]) for name in ("metrics", "plots")}}
 
 
+def inputs(artifacts):
+    """Arguments of the stage `training` that read."""
+    return {"method": "reward", **{name: artifacts[name] for name in ("base_model", "tokens", "rows")}}
+
+
 def train(artifacts, folder, **params):
     written = outputs(folder)
-    reward_training.run(**artifacts, **written, params=RewardTrainingParams(**{**PARAMS, **params}))
+    training.run(**inputs(artifacts), **written, params=RewardTrainingParams(**{**PARAMS, **params}))
     return written
 
 
@@ -104,6 +99,7 @@ def evaluate(artifacts, model, folder, **params):
         base_model=artifacts["base_model"],
         model=model,
         tokens=artifacts["tokens"],
+        rows=artifacts["rows"],
         completions=artifacts["completions"],
         scored_pairs=folder / "scored_pairs",
         metrics=folder / "evaluation.json",
@@ -144,11 +140,13 @@ def test_gives_the_same_bytes_twice_and_no_pickle_clock_or_path(artifacts, tmp_p
 
 
 def test_the_margin_of_the_log_enters_the_loss(artifacts, tmp_path):
-    margins = {"margin_column": "strength", "margin_values": {"slight": 0.5, "clear": 2.0}}
+    params = RowsParams(margin_column="strength", margin_values={"slight": 0.5, "clear": 2.0})
+    read = {"tokens": artifacts["tokens"], "completions": artifacts["completions"]}
+    with_margins = {**artifacts, "rows": rows_of("pairs", tmp_path / "rows", params=params, **read)}
 
     losses = [
-        json.loads(train(artifacts, tmp_path / name, num_train_epochs=1, **params)["metrics"].read_text())["first"]
-        for name, params in (("plain", {}), ("margin", margins))
+        json.loads(train(given, tmp_path / name, num_train_epochs=1)["metrics"].read_text())["first"]
+        for name, given in (("plain", artifacts), ("margin", with_margins))
     ]
 
     # At the start leads are near 0: log(1 + e^0) against a mean of log(1 + e^0.5) and log(1 + e^2).
@@ -156,40 +154,22 @@ def test_the_margin_of_the_log_enters_the_loss(artifacts, tmp_path):
     assert np.log1p(np.exp(0.5)) - 0.1 < losses[1]["loss"] < np.log1p(np.exp(2.0)) + 0.1
 
 
-def test_margins_need_the_completions(artifacts, tmp_path):
-    given = {name: path for name, path in artifacts.items() if name != "completions"}
-
-    with pytest.raises(ValueError, match="margin_column: expected an argument completions"):
-        train(given, tmp_path, margin_column="strength")
-
-
-_SCRIPT = """
-import json, sys
-from pathlib import Path
-from stages.reward_training import RewardTrainingParams, run
-call = {name: Path(value) for name, value in json.loads(sys.argv[1]).items()}
-run(**call, params=RewardTrainingParams(**json.loads(sys.argv[2])))
-"""
-
-
 @pytest.mark.slow
+@pytest.mark.usefixtures("single_thread")
 def test_goes_on_after_kill_9_to_the_same_bytes(artifacts, tmp_path):
     params = {"disable_dropout": False, "num_train_epochs": 8}
     train(artifacts, tmp_path / "whole", **params)
     killed = outputs(tmp_path / "killed")
-    call = {name: str(path) for name, path in {**artifacts, **killed}.items()}
 
-    process = subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, json.dumps(call), json.dumps({**PARAMS, **params})],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    status = kill_when(
+        killed["scratch"] / "checkpoint-6",
+        "stages.training",
+        "stages.trainers.reward.section:RewardTrainingParams",
+        {**inputs(artifacts), **killed},
+        {**PARAMS, **params},
     )
-    while not (killed["scratch"] / "checkpoint-6").exists() and process.poll() is None:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
 
-    assert process.wait() == -signal.SIGKILL
+    assert status == -signal.SIGKILL
     assert not killed["metrics"].exists()
     train(artifacts, tmp_path / "killed", **params)
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
@@ -200,10 +180,8 @@ def test_evaluation_agrees_with_scores_taken_one_by_one(artifacts, trained, tmp_
 
     import torch
 
-    from stages.rows.pairs import read_pairs
-
     model = load_reward_model(trained["model"])
-    pairs = read_pairs(artifacts["tokens"], split="test").table.to_pylist()
+    pairs = read_rows(artifacts["rows"], artifacts["tokens"], kind="pairs").of_split("test").columns().to_pylist()
     with torch.no_grad():
         leads = [
             (
@@ -236,3 +214,13 @@ def test_evaluation_gives_the_same_bytes_twice(artifacts, trained, tmp_path):
 def test_refuses_a_policy_in_place_of_a_reward_model(artifacts, tmp_path):
     with pytest.raises(ValueError, match=r"found one without score.weight; train one"):
         evaluate(artifacts, artifacts["base_model"], tmp_path)
+
+
+def test_evaluation_refuses_a_log_without_held_out_pairs_and_pairs_of_other_tokens(artifacts, trained, tmp_path):
+    few = write_tokens(tmp_path / "few", [{"pair_id": "one", "label": label} for label in (True, False)])
+    without = {**artifacts, "tokens": few, "rows": rows_of("pairs", tmp_path / "rows", tokens=few)}
+
+    with pytest.raises(ValueError, match=r"expected held-out pairs, found none \(.*raise normalization.test_share"):
+        evaluate(without, trained["model"], tmp_path / "without")
+    with pytest.raises(ContractError, match="found those of another; rerun its stage"):
+        evaluate({**artifacts, "tokens": few}, trained["model"], tmp_path / "others")

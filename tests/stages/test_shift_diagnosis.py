@@ -155,7 +155,9 @@ def test_logps_of_other_rows_are_refused(tmp_path):
     rows = world(is_competence=True, count=160)
     diagnose(tmp_path, rows)
 
-    with pytest.raises(ContractError, match="expected the rows of .*; rerun reference_logprobs"):
+    with pytest.raises(
+        ContractError, match="expected the rows of .*tokens in their order, found others; rerun the stage"
+    ):
         run(
             completions=tmp_path / "completions",
             tokens=tmp_path / "tokens",
@@ -173,6 +175,25 @@ def test_a_log_without_labels_has_no_shift_to_explain(tmp_path):
 
     with pytest.raises(ValueError, match="expected labelled rows in the train split, found none"):
         diagnose(tmp_path, rows)
+
+
+def test_a_shift_that_was_not_measured_has_no_cause_and_the_reason_is_handed_on(tmp_path, capsys):
+    rows = world(is_competence=True, count=160)
+    diagnose(tmp_path, rows)
+    reason = "expected desired and undesired rows to compare, found 4 desired and 0 undesired ones"
+    (tmp_path / "density.json").write_text(json.dumps({"correction": "none", "not_measured": reason}))
+
+    run(
+        **{name: tmp_path / name for name in ("completions", "tokens")},
+        density_ratios=tmp_path / "ratios",
+        density_metrics=tmp_path / "density.json",
+        reference_logps=tmp_path / "logps",
+        metrics=tmp_path / "metrics.json",
+        params=ShiftDiagnosisParams(),
+    )
+
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {"verdict": "not_measured", "reason": reason}
+    assert f"shift_diagnosis: nothing to explain: {reason}" in capsys.readouterr().out
 
 
 def test_thresholds_leave_a_band(tmp_path):

@@ -2,11 +2,8 @@
 
 import json
 import math
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,17 +12,19 @@ import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
 
-from stages.contracts.artifact import ContractError, write_table
-from stages.contracts.closure import ROOT, code_files
+from stages.contracts.artifact import ContractError, read_manifest, read_table, write_table
+from stages.contracts.closure import code_files
 from stages.contracts.density_ratios import DENSITY_RATIOS
 from stages.contracts.files import files_below, tree_digest
 from stages.contracts.reference_logps import REFERENCE_LOGPS
 from stages.contracts.tokens import TOKENS
+from stages.contracts.training_rows import TRAINING_ROWS
 from stages.models.loading import load_causal_lm
 from stages.models.tokenizers import load_tokenizer
+from stages.trainers.bco.section import BCOTrainingParams
 from stages.trainers.core.sections import LoraParams
-from stages.training import BCOTrainingParams, run
-from tests.stages.training_runs import write_base_model
+from stages.training import run
+from tests.stages.training_runs import rows_of, start, write_base_model
 
 PARAMS = {
     "learning_rate": 1e-2,
@@ -79,11 +78,9 @@ def artifacts(tmp_path, base_model):
     write_table(tmp_path / "tokens", tokens, TOKENS)
     write_table(tmp_path / "reference_logps", pa.table(logps), REFERENCE_LOGPS)
     write_table(tmp_path / "density_ratios", pa.table(ratios), DENSITY_RATIOS)
-    return {
-        "method": "bco",
-        "base_model": base_model,
-        **{name: tmp_path / name for name in ("tokens", "reference_logps", "density_ratios")},
-    }
+    read = {name: tmp_path / name for name in ("tokens", "reference_logps", "density_ratios")}
+    rows = rows_of("labelled", tmp_path / "rows", **read)
+    return {"method": "bco", "base_model": base_model, "tokens": tmp_path / "tokens", "rows": rows}
 
 
 def outputs(folder: Path) -> dict[str, Path]:
@@ -155,54 +152,39 @@ def test_an_adapter_is_loaded_onto_its_base(artifacts, tmp_path):
     assert load_causal_lm(written["model"]).peft_config["default"].r == 2
 
 
-_SCRIPT = """
-import json, sys
-from pathlib import Path
-from stages.training import BCOTrainingParams, run
-call = {name: value if name == "method" else Path(value) for name, value in json.loads(sys.argv[1]).items()}
-run(**call, params=BCOTrainingParams(**json.loads(sys.argv[2])))
-"""
-
-
-def start(artifacts, written, params):
-    call = {name: str(value) for name, value in {**artifacts, **written}.items()}
-    return subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, json.dumps(call), json.dumps(params)],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+def start_bco(artifacts, written, params):
+    return start("stages.training", "stages.trainers.bco.section:BCOTrainingParams", {**artifacts, **written}, params)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, {"r": 2, "dropout": 0.1}])
 def test_goes_on_after_kill_9_to_the_same_bytes(artifacts, tmp_path, lora):
     params = {**PARAMS, "num_train_epochs": 8, "disable_dropout": False, "lora": lora, "gradient_accumulation_steps": 2}
-    assert start(artifacts, outputs(tmp_path / "whole"), params).wait() == 0
+    assert start_bco(artifacts, outputs(tmp_path / "whole"), params).wait() == 0
     killed = outputs(tmp_path / "killed")
     # A step in the middle of the second, third or fourth epoch; an epoch has two steps, checkpoints stand at even ones.
     # Another one each time; it is shown where the test fails.
     last = random.Random().choice([2, 4, 6])
     print(f"killed after checkpoint {last}")
 
-    process = start(artifacts, killed, params)
+    process = start_bco(artifacts, killed, params)
     while not (killed["scratch"] / f"checkpoint-{last}").exists() and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
 
     assert process.wait() == -signal.SIGKILL
     assert not killed["metrics"].exists()
-    assert start(artifacts, killed, params).wait() == 0
+    assert start_bco(artifacts, killed, params).wait() == 0
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
 
 
 def test_a_row_weighs_what_its_prompts_ratio_says(artifacts, tmp_path):
     params = BCOTrainingParams(**{**PARAMS, "num_train_epochs": 1, "per_device_train_batch_size": 40})
-    plain = {name: path for name, path in artifacts.items() if name != "density_ratios"}
+    scored = {"tokens": artifacts["tokens"], "reference_logps": tmp_path / "reference_logps"}
+    plain = rows_of("labelled", tmp_path / "plain_rows", **scored)
 
     losses = []
-    for name, inputs in (("plain", plain), ("weighted", artifacts)):
+    for name, inputs in (("plain", {**artifacts, "rows": plain}), ("weighted", artifacts)):
         written = outputs(tmp_path / name)
         run(**inputs, **written, params=params)
         losses.append(json.loads(written["metrics"].read_text())["first"]["loss"])
@@ -210,25 +192,50 @@ def test_a_row_weighs_what_its_prompts_ratio_says(artifacts, tmp_path):
     assert not math.isclose(*losses, rel_tol=1e-3)
 
 
-def test_names_a_prompt_without_density_ratio(artifacts, tmp_path):
-    ratios = pa.table({field.name: pa.array([], field.type) for field in DENSITY_RATIOS.fields})
-    write_table(tmp_path / "density_ratios", ratios, DENSITY_RATIOS)
+def written_anew(artifacts, folder, table):
+    """The rows with another table, as a filter or a mixture writes them."""
+    meta = read_manifest(artifacts["rows"], TRAINING_ROWS)["meta"]
+    write_table(folder, table, TRAINING_ROWS, meta=meta)
+    return {**artifacts, "rows": folder}
 
-    with pytest.raises(ContractError, match="found none for prompt0; rerun density_ratio"):
-        run(**artifacts, **outputs(tmp_path), params=BCOTrainingParams())
+
+def test_rows_that_a_filter_has_dropped_are_not_trained_on(artifacts, tmp_path):
+    table = read_table(artifacts["rows"], TRAINING_ROWS)
+    is_train = np.array(table["split"].to_pylist()) == "train"
+    kept = np.flatnonzero(is_train)[:16]
+    fewer = written_anew(artifacts, tmp_path / "fewer", table.take(pa.array(kept)))
+    written = outputs(tmp_path / "out")
+
+    run(**fewer, **written, params=BCOTrainingParams(**PARAMS))
+
+    metrics = json.loads(written["metrics"].read_text())
+    assert metrics["steps"] == 3 * 2
+    lineage = [json.loads((outputs(tmp_path / "out")["model"] / "plumbline.json").read_text())["rows"]]
+    assert lineage == [tree_digest(fewer["rows"])] != [tree_digest(artifacts["rows"])]
 
 
-def test_refuses_reference_logps_of_other_rows(artifacts, tmp_path):
-    logps = {
-        "row_id": ["another"],
-        "logps": pa.array([0.0], pa.float32()),
-        "num_tokens": pa.array([1], pa.int32()),
-        "token_logps": pa.nulls(1, pa.list_(pa.float32())),
-    }
-    write_table(tmp_path / "reference_logps", pa.table(logps), REFERENCE_LOGPS)
+def test_a_curriculum_is_an_artifact_with_rows_more_than_once(artifacts, tmp_path):
+    table = read_table(artifacts["rows"], TRAINING_ROWS)
+    twice = written_anew(artifacts, tmp_path / "twice", pa.concat_tables([table, table]))
+    written = outputs(tmp_path / "out")
 
-    with pytest.raises(ContractError, match="rerun reference_logprobs"):
-        run(**artifacts, **outputs(tmp_path), params=BCOTrainingParams())
+    run(**twice, **written, params=BCOTrainingParams(**{**PARAMS, "num_train_epochs": 1}))
+
+    assert json.loads(written["metrics"].read_text())["steps"] == 8  # of 2 * 30 rows in eights
+
+
+def test_refuses_rows_of_other_tokens_and_of_another_kind(artifacts, tmp_path):
+    write_table(tmp_path / "others", read_table(artifacts["tokens"], TOKENS).slice(1), TOKENS)
+
+    with pytest.raises(ContractError, match="expected places in .*others as it is now, found those of another; rerun"):
+        run(**{**artifacts, "tokens": tmp_path / "others"}, **outputs(tmp_path), params=BCOTrainingParams())
+    with pytest.raises(ContractError, match="expected rows of the kind pairs, found labelled; change --kind"):
+        run(**{**artifacts, "method": "dpo"}, **outputs(tmp_path), params=BCOTrainingParams())
+
+
+def test_an_unknown_method_is_named_with_the_nearest(artifacts, tmp_path):
+    with pytest.raises(ValueError, match=r"expected a method, one of bco, .*, found 'bcoo'; did you mean bco\?"):
+        run(**{**artifacts, "method": "bcoo"}, **outputs(tmp_path), params=BCOTrainingParams())
 
 
 def test_reports_to_tensorboard_and_dvclive_outside_the_outputs(artifacts, tmp_path, monkeypatch):
@@ -250,12 +257,9 @@ def test_reports_to_tensorboard_and_dvclive_outside_the_outputs(artifacts, tmp_p
     assert not (tmp_path / "dvclive").exists()
 
 
-def test_its_code_holds_no_other_methods_trainer():
-    files = {str(path) for path in code_files(["stages.training"])}
+def test_its_code_holds_no_methods_trainer_unless_that_is_named():
+    shared = {path.as_posix() for path in code_files(["stages.training"])}
+    of_bco = {path.as_posix() for path in code_files(["stages.training", "stages.trainers.bco.trainer"])}
 
-    assert not any(
-        path.startswith("stages/trainers/") and path.endswith(("bco.py", "kto.py", "dpo.py")) for path in files
-    )
-    assert "stages/losses/bco.py" in {
-        str(path) for path in code_files(["stages.training", "stages.trainers.bco.trainer"])
-    }
+    assert not any(path.startswith("stages/trainers/") and "/core/" not in path for path in shared)
+    assert "stages/losses/bco.py" in of_bco - shared

@@ -18,10 +18,11 @@ from stages.contracts.closure import ROOT
 from stages.contracts.files import files_below
 from tests.models.models_on_disk import write_local_pointer, write_model
 from tests.stages.feedback import write_reference_logps, write_tokens
+from tests.stages.training_runs import rows_of
 
 COMMAND = (
     "-m stages.training --method bco --params training.bco --base-model models/base --tokens artifacts/tokens "
-    "--reference-logps artifacts/reference_logps --model models/bco --metrics metrics.json --plots curves.csv"
+    "--rows artifacts/rows --model models/bco --metrics metrics.json --plots curves.csv"
 )
 # 37 rows in batches of 8, two batches a step: three steps an epoch, and a last batch of 5 that two processes can't
 # share evenly.
@@ -50,8 +51,9 @@ def workspace(folder: Path) -> Path:
         }
         for i in range(37)
     ]
-    write_tokens(folder / "artifacts" / "tokens", rows)
-    write_reference_logps(folder / "artifacts" / "reference_logps", generator.normal(-25, 2, 37).tolist(), [3] * 37)
+    tokens = write_tokens(folder / "artifacts" / "tokens", rows)
+    logps = write_reference_logps(folder / "logps", generator.normal(-25, 2, 37).tolist(), [3] * 37)
+    rows_of("labelled", folder / "artifacts" / "rows", tokens=tokens, reference_logps=logps)
     write_model(folder / "model")
     (folder / "models").mkdir()
     write_local_pointer(folder / "models" / "base", folder / "model", path="model")

@@ -12,15 +12,19 @@ from typing import Any
 
 from stages.contracts.closure import ROOT
 from stages.contracts.files import files_below, tree_digest
+from stages.contracts.training_rows import Kind
 from stages.models.pointer import ModelPointer, fingerprint, tokenizer_fingerprint, write_pointer
+from stages.training_rows import RowsParams
+from stages.training_rows import run as write_training_rows
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer
 
 _SCRIPT = """
 import importlib, json, sys
 from pathlib import Path
 stage = importlib.import_module(sys.argv[1])
-paths = {name: Path(value) for name, value in json.loads(sys.argv[3]).items()}
-stage.run(**paths, params=getattr(stage, sys.argv[2])(**json.loads(sys.argv[4])))
+module, _, section = sys.argv[2].partition(":")
+call = {name: value if name == "method" else Path(value) for name, value in json.loads(sys.argv[3]).items()}
+stage.run(**call, params=getattr(importlib.import_module(module), section)(**json.loads(sys.argv[4])))
 """
 
 
@@ -37,6 +41,12 @@ def write_base_model(folder: Path) -> Path:
     )
     write_pointer(folder, pointer)
     return folder
+
+
+def rows_of(kind: Kind, rows: Path, *, params: RowsParams | None = None, **artifacts: Path) -> Path:
+    """The artifact `training_rows` of those artifacts, as the stage writes it."""
+    write_training_rows(kind=kind, **artifacts, rows=rows, params=params)
+    return rows
 
 
 def outputs(folder: Path) -> dict[str, Path]:
@@ -59,16 +69,23 @@ def digests(folder: Path) -> dict[str, str]:
     return {**model, **{name: tree_digest(written[name]) for name in ("metrics", "plots")}}
 
 
-def kill_when(written: Path, stage: str, section: str, paths: Mapping[str, Path], params: Mapping[str, Any]) -> int:
-    """Run a stage in a process of its own, kill it with signal 9 as soon as `written` exists, and give its status."""
-    process = subprocess.Popen(
+def start(stage: str, section: str, call: Mapping[str, Any], params: Mapping[str, Any]) -> "subprocess.Popen[bytes]":
+    """Start a stage in a process of its own.
+
+    Args:
+        stage: module of the stage.
+        section: the class of its section, as "module:class".
+        call: arguments of its `run` besides `params`.
+        params: what stands in the section.
+    """
+    return subprocess.Popen(
         [
             sys.executable,
             "-c",
             _SCRIPT,
             stage,
             section,
-            json.dumps({k: str(v) for k, v in paths.items()}),
+            json.dumps({name: str(value) for name, value in call.items()}),
             json.dumps(params),
         ],
         cwd=ROOT,
@@ -76,6 +93,11 @@ def kill_when(written: Path, stage: str, section: str, paths: Mapping[str, Path]
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def kill_when(written: Path, stage: str, section: str, call: Mapping[str, Any], params: Mapping[str, Any]) -> int:
+    """Run a stage as `start` does, kill it with signal 9 as soon as `written` exists, and give its status."""
+    process = start(stage, section, call, params)
     while not written.exists() and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)

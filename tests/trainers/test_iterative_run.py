@@ -7,7 +7,8 @@ import torch
 
 from stages.losses.sft import IGNORED
 from stages.models.generation import sample_ids
-from stages.trainers.iterative_sft.run import IterativeRun, Prompt, Rounds
+from stages.rows.prompts import Prompt
+from stages.trainers.iterative_sft.run import IterativeRun, Rounds
 from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
 from tests.trainers.tiny import WORDS, tiny_llama, tiny_tokenizer
 from tests.trainers.tiny_iterative import batches_of, iterative_arguments
@@ -17,7 +18,7 @@ ROUNDS = Rounds(num_rounds=2, num_samples=4, max_new_tokens=4, batch_size=16, se
 
 def prompts(words):
     return [
-        Prompt(word, tiny_tokenizer()(f"what is {word}")["input_ids"], f"what is {word}", {"word": word})
+        Prompt(word, tiny_tokenizer()(f"what is {word}")["input_ids"], f"what is {word}", word, {"word": word})
         for word in words
     ]
 
@@ -105,7 +106,7 @@ def test_the_reward_is_told_each_prompt_with_its_columns(tmp_path):
 
     made(tmp_path, rounds=ROUNDS._replace(num_rounds=1), reward=reward, held_out=0).run()
 
-    assert [prompt.text for prompt in asked[::4]] == [f"what is {word}" for word in WORDS[:12]]
+    assert [prompt.text("templated") for prompt in asked[::4]] == [f"what is {word}" for word in WORDS[:12]]
     assert asked[0].row == {"word": WORDS[0]}
 
 

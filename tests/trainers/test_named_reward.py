@@ -10,10 +10,8 @@ import torch
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
 from examples.gsm8k_reward import answer_reward, final_number
-from stages.contracts.files import write_json
-from stages.demo.world import describe_truth, make_world
 from stages.models.scoring import RewardScorer
-from stages.trainers.core.named_reward import load_reward
+from stages.trainers.core.named_reward import load_reward, named_reward
 from tests.material import SHARED, needs_shared
 from tests.trainers.tiny import tiny_tokenizer
 
@@ -59,7 +57,6 @@ def test_a_function_that_wants_the_logs_other_columns_gets_them(functions, name)
         ("own_rewards:number", "found a int"),
         ("own_rewards:other", "a function of prompt and completion, .* found one of text"),
         ("nothing", "expected demo, the folder of a reward model or package.module:function, found 'nothing'"),
-        ("demo", "expected a truth file for judge demo"),
     ],
 )
 def test_says_that_a_name_leads_to_no_reward(functions, name, message):
@@ -74,10 +71,8 @@ def test_says_that_a_reward_gave_no_number_for_each(functions):
         load_reward(f"{functions}:broken")(["a"], ["x"])
 
 
-def test_the_demos_true_reward(tmp_path):
-    write_json(tmp_path / "truth.json", describe_truth("rater_bias", make_world("rater_bias", seed=0)))
-
-    reward = load_reward("demo", truth=tmp_path / "truth.json")
+def test_the_demos_true_reward():
+    reward = load_reward("demo")
 
     question = "Say the opposites of hot, big and fast."
     assert reward([question] * 3, ["cold, small, slow", "cold, small, fast", "no idea"]) == [1.0, 2 / 3, 0.0]
@@ -87,20 +82,24 @@ def test_the_demos_true_reward_is_meant_also_beside_a_folder_of_that_name(tmp_pa
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
 
-    with pytest.raises(ValueError, match="expected a truth file for judge demo"):
-        load_reward("demo")
+    assert load_reward("demo")(["Add one to one, two and six."], ["two, three, seven"]) == [1.0]
     with pytest.raises(ValueError, match="demo: expected weights"):
         load_reward(Path("demo"))
 
 
-def test_a_reward_model_scores_prompts_after_templating(tmp_path):
-    torch.manual_seed(0)
+def write_reward_model(folder, *, seed=0):
+    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=32, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=2,
         max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2, num_labels=1,
     )  # fmt: skip
-    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
-    tiny_tokenizer().save_pretrained(tmp_path)
+    LlamaForSequenceClassification(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_a_reward_model_scores_prompts_after_templating(tmp_path):
+    write_reward_model(tmp_path)
 
     reward = load_reward(str(tmp_path))
 
@@ -111,6 +110,33 @@ def test_a_reward_model_scores_prompts_after_templating(tmp_path):
     cut = reward(prompts, texts, are_complete=[False, True])
     assert cut == scorer.texts(prompts, texts, are_complete=[False, True]).tolist()
     assert cut[0] != reward(prompts, texts)[0]
+
+
+def test_several_reward_models_give_the_mean_of_their_scores(tmp_path):
+    folders = [write_reward_model(tmp_path / f"reward{seed}", seed=seed) for seed in range(3)]
+    asked = (["what is the sky", "what is the"], [" blue", " red green"])
+
+    found = named_reward("model", folders)
+
+    scores = [load_reward(folder)(*asked) for folder in folders]
+    assert found(*asked) == pytest.approx([sum(column) / 3 for column in zip(*scores, strict=True)])
+    assert found.prompts_as == "templated"
+    assert named_reward("model", folders[:1])(*asked) == scores[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "folders", "message"),
+    [
+        ("model", (), "expected --reward-models with reward model and with no other, found none with model"),
+        ("demo", (Path("models/reward"),), "found models/reward with demo; mend the stage's entry in dvc.yaml"),
+        ("a.b:c", (Path("models/reward"),), "found models/reward with a.b:c"),
+        ("no.such:reward", (), "a function at no.such:reward, found that No module named"),
+        ("nonsense", (), "found 'nonsense'"),
+    ],
+)
+def test_a_name_of_params_yaml_and_reward_models_have_to_fit(name, folders, message):
+    with pytest.raises(ValueError, match=message):
+        named_reward(name, folders)
 
 
 # ---- the example ----

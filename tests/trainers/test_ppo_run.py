@@ -7,10 +7,10 @@ import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from peft import LoraConfig
-from stages.trainers.ppo.prompts import Prompt
 
 from stages.models.generation import Sampling
 from stages.models.value_head import AutoModelForSeq2SeqLMWithValueHead
+from stages.rows.prompts import Prompt
 from stages.trainers import PPOTrainer
 from stages.trainers.core.named_reward import Reward
 from stages.trainers.ppo.run import RunSettings, curves_of, prompts_of_step, run_ppo, sample_responses
@@ -25,7 +25,10 @@ SAMPLING = Sampling(1, 4, batch_size=8)
 
 
 def prompts(number=11):
-    return [Prompt([7 + index, 8], f"<user> {WORDS[index]}", WORDS[index], {"index": index}) for index in range(number)]
+    return [
+        Prompt(f"prompt{index}", [7 + index, 8], f"<user> {WORDS[index]}", WORDS[index], {"index": index})
+        for index in range(number)
+    ]
 
 
 def share_of_good(questions, texts, rows, are_complete):

@@ -1,19 +1,26 @@
-"""Stage `sft_training`: from demonstrations to a model that can be a base model, the same bytes after a kill."""
+"""Stage `training` by SFT: from demonstrations to a model that can be a base model, the same bytes after a kill."""
 
 import json
 import signal
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
-from stages.sft_training import SFTTrainingParams, run
 
 from stages.contracts.files import files_below
 from stages.models.loading import load_causal_lm
 from stages.models.pointer import fingerprint, read_pointer
 from stages.models.tokenizers import load_tokenizer
+from stages.normalization import NormalizationParams
+from stages.normalization import run as normalize
+from stages.tokenization import TokenizationParams
+from stages.tokenization import run as tokenize
 from stages.trainers.core.sections import LoraParams
+from stages.trainers.sft.section import SFTTrainingParams
+from stages.training import run
 from tests.stages.feedback import write_tokens
-from tests.stages.training_runs import digests, kill_when, outputs, write_base_model
+from tests.stages.training_runs import digests, kill_when, outputs, rows_of, write_base_model
 from tests.trainers.tiny import WORDS
 
 PARAMS = {
@@ -22,9 +29,17 @@ PARAMS = {
     "per_device_train_batch_size": 8,
     "logging_steps": 3,
     "save_steps": 2,
-    "test_share": 0.3,
     "disable_dropout": False,
 }
+
+
+class Demonstrations(NamedTuple):
+    """A log that went through the stages before training."""
+
+    inputs: dict[str, Any]
+    """Arguments of `run` that read."""
+    rejects: dict[str, int]
+    """Lines that normalization refused, by reason."""
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +48,7 @@ def base_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def demonstrations(tmp_path_factory):
+def demonstrations(tmp_path_factory, base_model):
     """Twenty-two good lines, and three that aren't."""
     lines = [
         json.dumps(
@@ -44,21 +59,44 @@ def demonstrations(tmp_path_factory):
         )
         for index, word in enumerate(WORDS)
     ]
-    file = tmp_path_factory.mktemp("data") / "demonstrations.jsonl"
-    file.write_text("\n".join([*lines, '{"prompt": "what"}', '{"prompt": "a", "completion": ""}', "{"]) + "\n")
-    return file
+    folder = tmp_path_factory.mktemp("data")
+    log = folder / "demonstrations.jsonl"
+    log.write_text("\n".join([*lines, '{"prompt": "what"}', '{"prompt": "a", "completion": ""}', "{"]) + "\n")
+    return through_the_stages_before(log, base_model, folder)
 
 
-def test_learns_a_log_of_demonstrations_and_lowers_the_held_out_loss(base_model, demonstrations, tmp_path):
+def through_the_stages_before(log: Path, base_model: Path, folder: Path) -> Demonstrations:
+    normalize(
+        feedback=log,
+        base_model=base_model,
+        completions=folder / "completions",
+        rejects=folder / "rejects",
+        metrics=folder / "normalization.json",
+        params=NormalizationParams(test_share=0.3, max_reject_share=0.5),
+    )
+    tokenize(
+        completions=folder / "completions",
+        base_model=base_model,
+        tokens=folder / "tokens",
+        rejects=folder / "token_rejects",
+        metrics=folder / "tokenization.json",
+        memo=folder / "memo",
+        params=TokenizationParams(),
+    )
+    rows = rows_of("demonstrations", folder / "rows", tokens=folder / "tokens")
+    inputs = {"method": "sft", "base_model": base_model, "tokens": folder / "tokens", "rows": rows}
+    return Demonstrations(inputs, json.loads((folder / "normalization.json").read_text())["reject_reasons"])
+
+
+def test_learns_a_log_of_demonstrations_and_lowers_the_held_out_loss(demonstrations, tmp_path):
     written = outputs(tmp_path)
 
-    run(base_model=base_model, demonstrations=demonstrations, **written, params=SFTTrainingParams(**PARAMS))
+    run(**demonstrations.inputs, **written, params=SFTTrainingParams(**PARAMS))
 
     metrics = json.loads(written["metrics"].read_text())
     assert metrics["rows"]["train"] + metrics["rows"]["held_out"] == len(set(WORDS)) == metrics["rows"]["train"] + 6
-    assert metrics["rows"]["no_completion"] == 1
-    assert metrics["rows"]["empty_completion"] == 1
-    assert metrics["rows"]["json_invalid"] == 1
+    assert metrics["rows"]["undesired"] == 0
+    assert demonstrations.rejects == {"empty_completion": 1, "json_invalid": 1}
     assert metrics["held_out"]["after"] < metrics["held_out"]["before"]
     assert metrics["last"]["loss"] < metrics["first"]["loss"]
     assert written["plots"].read_text().startswith("step,epoch,loss,")
@@ -68,18 +106,19 @@ def test_learns_a_log_of_demonstrations_and_lowers_the_held_out_loss(base_model,
 def test_what_it_writes_is_a_base_model(base_model, demonstrations, tmp_path):
     written = outputs(tmp_path)
 
-    run(base_model=base_model, demonstrations=demonstrations, **written, params=SFTTrainingParams(**PARAMS))
+    run(**demonstrations.inputs, **written, params=SFTTrainingParams(**PARAMS))
 
     pointer = read_pointer(written["model"])
     assert pointer.fingerprint == fingerprint(written["model"]) != fingerprint(base_model)
     assert pointer.pad_token == load_tokenizer(written["model"]).pad_token
     again = outputs(tmp_path / "again")
-    run(base_model=written["model"], demonstrations=demonstrations, **again, params=SFTTrainingParams(**PARAMS))
+    start = {**demonstrations.inputs, "base_model": written["model"]}
+    run(**start, **again, params=SFTTrainingParams(**PARAMS))
     first, second = (json.loads(paths["metrics"].read_text())["held_out"] for paths in (written, again))
     assert second["before"] == pytest.approx(first["after"], rel=1e-6)
 
 
-def test_learns_desired_rows_and_demonstrations_of_an_artifact(base_model, demonstrations, tmp_path):
+def test_learns_desired_rows_and_demonstrations_of_an_artifact(base_model, tmp_path):
     tokens = write_tokens(
         tmp_path / "tokens",
         [
@@ -93,19 +132,20 @@ def test_learns_desired_rows_and_demonstrations_of_an_artifact(base_model, demon
         ],
     )
 
-    run(base_model=base_model, tokens=tokens, **outputs(tmp_path), params=SFTTrainingParams(**PARAMS))
+    rows = rows_of("demonstrations", tmp_path / "rows", tokens=tokens)
+
     run(
+        method="sft",
         base_model=base_model,
         tokens=tokens,
-        demonstrations=demonstrations,
-        **outputs(tmp_path / "both"),
+        rows=rows,
+        **outputs(tmp_path),
         params=SFTTrainingParams(**PARAMS),
     )
 
-    counts = json.loads((tmp_path / "metrics.json").read_text())["rows"]
-    assert counts == {"undesired": 3, "train": 6, "held_out": 3}
-    both = json.loads((tmp_path / "both" / "metrics.json").read_text())["rows"]
-    assert both["train"] + both["held_out"] == 9 + len(set(WORDS))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["rows"] == {"undesired": 3, "train": 6, "held_out": 3}
+    assert metrics["steps"] == 6
 
 
 @pytest.mark.parametrize("merges", [True, False])
@@ -113,7 +153,7 @@ def test_an_adapter_is_merged_or_kept(base_model, demonstrations, tmp_path, merg
     written = outputs(tmp_path)
     params = SFTTrainingParams(**PARAMS, lora=LoraParams(r=2), merge_lora=merges)
 
-    run(base_model=base_model, demonstrations=demonstrations, **written, params=params)
+    run(**demonstrations.inputs, **written, params=params)
 
     model = load_causal_lm(written["model"])
     assert (written["model"] / "reference.json").exists() is merges
@@ -122,10 +162,10 @@ def test_an_adapter_is_merged_or_kept(base_model, demonstrations, tmp_path, merg
     assert not torch.equal(model(input_ids=ids).logits, load_causal_lm(base_model)(input_ids=ids).logits)
 
 
-def test_gives_the_same_bytes_twice_and_no_pickle_clock_or_path(base_model, demonstrations, tmp_path):
+def test_gives_the_same_bytes_twice_and_no_pickle_clock_or_path(demonstrations, tmp_path):
     for name in ("one", "two"):
         params = SFTTrainingParams(**PARAMS, neftune_noise_alpha=5.0)
-        run(base_model=base_model, demonstrations=demonstrations, **outputs(tmp_path / name), params=params)
+        run(**demonstrations.inputs, **outputs(tmp_path / name), params=params)
 
     assert digests(tmp_path / "one") == digests(tmp_path / "two")
     for file in files_below(outputs(tmp_path / "one")["model"]):
@@ -135,37 +175,32 @@ def test_gives_the_same_bytes_twice_and_no_pickle_clock_or_path(base_model, demo
 
 
 @pytest.mark.parametrize("packing", ["apart", "wrapped"])
-def test_packed_demonstrations_are_learned(base_model, demonstrations, tmp_path, packing):
+def test_packed_demonstrations_are_learned(demonstrations, tmp_path, packing):
     written = outputs(tmp_path)
     params = SFTTrainingParams(**{**PARAMS, "packing": packing, "seq_length": 32})
 
-    run(base_model=base_model, demonstrations=demonstrations, **written, params=params)
+    run(**demonstrations.inputs, **written, params=params)
 
     found = json.loads(written["metrics"].read_text())["held_out"]
     assert found["after"] < found["before"]
 
 
 @pytest.mark.slow
-def test_goes_on_after_kill_9_to_the_same_bytes(base_model, demonstrations, tmp_path, single_thread):
-    inputs = {"base_model": base_model, "demonstrations": demonstrations}
+@pytest.mark.usefixtures("single_thread")
+def test_goes_on_after_kill_9_to_the_same_bytes(demonstrations, tmp_path):
     params = {**PARAMS, "num_train_epochs": 12}
-    run(**inputs, **outputs(tmp_path / "whole"), params=SFTTrainingParams(**params))
+    run(**demonstrations.inputs, **outputs(tmp_path / "whole"), params=SFTTrainingParams(**params))
     killed = outputs(tmp_path / "killed")
 
     status = kill_when(
-        killed["scratch"] / "checkpoint-4", "stages.sft_training", "SFTTrainingParams", {**inputs, **killed}, params
+        killed["scratch"] / "checkpoint-4",
+        "stages.training",
+        "stages.trainers.sft.section:SFTTrainingParams",
+        {**demonstrations.inputs, **killed},
+        params,
     )
 
     assert status == -signal.SIGKILL
     assert not killed["metrics"].exists()
-    run(**inputs, **killed, params=SFTTrainingParams(**params))
+    run(**demonstrations.inputs, **killed, params=SFTTrainingParams(**params))
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
-
-
-def test_says_what_is_missing(base_model, tmp_path):
-    with pytest.raises(ValueError, match="expected demonstrations, tokens or both, found neither"):
-        run(base_model=base_model, **outputs(tmp_path), params=SFTTrainingParams())
-    empty = tmp_path / "empty.jsonl"
-    empty.write_text('{"prompt": "what"}\n')
-    with pytest.raises(ValueError, match="expected demonstrations to learn from, found none"):
-        run(base_model=base_model, demonstrations=empty, **outputs(tmp_path), params=SFTTrainingParams())

@@ -1,0 +1,129 @@
+"""Stage `training_rows`: the rows of each kind, and what each is made of."""
+
+import json
+
+import pytest
+from pydantic import ValidationError
+
+from stages.contracts.artifact import read_manifest, read_table
+from stages.contracts.completions import COMPLETIONS
+from stages.contracts.files import tree_digest
+from stages.contracts.image_prompts import IMAGE_PROMPTS
+from stages.contracts.training_rows import TRAINING_ROWS
+from stages.rows.reading import read_rows
+from stages.training_rows import RowsParams, run
+from tests.stages.feedback import write_completions, write_reference_logps, write_rows, write_tokens
+
+
+@pytest.fixture(scope="module")
+def artifacts(tmp_path_factory):
+    """Artifacts of two pairs, one of which is held out."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    rows = [
+        {"pair_id": name, "prompt_id": f"id of {name}", "label": label, "split": split}
+        for name, split in (("a", "train"), ("b", "test"))
+        for label in (True, False)
+    ]
+    log = [{**row, "prompt": row["pair_id"], "source": json.dumps({"gap": 2, "sure": "very"})} for row in rows]
+    prompts = [{"prompt_id": "id of a cat", "prompt": "a cat", "split": "train"}]
+    return {
+        "tokens": write_tokens(folder / "tokens", rows),
+        "reference_logps": write_reference_logps(folder / "logps", [0.0, -1.0, -2.0, -3.0], [1] * 4),
+        "completions": write_completions(folder / "completions", log),
+        "image_prompts": write_rows(folder / "image_prompts", IMAGE_PROMPTS, prompts),
+    }
+
+
+def made(artifacts, rows, kind, *names, **params):
+    read = {name: artifacts[name] for name in names}
+    run(kind=kind, **read, rows=rows, params=RowsParams(**params) if params else None)
+    return read_table(rows, TRAINING_ROWS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "places"),
+    [
+        ("labelled", ("tokens", "reference_logps"), [0, 1, 2, 3]),
+        ("pairs", ("tokens",), [0, 2]),
+        ("pairs", ("tokens", "reference_logps"), [0, 2]),
+        ("demonstrations", ("tokens",), [0, 2]),
+        ("prompts", ("completions",), [0, 2]),
+        ("image_prompts", ("image_prompts",), [0]),
+    ],
+)
+def test_each_kind_is_written_with_its_name_and_counts(artifacts, tmp_path, kind, names, places):
+    table = made(artifacts, tmp_path / "rows", kind, *names)
+
+    meta = read_manifest(tmp_path / "rows", TRAINING_ROWS)["meta"]
+    assert table["row"].to_pylist() == places
+    assert meta["kind"] == kind
+    assert set(meta["counts"]) == ({"train", "test"} if kind == "pairs" else {"train"})
+
+
+def test_what_is_there_to_learn_from_is_said(artifacts, tmp_path, capsys):
+    made(artifacts, tmp_path / "rows", "labelled", "tokens", "reference_logps")
+
+    assert "labelled, train: 1 desired, 1 undesired, 0 without label, 2 held out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "names", "message"),
+    [
+        ("labelled", ("tokens",), "--kind labelled needs --reference-logps, found none; mend its entry in dvc.yaml"),
+        ("labelled", (), "needs --reference-logps, found none; needs --tokens, found none"),
+        ("pairs", ("reference_logps",), "--kind pairs needs --tokens, found none"),
+        ("pairs", ("tokens", "completions"), "--kind pairs reads no --completions, found one"),
+        ("demonstrations", ("tokens", "reference_logps"), "demonstrations reads no --reference-logps, found one"),
+        ("prompts", ("tokens",), "--kind prompts needs --completions, found none; reads no --tokens, found one"),
+        ("image_prompts", ("completions",), "--kind image_prompts needs --image-prompts, found none"),
+    ],
+)
+def test_a_kind_says_what_it_lacks_and_what_it_does_not_read(artifacts, tmp_path, kind, names, message):
+    with pytest.raises(ValueError, match=message):
+        made(artifacts, tmp_path / "rows", kind, *names)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("pair", "one of labelled, .*, found 'pair'; did you mean pairs\\?"), ("x", "found 'x'$")],
+)
+def test_an_unknown_kind_is_named_with_the_nearest(artifacts, tmp_path, kind, message):
+    with pytest.raises(ValueError, match=message):
+        made(artifacts, tmp_path / "rows", kind, "tokens")
+
+
+def test_margins_of_the_log_stand_beside_the_pairs(artifacts, tmp_path):
+    numbers = made(artifacts, tmp_path / "numbers", "pairs", "tokens", "completions", margin_column="gap")
+    texts = made(
+        artifacts, tmp_path / "texts", "pairs", "tokens", "completions",
+        margin_column="sure", margin_values={"very": 0.5},
+    )  # fmt: skip
+
+    assert numbers["margin"].to_pylist() == [2.0, 2.0]
+    assert texts["margin"].to_pylist() == [0.5, 0.5]
+    found = read_rows(tmp_path / "texts", artifacts["tokens"], kind="pairs").of_split("train")
+    assert found.dataset()["margin"][:] == [0.5]
+
+
+def test_margins_need_the_completions(artifacts, tmp_path):
+    with pytest.raises(ValueError, match="--kind pairs needs --completions, found none"):
+        made(artifacts, tmp_path / "rows", "pairs", "tokens", margin_column="gap")
+
+
+def test_values_of_margins_need_a_column():
+    with pytest.raises(ValidationError, match="margin_values is set and margin_column isn't; name the column"):
+        RowsParams(margin_values={"clear": 1.0})
+
+
+def test_equal_inputs_give_equal_bytes_wherever_they_stand(artifacts, tmp_path):
+    for name in ("one", "two"):
+        made(artifacts, tmp_path / name, "labelled", "tokens", "reference_logps")
+
+    assert tree_digest(tmp_path / "one") == tree_digest(tmp_path / "two")
+
+
+def test_a_kind_of_prompts_is_of_its_own_artifact(artifacts, tmp_path):
+    made(artifacts, tmp_path / "rows", "prompts", "completions")
+
+    found = read_rows(tmp_path / "rows", artifacts["completions"], COMPLETIONS, kind="prompts")
+    assert found.texts()["pair_id"].to_pylist() == ["a", "b"]
