@@ -78,6 +78,8 @@ def pipeline(
                     log.info("params.yaml: %s", ", ".join(overrides))
                 plan = make_plan(targets or ())
                 log.info("%d stages, %d of them unchanged", len(plan.nodes), len(plan.unchanged))
+                for name, files in plan.edited.items():
+                    log.info("%s follows from an edit of %s", name, ", ".join(files))
                 run = _GraphRun(plan, groups, force=force, jobs=jobs)
                 run.execute()
         except InterruptedError as stopped:

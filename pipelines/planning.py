@@ -1,6 +1,6 @@
 """What a run has to look at: the stages behind its targets, and which of them are as dvc.lock has them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ class Plan(NamedTuple):
     """Names of the stages whose code, parameters, inputs and outputs are those of dvc.lock."""
     remote: str | None = None
     """Name of DVC's default remote, which gets what the run wrote; None if there is none."""
+    edited: Mapping[str, Sequence[str]] = {}
+    """By name of a stage that follows from an edit of code, the source files; DVC finds out once `code` has run."""
 
 
 def make_plan(targets: Sequence[str] = ()) -> Plan:
@@ -43,11 +45,9 @@ def make_plan(targets: Sequence[str] = ()) -> Plan:
         wanted = [by_name[name] for name in resolve_targets(targets or usual_methods(), list(nodes.values()))]
         stages = [stage for stage in plan_repro(graph, wanted or None) if stage.cmd]
         unchanged = {stage.addressing for stage in stages if _is_unchanged(stage)}
-        if CODE_STAGE in by_name and CODE_STAGE not in unchanged:
-            unchanged -= edited_code(list(nodes.values())).keys()
-        return Plan(
-            [nodes[stage.addressing] for stage in stages], frozenset(unchanged), repo.config["core"].get("remote")
-        )
+        looked_at = [nodes[stage.addressing] for stage in stages]
+        edited = edited_code(looked_at) if CODE_STAGE in by_name and CODE_STAGE not in unchanged else {}
+        return Plan(looked_at, frozenset(unchanged - edited.keys()), repo.config["core"].get("remote"), edited)
 
 
 def _is_unchanged(stage: Any) -> bool:
