@@ -12,7 +12,7 @@ import httpx
 import pytest
 from hypothesis import settings
 
-from tests.prefect_server import PrefectServer, wait_until
+from tests.prefect_server import PrefectServer, run_flow, wait_until
 from tests.workspace import DEMO_GATE, SMALL, Workspace
 
 NOTE = "made.json"
@@ -74,6 +74,19 @@ def demo(session_folder: Path, server: PrefectServer) -> Workspace:
     workspace.environment.update(server.environment)
     del workspace.environment["PREFECT_API_URL"]
     return workspace
+
+
+@pytest.fixture(scope="session")
+def first_run(session_folder: Path, demo: Workspace) -> str:
+    """Id of the flow run that did everything of BCO in the demo's workspace."""
+    found: str = made_once(session_folder / "first_run", lambda: {"id": run_flow(demo, "bco")})["id"]
+    return found
+
+
+@pytest.fixture(scope="session")
+def reproduced(demo: Workspace, first_run: str) -> Workspace:
+    """The demo's workspace once BCO's graph was run in it; tests clone it."""
+    return demo
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

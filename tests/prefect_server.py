@@ -202,3 +202,18 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def run_flow(workspace: Workspace, *words: str, status: int = 0) -> str:
+    """Run the flow, which must end with this status; gives the id of its run."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", "run", *words],
+        cwd=workspace.root,
+        env=workspace.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout
+    return run_id_in(done.stdout)

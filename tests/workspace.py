@@ -1,6 +1,7 @@
 """A copy of the project in a folder of its own, in which real `dvc` runs."""
 
 import atexit
+import contextlib
 import copy
 import os
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
+
+from stages.code import code_listings
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("stages", "pipelines", "dvc.yaml", "params.yaml", ".gitignore", ".dvcignore")
@@ -156,6 +159,10 @@ def _blank() -> Path:
             shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy(source, root / name)
+    # Digests of sources are what the stage `code` takes longest for.
+    with contextlib.chdir(ROOT):
+        code_listings(ROOT / "stages")
+    shutil.copytree(ROOT / ".cache/code", root / ".cache/code")
     for words in (
         ["git", "init", "--quiet"],
         ["git", "config", "user.email", "tests@example.org"],

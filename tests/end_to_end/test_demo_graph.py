@@ -9,8 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -19,7 +17,7 @@ from playwright.sync_api import sync_playwright
 
 from pipelines.graph import read_graph, targets_of
 from pipelines.planning import make_plan
-from tests.prefect_server import run_id_in, wait_until
+from tests.prefect_server import run_flow, wait_until
 from tests.workspace import BCO, DEMO_GATE, SMALL, Workspace, stages_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -32,32 +30,6 @@ PICTURES = Path(os.environ["PLUMBLINE_PICTURES"]).resolve() if "PLUMBLINE_PICTUR
 needs_browser = pytest.mark.skipif(
     not CHROMIUM and not os.environ.get("CI"), reason="chromium is not on PATH; `apt-get install chromium` installs it"
 )
-
-
-@pytest.fixture(scope="module")
-def first_run(demo):
-    """Id of the flow run that did everything."""
-    return run_flow(demo, "bco")
-
-
-@pytest.fixture(scope="module")
-def reproduced(demo, first_run):
-    return demo
-
-
-def run_flow(workspace, *words, status=0):
-    """Run the flow, which must end with this status; gives the id of its run."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pipelines", "run", *words],
-        cwd=workspace.root,
-        env=workspace.environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status, done.stdout
-    return run_id_in(done.stdout)
 
 
 @pytest.fixture
