@@ -16,7 +16,8 @@ def check(_: argparse.Namespace) -> int:
     from pipelines.graph import read_graph
     from pipelines.params import load_params
 
-    problems = graph_problems(read_graph(), load_params().inputs.model_dump())
+    inputs = load_params().inputs.model_dump()
+    problems = graph_problems(read_graph(), inputs)
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:

@@ -70,8 +70,9 @@ def _environment() -> Iterator[Finding]:
 
 
 def _graph() -> Iterator[Finding]:
+    inputs = load_params().inputs.model_dump()
     nodes = read_graph()
-    problems = graph_problems(nodes, load_params().inputs.model_dump())
+    problems = graph_problems(nodes, inputs)
     yield from (Finding("graph", "FAIL", problem) for problem in problems)
     if not problems:
         yield Finding("graph", "ok", f"{len(nodes)} stages; params.yaml and dvc.yaml agree with the code")

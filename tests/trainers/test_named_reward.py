@@ -130,7 +130,7 @@ def test_several_reward_models_give_the_mean_of_their_scores(tmp_path):
         ("model", (), "expected --reward-models with reward model and with no other, found none with model"),
         ("demo", (Path("models/reward"),), "found models/reward with demo; mend the stage's entry in dvc.yaml"),
         ("a.b:c", (Path("models/reward"),), "found models/reward with a.b:c"),
-        ("no.such:reward", (), "a function at no.such:reward, found that No module named"),
+        ("no.such:reward", (), "a module 'no.such' that can be imported, .* found: No module named"),
         ("nonsense", (), "found 'nonsense'"),
     ],
 )
