@@ -179,7 +179,7 @@ def states(text):
 
 def test_an_unknown_method_names_the_nearest(workspace):
     done = subprocess.run(
-        [sys.executable, "-m", "stages.training", "--method", "bko", *flags(workspace)],
+        [sys.executable, "-m", "stages.training", "--method", "bcoo", *flags(workspace)],
         cwd=workspace.root,
         env=workspace.environment,
         capture_output=True,
@@ -188,7 +188,7 @@ def test_an_unknown_method_names_the_nearest(workspace):
     )
 
     assert done.returncode == 1
-    assert "found 'bko'; did you mean bco?" in done.stderr
+    assert "found 'bcoo'; did you mean bco?" in done.stderr
 
 
 def flags(workspace):
