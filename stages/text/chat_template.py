@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from jinja2.exceptions import TemplateError
 
 from stages.text.layouts import Messages, Text
-from stages.text.marks import Found, Place, check_numbers, find_pieces, marked
+from stages.text.marks import Found, Piece, Place, check_numbers, find_pieces, marked
 from stages.text.message_forms import Form, as_parts, canonical, forms_of, in_form
 from stages.text.reasons import RejectedRowError
 
@@ -214,10 +214,17 @@ class ChatRenderer:
         self, messages: Messages, tools: list[Any] | None, form: Form, *, num_prompt_turns: int, **options: Any
     ) -> _Turns:
         seam = options.pop("seam", None)
+        is_prompt = num_prompt_turns == len(messages)
         text = self._render(as_parts(messages, form), tools, **options)
         conversation = marked(messages, num_prompt_turns=num_prompt_turns, seam=seam)
         rendered = self._render(as_parts(conversation.messages, form), tools, **options)
-        found = find_pieces(text, rendered, conversation, without_thoughts=self.earlier_thoughts == "as_served")
+        drops_thoughts = self.earlier_thoughts == "as_served"
+
+        def may_miss(piece: Piece) -> bool:
+            # What a prompt must hold is looked up in the prompt that the server sends.
+            return piece.is_prompt and (not is_prompt or (drops_thoughts and piece.is_thought))
+
+        found = find_pieces(text, rendered, conversation, may_miss=may_miss)
         check_numbers(text, found, messages)
         return _Turns(messages, text, found)
 

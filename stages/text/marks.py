@@ -8,7 +8,7 @@ a second time. Where that is the first rendering but for these characters, they 
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from stages.text.layouts import Messages
@@ -154,14 +154,14 @@ class _Pen(NamedTuple):
         return f"{text[:start]}{begin}{core}{end}{text[start + len(core) :]}"
 
 
-def find_pieces(text: str, rendered: str, conversation: Marked, *, without_thoughts: bool = False) -> list[Found]:
+def find_pieces(text: str, rendered: str, conversation: Marked, *, may_miss: Callable[[Piece], bool]) -> list[Found]:
     """Where each piece of a conversation stands in its rendering, in the order of its marks.
 
     Args:
         text: what the template made of the conversation.
         rendered: what it made of the conversation with marks.
         conversation: the conversation, and what its marks stand for.
-        without_thoughts: whether a thought of a prompt may be missing.
+        may_miss: whether a piece may be missing; one that is there is excused from nothing.
 
     Raises:
         RejectedRowError: a piece is missing, stands there twice, was changed, or stands among the words of another
@@ -173,7 +173,7 @@ def find_pieces(text: str, rendered: str, conversation: Marked, *, without_thoug
         starts, ends = marks.get(2 * number, []), marks.get(2 * number + 1, [])
         if plain != text:
             starts, ends = _literal_marks(piece, text)
-        if without_thoughts and piece.is_thought and piece.is_prompt and not starts:
+        if not starts and may_miss(piece):
             continue
         found.append(Found(piece, *_place(piece, starts, ends, text, conversation.messages)))
     _check_order(found, conversation.messages)
