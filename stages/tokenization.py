@@ -69,8 +69,9 @@ def run(
 
     table = read_table(completions, COMPLETIONS)
     rows = table.drop_columns(["messages", "source"]).filter(table["completion"].is_valid())
+    text_columns = [*TEXT_COLUMNS, *(["spans"] if "spans" in rows.column_names else [])]
     encoded = cached_rows(
-        rows.select(TEXT_COLUMNS),
+        rows.select(text_columns),
         RowEncoder(load_tokenizer, base_model),
         memo=memo,
         fingerprint=content_id(
@@ -78,7 +79,7 @@ def run(
             code_fingerprint("stages.text.encoding"),
             [version(package) for package in ("tokenizers", "transformers")],
         ),
-        key_columns=TEXT_COLUMNS,
+        key_columns=text_columns,
         progress="tokenization",
         flush_rows=PIECE_ROWS,
         rows_worth_processes=ROWS_WORTH_PROCESSES,
@@ -120,7 +121,13 @@ def run(
 
 def _token_row(row: dict[str, Any], cut: TruncatedRow) -> dict[str, Any]:
     kept = {name: row[name] for name in ("row_id", "prompt_id", "pair_id", "label", "weight", "split")}
-    return {**kept, "input_ids": cut.input_ids, "prompt_length": cut.prompt_length, "truncated": cut.truncated}
+    return {
+        **kept,
+        "input_ids": cut.input_ids,
+        "prompt_length": cut.prompt_length,
+        "truncated": cut.truncated,
+        "spans": cut.spans,
+    }
 
 
 def _lengths(encoded: pa.Table) -> dict[str, dict[str, int]]:

@@ -45,6 +45,7 @@ REASONS: Final[dict[str, str]] = {
     "special_token_in_text": "a control token of the model inside the text",
     "no_room_for_completion": "a prompt that leaves no token for the completion",
     "no_prompt_token": "a prompt without tokens, and a tokenizer without BOS to stand before the completion",
+    "no_offsets": "a row that needs to know where its tokens stand in the text, and a tokenizer that doesn't say",
     "identical_after_truncation": "chosen and rejected differ only in what was cut off",
 }
 
