@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from stages.contracts.completions import COMPLETIONS
 from stages.contracts.files import write_json
 from stages.contracts.stage import EXIT_REJECTED, Input, Output, Section, StageFailure, stage_main
-from stages.text.chat_template import DEFAULT_DATE, ChatRenderer
+from stages.text.chat_template import DEFAULT_DATE, ChatRenderer, EarlierThoughts
 from stages.text.duplicates import ballot_of
 from stages.text.feedback_log import FeedbackLog
 from stages.text.layouts import Column, Layout
@@ -49,6 +49,9 @@ class NormalizationParams(Section):
     """Day given to templates that write today's date."""
     template_arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Further variables for the template, such as {enable_thinking: false}."""
+    earlier_thoughts: EarlierThoughts = "refuse"
+    """What becomes of a prompt whose template leaves out what the assistant thought in earlier turns, as those of
+    thinking models do: it is rejected, or taken as_served, without those thoughts."""
     max_row_bytes: int = Field(MAX_ROW_BYTES, gt=0)
     """Longest row; a longer one is rejected unread."""
     max_reject_share: float = Field(0.5, ge=0, le=1)
@@ -84,7 +87,7 @@ def run(
         ValueError: there is no log, a file is damaged, or the votes can be read in two ways.
         StageFailure: more than `max_reject_share` of the rows, or all of them, are rejected.
     """
-    from stages.models.tokenizers import load_tokenizer
+    from stages.models.tokenizers import load_tokenizer, stop_tokens
 
     tokenizer = load_tokenizer(base_model)
     normal_form = NormalForm(
@@ -94,6 +97,8 @@ def run(
             template=params.chat_template,
             today=params.template_date,
             arguments=params.template_arguments,
+            stop_tokens=stop_tokens(base_model, tokenizer),
+            earlier_thoughts=params.earlier_thoughts,
         ),
         plain_text=params.plain_text,
         special_tokens=params.special_tokens,

@@ -65,7 +65,11 @@ def compare_models(
     """
     tokenizer = load_tokenizer(reference)
     encoded = encode_rows(
-        tokenizer, prompts=prompts, completions=[None] * len(prompts), are_complete=[True] * len(prompts)
+        tokenizer,
+        prompts=prompts,
+        completions=[None] * len(prompts),
+        are_complete=[True] * len(prompts),
+        bos="as_served",
     )
 
     model = place(load_causal_lm(policy), default_device())

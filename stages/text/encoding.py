@@ -11,7 +11,7 @@ So two completions of one prompt share its ids, and the ids of prompt and comple
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from stages.text.reasons import RejectedRowError
 
@@ -26,7 +26,7 @@ class EncodedRow(NamedTuple):
     """Ids of one row before truncation."""
 
     prompt_ids: list[int]
-    """With the BOS in front if the tokenizer has one."""
+    """With the BOS in front if there is one."""
     completion_ids: list[int]
     """With the EOS behind if the answer is complete; empty for a bare prompt."""
     starts_with_bos: bool
@@ -87,12 +87,24 @@ def encode_each(
     completions: Sequence[str | None],
     are_complete: Sequence[bool],
     spans: Sequence[Sequence[int] | None] | None = None,
+    bos: Literal["always", "as_served"] = "always",
 ) -> list[EncodedRow | RejectedRowError]:
-    """Ids of many rows, each as `encode_row` gives it, or why it can't, with each distinct prompt encoded once."""
+    """Ids of many rows, or why one has none, with each distinct prompt encoded once.
+
+    Args:
+        tokenizer: tokenizer of the policy.
+        prompts: texts after templating.
+        completions: text that follows each prompt directly; None for a bare prompt.
+        are_complete: whether each answer ended by itself, so that an EOS is due.
+        spans: characters of each completion that the assistant said, as start, end, start, end; None: all of it.
+        bos: whether a BOS stands in front of every prompt if the tokenizer has one, or only where a server sends it:
+            where the text or the tokenizer puts it there.
+    """
     distinct = list(dict.fromkeys(prompts))
     prompt_ids = dict(zip(distinct, _encode(tokenizer, distinct), strict=True))
     joined = [prompt + (completion or "") for prompt, completion in zip(prompts, completions, strict=True)]
     rows: list[EncodedRow | RejectedRowError] = []
+    adds_bos = bos == "always" or adds_bos_itself(tokenizer)
     for prompt, completion, is_complete, said, text, whole_ids in zip(
         prompts,
         completions,
@@ -121,7 +133,7 @@ def encode_each(
         except RejectedRowError as rejected:
             rows.append(rejected)
             continue
-        with_bos, starts_with_bos = _with_bos(tokenizer, ids)
+        with_bos, starts_with_bos = _with_bos(tokenizer, ids, adds_bos=adds_bos)
         rows.append(EncodedRow(with_bos, completion_ids, starts_with_bos, token_spans))
     return rows
 
@@ -225,14 +237,22 @@ def _encode_fragment(tokenizer: "PreTrainedTokenizerBase", fragment: str) -> lis
     )
 
 
-def _with_bos(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> tuple[list[int], bool]:
+def _with_bos(tokenizer: "PreTrainedTokenizerBase", ids: list[int], *, adds_bos: bool) -> tuple[list[int], bool]:
     bos = tokenizer.bos_token_id
     if bos is None:
         return ids, False
     # A template that writes the BOS itself, around text that already had one, would double it.
     while ids[:2] == [bos, bos]:
         ids = ids[1:]
-    return (ids if ids[:1] == [bos] else [bos, *ids]), True
+    if ids[:1] != [bos] and (adds_bos or not ids):
+        return [bos, *ids], True
+    return ids, ids[:1] == [bos]
+
+
+def adds_bos_itself(tokenizer: "PreTrainedTokenizerBase") -> bool:
+    """Whether the tokenizer puts a BOS before a text, as it does where a server asks the model with that text."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("a", verbose=False)["input_ids"][:1] == [bos]
 
 
 def _with_eos(tokenizer: "PreTrainedTokenizerBase", ids: list[int], completion: str, *, is_complete: bool) -> list[int]:

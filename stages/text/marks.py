@@ -106,6 +106,9 @@ class _Pen(NamedTuple):
         """An answer's parts between tags of thoughts, and on either side of the seam."""
         offset = 0
         parts = _TAG.split(content)
+        if not any(part.strip() for part in parts[::2]):
+            # Tags with nothing between them are what was said.
+            parts = [content]
         for index, part in enumerate(parts):
             is_thought = index + 1 < len(parts) and "/" in parts[index + 1]
             at = 0 if seam is None else min(max(seam - offset, 0), len(part))

@@ -69,6 +69,7 @@ def _encode(tokenizer: "PreTrainedTokenizerBase", rows: pa.Table) -> pa.Table:
         completions=rows["completion"].to_pylist(),
         are_complete=rows["is_complete"].to_pylist(),
         spans=rows["spans"].to_pylist() if has_spans else None,
+        bos="as_served",
     )
     cells = [
         ([], [], False, None, json.dumps([row.reason, row.detail]))
