@@ -21,6 +21,7 @@ from stages.text.log_sources import open_log
 from stages.text.normal_form import NormalForm, PlainText, SpecialText
 from stages.text.reasons import RejectedRowError
 from stages.text.row_writer import RejectWriter, RowWriter
+from stages.text.serving import serving_meta
 
 
 class NormalizationParams(Section):
@@ -90,16 +91,18 @@ def run(
     from stages.models.tokenizers import load_tokenizer, stop_tokens
 
     tokenizer = load_tokenizer(base_model)
+    listed = stop_tokens(base_model, tokenizer)
+    renderer = ChatRenderer(
+        tokenizer,
+        template=params.chat_template,
+        today=params.template_date,
+        arguments=params.template_arguments,
+        stop_tokens=listed,
+        earlier_thoughts=params.earlier_thoughts,
+    )
     normal_form = NormalForm(
         tokenizer,
-        ChatRenderer(
-            tokenizer,
-            template=params.chat_template,
-            today=params.template_date,
-            arguments=params.template_arguments,
-            stop_tokens=stop_tokens(base_model, tokenizer),
-            earlier_thoughts=params.earlier_thoughts,
-        ),
+        renderer,
         plain_text=params.plain_text,
         special_tokens=params.special_tokens,
         test_share=params.test_share,
@@ -118,6 +121,13 @@ def run(
             max_row_bytes=params.max_row_bytes,
         )
         counts = _write_rows(log, normal_form, kept=kept, refused=refused)
+        serving = serving_meta(
+            template=params.chat_template,
+            arguments=params.template_arguments,
+            turn_end=renderer.turn_end(),
+            listed=[*listed, tokenizer.eos_token],
+        )
+        kept.set_meta(**serving)
 
     num_read, num_rejects = counts["rows_read"], counts["rejects"]
     if num_read == 0:
@@ -170,6 +180,7 @@ def _write_rows(log: FeedbackLog, normal_form: NormalForm, *, kept: RowWriter, r
         "completions": kept.num_rows - sides["layouts"]["prompts"],
         "incomplete": num_incomplete,
         "prompts": len(prompts),
+        **dict(normal_form.renderer.said),
         **{name: dict(counts) for name, counts in sides.items()},
     }
 

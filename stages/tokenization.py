@@ -22,6 +22,7 @@ from stages.contracts.tokens import TOKENS
 from stages.text.reasons import RejectedRowError
 from stages.text.row_encoding import PIECE_ROWS, ROWS_WORTH_PROCESSES, TEXT_COLUMNS, RowEncoder, cut_rows
 from stages.text.row_writer import RejectWriter, RowWriter
+from stages.text.serving import read_serving
 from stages.text.truncation import TruncatedRow, TruncationMode
 
 
@@ -86,6 +87,8 @@ def run(
     )
     counts: Counter[str] = Counter()
     with RowWriter(tokens, TOKENS) as kept, RejectWriter(rejects) as refused:
+        if serving := read_serving(completions, COMPLETIONS):
+            kept.set_meta(serving=serving)
         # Where a row stands in `completions`, from 1.
         lines = np.flatnonzero(table["completion"].is_valid().to_numpy()) + 1
         for line, (row, result) in zip(lines.tolist(), cut_rows(rows, encoded, **params.model_dump()), strict=True):

@@ -142,9 +142,12 @@ class ChatRenderer:
                 return found
         raise error or RejectedRowError("template_error", "there is no way to render the conversation")
 
-    def template_end(self) -> str | None:
-        """The control token that the template ends a turn of the assistant with; None if it has none."""
-        return self._turn_end
+    def turn_end(self) -> str | None:
+        """The control token that the template ends a turn of the assistant with; None without one or a template."""
+        try:
+            return self._turn_end
+        except RejectedRowError:
+            return None
 
     @functools.cached_property
     def _turn_end(self) -> str | None:

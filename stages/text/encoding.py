@@ -249,6 +249,24 @@ def _with_bos(tokenizer: "PreTrainedTokenizerBase", ids: list[int], *, adds_bos:
     return ids, ids[:1] == [bos]
 
 
+def with_single_ends(tokenizer: "PreTrainedTokenizerBase", text: str, ids: list[int]) -> list[int]:
+    """Ids of a text that may be templated already, with one BOS, and with nothing behind an EOS that ends it.
+
+    Args:
+        tokenizer: what encoded the text, perhaps with special tokens of its own around those of the text.
+        text: as it was encoded.
+        ids: of it.
+    """
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    while bos is not None and ids[:2] == [bos, bos]:
+        ids = ids[1:]
+    if eos is None or not text.rstrip().endswith(str(tokenizer.eos_token)):
+        return ids
+    ends = [place for place, token in enumerate(ids) if token == eos]
+    number = text.count(str(tokenizer.eos_token))
+    return ids[: ends[number - 1] + 1] if 0 < number <= len(ends) else ids
+
+
 def adds_bos_itself(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the tokenizer puts a BOS before a text, as it does where a server asks the model with that text."""
     bos = tokenizer.bos_token_id

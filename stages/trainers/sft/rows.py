@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.rows.raw import LeftOut, is_encoded, without_needless_spans
 from stages.text.chat_template import ChatRenderer
-from stages.text.encoding import encode_row
+from stages.text.encoding import encode_row, with_single_ends
 from stages.text.layouts import Feedback, Text, read_feedback
 from stages.text.normal_form import flat
 from stages.text.reasons import RejectedRowError
@@ -158,7 +158,8 @@ def encode_texts(
     ends = [tokenizer.eos_token_id] if reader.appends_eos and tokenizer.eos_token_id is not None else []
     cells = []
     for text, ids in zip(texts, encoded["input_ids"], strict=True):
-        whole = [*ids, *(ends if ids[-1:] != ends else [])]
+        own = with_single_ends(tokenizer, text, ids)
+        whole = [*own, *(ends if own[-1:] != ends else [])]
         kept = whole[: reader.max_length]
         cells.append((kept, len(kept) < len(whole), "" if text.strip() else "empty_text"))
     return dict(zip(("input_ids", "is_cut", "left_out"), map(list, zip(*cells, strict=True)), strict=True))
