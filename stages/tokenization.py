@@ -38,6 +38,8 @@ class TokenizationParams(Section):
     """Most tokens of a completion, EOS included. Null sets no limit of its own."""
     truncation_mode: TruncationMode = "keep_end"
     """Whether a prompt that is cut keeps its end or its start. Completions keep their start."""
+    max_reject_share: float = Field(0.5, ge=0, le=1)
+    """Share of completions that may be rejected, for want of room or otherwise; more of them fail the stage."""
 
 
 def run(
@@ -63,9 +65,10 @@ def run(
 
     Raises:
         ContractError: `completions` is missing, damaged, or of another version.
-        StageFailure: no row fits.
+        ValueError: a row has more tokens than the model has positions.
+        StageFailure: no row fits, or more than `max_reject_share` of them are rejected.
     """
-    from stages.models.pointer import tokenizer_fingerprint
+    from stages.models.pointer import num_positions, tokenizer_fingerprint
     from stages.models.tokenizers import load_tokenizer
 
     table = read_table(completions, COMPLETIONS)
@@ -86,12 +89,15 @@ def run(
         rows_worth_processes=ROWS_WORTH_PROCESSES,
     )
     counts: Counter[str] = Counter()
+    longest = 0
     with RowWriter(tokens, TOKENS) as kept, RejectWriter(rejects) as refused:
         if serving := read_serving(completions, COMPLETIONS):
             kept.set_meta(serving=serving)
         # Where a row stands in `completions`, from 1.
         lines = np.flatnonzero(table["completion"].is_valid().to_numpy()) + 1
-        for line, (row, result) in zip(lines.tolist(), cut_rows(rows, encoded, **params.model_dump()), strict=True):
+        for line, (row, result) in zip(
+            lines.tolist(), cut_rows(rows, encoded, **params.model_dump(exclude={"max_reject_share"})), strict=True
+        ):
             if isinstance(result, RejectedRowError):
                 refused.refuse(result, file=completions.name, line=line, row=canonical_json(row))
                 continue
@@ -99,6 +105,7 @@ def run(
             counts["truncated_prompts"] += result.is_prompt_cut
             counts["truncated_completions"] += result.is_completion_cut
             counts["num_tokens"] += len(result.input_ids)
+            longest = max(longest, len(result.input_ids))
             kept.add(_token_row(row, result))
     lengths = _lengths(encoded)
     if rows.num_rows and not kept.num_rows:
@@ -109,6 +116,13 @@ def run(
             f"max_prompt_length ({refused.summary()})",
             status=EXIT_REJECTED,
         )
+    if refused.num_rows > params.max_reject_share * rows.num_rows:
+        raise StageFailure(
+            f"{refused.num_rows:,} of {rows.num_rows:,} completions are rejected, more than the share of "
+            f"{params.max_reject_share} that tokenization.max_reject_share allows; {refused.summary()}",
+            status=EXIT_REJECTED,
+        )
+    _check_positions(longest, num_positions(base_model), params.max_length)
     found = {
         "completions": rows.num_rows,
         "rows_kept": kept.num_rows,
@@ -116,10 +130,21 @@ def run(
         "reject_reasons": dict(refused.reasons),
         "prompts_only": table.num_rows - rows.num_rows,
         **{name: counts[name] for name in ("truncated", "truncated_prompts", "truncated_completions", "num_tokens")},
+        "share_rejected": refused.num_rows / max(rows.num_rows, 1),
+        "share_truncated": counts["truncated"] / max(kept.num_rows, 1),
         "length": lengths,
     }
     write_json(metrics, found)
     _print_counts(found)
+
+
+def _check_positions(longest: int, positions: int | None, max_length: int | None) -> None:
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"expected rows of up to {positions:,} tokens, as many as the model has positions, found one of "
+            f"{longest:,} (max_length={max_length}), for whose end the model has none; set "
+            f"tokenization.max_length: {positions}"
+        )
 
 
 def _token_row(row: dict[str, Any], cut: TruncatedRow) -> dict[str, Any]:
@@ -151,6 +176,10 @@ def _print_counts(counts: dict[str, Any]) -> None:
         f"{counts['rejects']:,} rejects; {counts['truncated']:,} truncated; "
         f"{counts['prompts_only']:,} bare prompts left out"
     )
+    if counts["rejects"] or counts["truncated"]:
+        print(
+            f"  shares: {counts['share_rejected']:.1%} rejected, {counts['share_truncated']:.1%} of the rest truncated"
+        )
     for reason, count in sorted(counts["reject_reasons"].items()):
         print(f"  rejected {count:,}: {reason}")
     if "row" in counts["length"]:
