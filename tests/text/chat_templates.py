@@ -83,7 +83,7 @@ SHAPES = {
     "joins_arguments_as_text": Shape(
         "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content + '\n\n' }}"
         "{% elif m.role == 'user' %}<|User|>{{ m.content }}<|Assistant|>{% elif m.role == 'tool' %}"
-        "<|output_begin|>{{ m.content }}<|output_end|>{% elif m.content is none %}{% for c in m.tool_calls %}"
+        "<|output_begin|>{{ m.content }}<|output_end|>{% elif not m.content %}{% for c in m.tool_calls or [] %}"
         "<|call_begin|>{{ c.function.name + '\n' + c.function.arguments }}<|call_end|>{% endfor %}{{ eos_token }}"
         "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}",
         "<|end_of_sentence|>",

@@ -201,3 +201,12 @@ def test_spans_give_the_texts_back(name, turns, num_prompt):
 @functools.cache
 def _renderer(name):
     return ChatRenderer(tokenizer_of(SHAPES[name]))
+
+
+def test_the_page_of_templates_is_current():
+    # Here, for the page is made of what stands above.
+    from tests.text.template_page import page
+
+    expected = (Path(__file__).resolve().parents[2] / "docs" / "templates.md").read_text(encoding="utf-8")
+
+    assert page() == expected, "python -m tests.text.template_page > docs/templates.md"
