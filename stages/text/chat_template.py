@@ -179,6 +179,17 @@ class ChatRenderer:
             return ""
         return whole[len(prompt) :].partition(_PROBE[1])[0] if whole.startswith(prompt) else ""
 
+    @functools.cached_property
+    def _header(self) -> str:
+        """What the template asks for an answer with; empty if that can't be told."""
+        asked = [{"role": "user", "content": _PROBE[0]}]
+        try:
+            bare = self._render(asked, None)
+            prompt = self._render(asked, None, add_generation_prompt=True)
+        except RejectedRowError:
+            return ""
+        return prompt[len(bare) :].strip() if prompt.startswith(bare) else ""
+
     def _control_tokens(self, text: str) -> list[re.Match[str]]:
         pattern = self._specials.pattern
         return [] if pattern is None else list(pattern.finditer(text))
@@ -197,7 +208,7 @@ class ChatRenderer:
     ) -> RenderedRow:
         asked = in_form(prompt, form)
         # Read back from JSON rather than handed over, because lists are no keys of a cache.
-        served = self._served(json.dumps([asked, tools, form]))
+        served = self._served(json.dumps([asked, tools, form, _is_open(asked)]))
         found = [
             self._answer(asked, in_form(answer, form), served, tools, form, is_complete=is_complete)
             for answer, is_complete in zip(answers, are_complete, strict=True)
@@ -205,9 +216,9 @@ class ChatRenderer:
         return RenderedRow(served.text, tuple(text for text, _ in found), tuple(spans for _, spans in found))
 
     def _served_of_json(self, key: str) -> _Served:
-        """A prompt as a server sends it."""
-        prompt, tools, form = json.loads(key)
-        flags = {"continue_final_message" if _is_open(prompt) else "add_generation_prompt": True}
+        """A prompt as a server sends it; its last turn is continued or answered."""
+        prompt, tools, form, is_continued = json.loads(key)
+        flags = {"continue_final_message" if is_continued else "add_generation_prompt": True}
         turns = self._turns(prompt, tools, Form(*form), num_prompt_turns=len(prompt), **flags)
         if not turns.text.strip():
             raise RejectedRowError("template_error", "the chat template leaves nothing of the prompt")
@@ -260,9 +271,22 @@ class ChatRenderer:
         starts = [begin, *(self._start(turns, turn, tools, form) for turn in spoken[1:])]
         ends = [self._end(turns, turn, tools, form) for turn in spoken[:-1]]
         ends.append(self._last_end(turns, spoken[-1], is_complete=is_complete))
+        self._check_starts(turns, spoken, starts, ends)
         spans = tuple((start - begin, end - begin) for start, end in zip(starts, ends, strict=True))
         text = turns.text[begin : ends[-1]]
         return text, None if spans == ((0, len(text)),) else spans
+
+    def _check_starts(self, turns: _Turns, spoken: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> None:
+        """See that no answer holds the end of another one, or the words that a server asks for it with."""
+        for turn, start, before in zip(spoken, starts, [0, *ends[:-1]], strict=True):
+            opening = turns.text[start : min(item.start for item in turns.of_answer(turn))]
+            if start < before or (self._header and self._header in opening):
+                raise RejectedRowError(
+                    "unclear_turns",
+                    f"message {turn + 1} (assistant): the chat template begins the answer with {opening!r:.60}, which "
+                    "isn't the assistant's to say; log each answer as a row of its own, or give a "
+                    "normalization.chat_template whose generation prompt is the same behind every turn",
+                )
 
     def _seam(self, served: _Served, turns: _Turns, first: int) -> int:
         """Where the completion begins in the whole conversation."""
@@ -294,7 +318,7 @@ class ChatRenderer:
         start = min(item.start for item in own)
         end = turns.end_before(start)
         try:
-            tail = self._served(json.dumps([turns.messages[:turn], tools, form])).tail
+            tail = self._served(json.dumps([turns.messages[:turn], tools, form, False])).tail
         except RejectedRowError:
             tail = None
         if tail is not None and turns.text.startswith(tail, end) and end + len(tail) <= start:

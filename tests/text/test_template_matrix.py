@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from stages.text.chat_template import DEFAULT_DATE, ChatRenderer, frozen_template
 from stages.text.layouts import read_feedback
@@ -33,6 +34,9 @@ _STOPS = {
     "idefics": "<end_of_utterance>",
     "llava": "<|im_end|>",
 }
+
+
+_HEADERS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "<|START_OF_TURN_TOKEN|>")
 
 
 def outcome(shape: Shape, talk: Talk) -> str:
@@ -64,6 +68,11 @@ def _problem(tokenizer, shape, talk, rendered):
 
 
 def _are_told_apart(completion, spans, answer):
+    if any(end > start for (_, end), (start, _) in itertools.pairwise(spans)):
+        return False
+    # Behind an answer's end another one has a header, which nobody says.
+    if len(spans) > 1 and any(header in completion[slice(*span)] for span in spans for header in _HEADERS):
+        return False
     own = "".join(completion[start:end] for start, end in spans)
     others = "".join(completion[end:start] for (_, end), (start, _) in itertools.pairwise(spans))
     for message in answer:
@@ -201,6 +210,21 @@ def test_spans_give_the_texts_back(name, turns, num_prompt):
 @functools.cache
 def _renderer(name):
     return ChatRenderer(tokenizer_of(SHAPES[name]))
+
+
+@pytest.mark.parametrize("kind", ["plain", "several_turns", "user_in_answer", "answer_twice", "two_systems"])
+def test_spans_are_those_that_a_template_marks_as_generated(kind):
+    shape, talk = SHAPES["chatml_with_marks"], TALKS[kind]
+    rendered = ChatRenderer(tokenizer_of(shape)).render(talk.prompt, [talk.answer])
+    spans = rendered.spans[0] or ((0, len(rendered.completions[0])),)
+
+    (text,), (marked,) = render_jinja_template(
+        [[*talk.prompt, *talk.answer]], chat_template=shape.template, return_assistant_tokens_mask=True
+    )
+
+    seam = len(rendered.prompt)
+    assert text.startswith(rendered.prompt + rendered.completions[0])
+    assert [(start + seam, end + seam) for start, end in spans] == [span for span in marked if span[0] >= seam]
 
 
 def test_the_page_of_templates_is_current():
