@@ -111,6 +111,7 @@ def run(
         base_model,
         sequences=rows["input_ids"].to_pylist(),
         prompt_lengths=rows["prompt_length"].to_pylist(),
+        spans=rows["spans"].to_pylist() if "spans" in rows.column_names else None,
         prompts=chosen["prompt"].to_pylist(),
         sampling=Sampling(
             params.num_samples, params.max_new_tokens, params.temperature, params.top_p, params.seed, params.batch_size

@@ -60,6 +60,7 @@ def run(
     from stages.models.tokenizers import load_tokenizer
     from stages.rows.prompts import encode_prompts
     from stages.rows.reading import read_rows
+    from stages.text.serving import read_serving
     from stages.trainers.core.as_stage import write_model
     from stages.trainers.core.job import adapter_config, config_arguments
     from stages.trainers.core.named_reward import named_reward
@@ -114,7 +115,8 @@ def run(
         rounds=rounds,
     ).run()
 
-    write_model(trainer, model, base_model, beta=1.0, reward_shift=0.0, rows=tree_digest(rows))
+    serving = read_serving(completions, COMPLETIONS)
+    write_model(trainer, model, base_model, serving=serving, beta=1.0, reward_shift=0.0, rows=tree_digest(rows))
     columns = [name for name in COLUMNS if any(name in point for point in points)]
     curves = pd.DataFrame(points, columns=columns).astype({"round": int, "step": int})
     write_text(plots, curves.to_csv(index=False, lineterminator="\n"))

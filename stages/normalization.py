@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from stages.contracts.completions import COMPLETIONS
 from stages.contracts.files import write_json
 from stages.contracts.stage import EXIT_REJECTED, Input, Output, Section, StageFailure, stage_main
-from stages.text.chat_template import DEFAULT_DATE, ChatRenderer
+from stages.text.chat_template import DEFAULT_DATE, ChatRenderer, EarlierThoughts
 from stages.text.duplicates import ballot_of
 from stages.text.feedback_log import FeedbackLog
 from stages.text.layouts import Column, Layout
@@ -21,6 +21,7 @@ from stages.text.log_sources import open_log
 from stages.text.normal_form import NormalForm, PlainText, SpecialText
 from stages.text.reasons import RejectedRowError
 from stages.text.row_writer import RejectWriter, RowWriter
+from stages.text.serving import serving_meta
 
 
 class NormalizationParams(Section):
@@ -49,6 +50,9 @@ class NormalizationParams(Section):
     """Day given to templates that write today's date."""
     template_arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
     """Further variables for the template, such as {enable_thinking: false}."""
+    earlier_thoughts: EarlierThoughts = "refuse"
+    """What becomes of a prompt whose template leaves out what the assistant thought in earlier turns, as those of
+    thinking models do: it is rejected, or taken as_served, without those thoughts."""
     max_row_bytes: int = Field(MAX_ROW_BYTES, gt=0)
     """Longest row; a longer one is rejected unread."""
     max_reject_share: float = Field(0.5, ge=0, le=1)
@@ -84,17 +88,21 @@ def run(
         ValueError: there is no log, a file is damaged, or the votes can be read in two ways.
         StageFailure: more than `max_reject_share` of the rows, or all of them, are rejected.
     """
-    from stages.models.tokenizers import load_tokenizer
+    from stages.models.tokenizers import load_tokenizer, stop_tokens
 
     tokenizer = load_tokenizer(base_model)
+    listed = stop_tokens(base_model, tokenizer)
+    renderer = ChatRenderer(
+        tokenizer,
+        template=params.chat_template,
+        today=params.template_date,
+        arguments=params.template_arguments,
+        stop_tokens=listed,
+        earlier_thoughts=params.earlier_thoughts,
+    )
     normal_form = NormalForm(
         tokenizer,
-        ChatRenderer(
-            tokenizer,
-            template=params.chat_template,
-            today=params.template_date,
-            arguments=params.template_arguments,
-        ),
+        renderer,
         plain_text=params.plain_text,
         special_tokens=params.special_tokens,
         test_share=params.test_share,
@@ -113,6 +121,13 @@ def run(
             max_row_bytes=params.max_row_bytes,
         )
         counts = _write_rows(log, normal_form, kept=kept, refused=refused)
+        serving = serving_meta(
+            template=params.chat_template,
+            arguments=params.template_arguments,
+            turn_end=renderer.turn_end(),
+            listed=[*listed, tokenizer.eos_token],
+        )
+        kept.set_meta(**serving)
 
     num_read, num_rejects = counts["rows_read"], counts["rejects"]
     if num_read == 0:
@@ -165,6 +180,7 @@ def _write_rows(log: FeedbackLog, normal_form: NormalForm, *, kept: RowWriter, r
         "completions": kept.num_rows - sides["layouts"]["prompts"],
         "incomplete": num_incomplete,
         "prompts": len(prompts),
+        **dict(normal_form.renderer.said),
         **{name: dict(counts) for name, counts in sides.items()},
     }
 

@@ -52,6 +52,7 @@ def run(
     from stages.models.tokenizers import load_tokenizer
     from stages.rows.prompts import encode_prompts
     from stages.rows.reading import read_rows
+    from stages.text.serving import read_serving
     from stages.trainers.core.as_stage import write_model
     from stages.trainers.core.named_reward import named_reward
     from stages.trainers.core.tracking import tracking_folder
@@ -82,7 +83,8 @@ def run(
 
     # The best policy under the penalty is the reference, tilted by reward / coefficient: that coefficient is beta.
     beta = trainer.kl_ctl.value or 1.0
-    write_model(trainer, model, base_model, beta=beta, reward_shift=0.0, rows=tree_digest(rows))
+    serving = read_serving(completions, COMPLETIONS)
+    write_model(trainer, model, base_model, serving=serving, beta=beta, reward_shift=0.0, rows=tree_digest(rows))
     if not trainer.is_world_process_zero():
         return
     write_text(plots, curves_of(points).to_csv(index=False, lineterminator="\n"))

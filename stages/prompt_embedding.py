@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from stages.contracts.artifact import read_table, write_table
@@ -35,6 +36,9 @@ class PromptEmbeddingParams(Section):
     """Put before each text, for encoders that were trained with one, such as "clustering: "."""
     max_length: int | None = Field(None, gt=0)
     """Tokens read of a prompt at most; null reads what the encoder can."""
+    keep: Literal["end", "both_ends", "start"] = "end"
+    """What is read of a prompt that is longer: its end, where a question tends to stand behind what it is asked about,
+    its start, or as much of both."""
     batch_size: int = Field(32, gt=0)
     """Prompts of a forward pass; bounds memory and can change a value's last bits."""
     trust_remote_code: bool = False
@@ -74,6 +78,7 @@ def run(
         is_base=is_base,
         kind=params.kind,
         max_length=params.max_length,
+        keep=params.keep,
         batch_size=params.batch_size,
         trust_remote_code=params.trust_remote_code,
     )
@@ -89,7 +94,18 @@ def run(
         flush_rows=16 * params.batch_size,
         progress="prompt_embedding",
     )
-    write_table(prompt_embeddings, results.add_column(0, "prompt_id", prompts["prompt_id"]), PROMPT_EMBEDDINGS)
+    num_cut = pc.sum(results["is_cut"]).as_py() or 0
+    if num_cut:
+        print(
+            f"prompt_embedding: {num_cut:,} of {len(prompts):,} prompts ({num_cut / len(prompts):.1%}) are longer than "
+            f"the encoder reads; of them it reads {params.keep.replace('_', ' ')} (prompt_embedding.keep)"
+        )
+    write_table(
+        prompt_embeddings,
+        results.drop_columns(["is_cut"]).add_column(0, "prompt_id", prompts["prompt_id"]),
+        PROMPT_EMBEDDINGS,
+        meta={"prompts_cut": num_cut} if num_cut else None,
+    )
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ def run(
     from stages.models.pointer import fingerprint
     from stages.models.row_logps import RowScorer
 
-    rows = read_table(tokens, TOKENS, columns=["row_id", "input_ids", "prompt_length"])
+    rows = read_table(tokens, TOKENS, columns=["row_id", "input_ids", "prompt_length", "spans"])
     lengths = pc.list_value_length(rows["input_ids"]).to_numpy()
     device = default_device()
     print(f"reference_logprobs: {len(rows):,} rows, {lengths.sum():,} tokens, on {device.type}", flush=True)
@@ -69,7 +69,7 @@ def run(
             params.model_dump(),
             [torch.__version__, transformers.__version__, device.type],
         ),
-        key_columns=["input_ids", "prompt_length"],
+        key_columns=[name for name in rows.column_names if name != "row_id"],
         flush_rows=16 * params.batch_size,
         costs=lengths.tolist(),
         progress="reference_logprobs",

@@ -22,6 +22,7 @@ from stages.contracts.tokens import TOKENS
 from stages.text.reasons import RejectedRowError
 from stages.text.row_encoding import PIECE_ROWS, ROWS_WORTH_PROCESSES, TEXT_COLUMNS, RowEncoder, cut_rows
 from stages.text.row_writer import RejectWriter, RowWriter
+from stages.text.serving import read_serving
 from stages.text.truncation import TruncatedRow, TruncationMode
 
 
@@ -37,6 +38,8 @@ class TokenizationParams(Section):
     """Most tokens of a completion, EOS included. Null sets no limit of its own."""
     truncation_mode: TruncationMode = "keep_end"
     """Whether a prompt that is cut keeps its end or its start. Completions keep their start."""
+    max_reject_share: float = Field(0.5, ge=0, le=1)
+    """Share of completions that may be rejected, for want of room or otherwise; more of them fail the stage."""
 
 
 def run(
@@ -62,15 +65,17 @@ def run(
 
     Raises:
         ContractError: `completions` is missing, damaged, or of another version.
-        StageFailure: no row fits.
+        ValueError: a row has more tokens than the model has positions.
+        StageFailure: no row fits, or more than `max_reject_share` of them are rejected.
     """
-    from stages.models.pointer import tokenizer_fingerprint
+    from stages.models.pointer import num_positions, tokenizer_fingerprint
     from stages.models.tokenizers import load_tokenizer
 
     table = read_table(completions, COMPLETIONS)
     rows = table.drop_columns(["messages", "source"]).filter(table["completion"].is_valid())
+    text_columns = [*TEXT_COLUMNS, *(["spans"] if "spans" in rows.column_names else [])]
     encoded = cached_rows(
-        rows.select(TEXT_COLUMNS),
+        rows.select(text_columns),
         RowEncoder(load_tokenizer, base_model),
         memo=memo,
         fingerprint=content_id(
@@ -78,16 +83,21 @@ def run(
             code_fingerprint("stages.text.encoding"),
             [version(package) for package in ("tokenizers", "transformers")],
         ),
-        key_columns=TEXT_COLUMNS,
+        key_columns=text_columns,
         progress="tokenization",
         flush_rows=PIECE_ROWS,
         rows_worth_processes=ROWS_WORTH_PROCESSES,
     )
     counts: Counter[str] = Counter()
+    longest = 0
     with RowWriter(tokens, TOKENS) as kept, RejectWriter(rejects) as refused:
+        if serving := read_serving(completions, COMPLETIONS):
+            kept.set_meta(serving=serving)
         # Where a row stands in `completions`, from 1.
         lines = np.flatnonzero(table["completion"].is_valid().to_numpy()) + 1
-        for line, (row, result) in zip(lines.tolist(), cut_rows(rows, encoded, **params.model_dump()), strict=True):
+        for line, (row, result) in zip(
+            lines.tolist(), cut_rows(rows, encoded, **params.model_dump(exclude={"max_reject_share"})), strict=True
+        ):
             if isinstance(result, RejectedRowError):
                 refused.refuse(result, file=completions.name, line=line, row=canonical_json(row))
                 continue
@@ -95,6 +105,7 @@ def run(
             counts["truncated_prompts"] += result.is_prompt_cut
             counts["truncated_completions"] += result.is_completion_cut
             counts["num_tokens"] += len(result.input_ids)
+            longest = max(longest, len(result.input_ids))
             kept.add(_token_row(row, result))
     lengths = _lengths(encoded)
     if rows.num_rows and not kept.num_rows:
@@ -105,6 +116,13 @@ def run(
             f"max_prompt_length ({refused.summary()})",
             status=EXIT_REJECTED,
         )
+    if refused.num_rows > params.max_reject_share * rows.num_rows:
+        raise StageFailure(
+            f"{refused.num_rows:,} of {rows.num_rows:,} completions are rejected, more than the share of "
+            f"{params.max_reject_share} that tokenization.max_reject_share allows; {refused.summary()}",
+            status=EXIT_REJECTED,
+        )
+    _check_positions(longest, num_positions(base_model), params.max_length)
     found = {
         "completions": rows.num_rows,
         "rows_kept": kept.num_rows,
@@ -112,15 +130,32 @@ def run(
         "reject_reasons": dict(refused.reasons),
         "prompts_only": table.num_rows - rows.num_rows,
         **{name: counts[name] for name in ("truncated", "truncated_prompts", "truncated_completions", "num_tokens")},
+        "share_rejected": refused.num_rows / max(rows.num_rows, 1),
+        "share_truncated": counts["truncated"] / max(kept.num_rows, 1),
         "length": lengths,
     }
     write_json(metrics, found)
     _print_counts(found)
 
 
+def _check_positions(longest: int, positions: int | None, max_length: int | None) -> None:
+    if positions is not None and longest > positions:
+        raise ValueError(
+            f"expected rows of up to {positions:,} tokens, as many as the model has positions, found one of "
+            f"{longest:,} (max_length={max_length}), for whose end the model has none; set "
+            f"tokenization.max_length: {positions}"
+        )
+
+
 def _token_row(row: dict[str, Any], cut: TruncatedRow) -> dict[str, Any]:
     kept = {name: row[name] for name in ("row_id", "prompt_id", "pair_id", "label", "weight", "split")}
-    return {**kept, "input_ids": cut.input_ids, "prompt_length": cut.prompt_length, "truncated": cut.truncated}
+    return {
+        **kept,
+        "input_ids": cut.input_ids,
+        "prompt_length": cut.prompt_length,
+        "truncated": cut.truncated,
+        "spans": cut.spans,
+    }
 
 
 def _lengths(encoded: pa.Table) -> dict[str, dict[str, int]]:
@@ -141,6 +176,10 @@ def _print_counts(counts: dict[str, Any]) -> None:
         f"{counts['rejects']:,} rejects; {counts['truncated']:,} truncated; "
         f"{counts['prompts_only']:,} bare prompts left out"
     )
+    if counts["rejects"] or counts["truncated"]:
+        print(
+            f"  shares: {counts['share_rejected']:.1%} rejected, {counts['share_truncated']:.1%} of the rest truncated"
+        )
     for reason, count in sorted(counts["reject_reasons"].items()):
         print(f"  rejected {count:,}: {reason}")
     if "row" in counts["length"]:

@@ -50,8 +50,10 @@ def run(
         ValueError: the rows can't be learned from, or a loss isn't finite.
     """
     from stages.contracts.files import tree_digest
+    from stages.contracts.tokens import TOKENS
     from stages.models.pointer import read_pointer
     from stages.rows.reading import read_rows
+    from stages.text.serving import read_serving
     from stages.trainers.core.as_stage import train_on, write_base_pointer, write_curves, write_model
     from stages.trainers.core.job import Job
 
@@ -65,7 +67,8 @@ def run(
     held_out = {} if before is None else {"held_out": {"before": before, "after": _held_out_loss(trainer)}}
 
     is_base = trainer.before_saving(params)
-    write_model(trainer, model, base_model, rows=tree_digest(rows), **trainer.lineage_facts(params))
+    serving = read_serving(tokens, TOKENS)
+    write_model(trainer, model, base_model, serving=serving, rows=tree_digest(rows), **trainer.lineage_facts(params))
     if is_base:
         write_base_pointer(model, base_model)
     write_curves(trainer, plots, metrics, rows=counts, **held_out)

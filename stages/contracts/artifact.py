@@ -38,12 +38,18 @@ class Contract:
     """Raised whenever a column changes its name, type or meaning."""
     fields: tuple[pa.Field, ...]
     """Columns in order. A fixed-size list stands for one of any width."""
+    optional: tuple[pa.Field, ...] = ()
+    """Columns that stand behind the others in an artifact with a row that has a value there, and else are absent."""
 
     def accepts(self, found: pa.Schema) -> bool:
         """Whether a table of schema `found` has these columns, in this order, of these types."""
-        if found.names != [field.name for field in self.fields]:
+        fields = self._fields_of(found.names)
+        if found.names != [field.name for field in fields]:
             return False
-        return all(_same_type(field.type, found.field(field.name).type) for field in self.fields)
+        return all(_same_type(field.type, found.field(field.name).type) for field in fields)
+
+    def _fields_of(self, names: Sequence[str]) -> tuple[pa.Field, ...]:
+        return (*self.fields, *(field for field in self.optional if field.name in names))
 
     def conform(self, table: pa.Table) -> pa.Table:
         """`table` with the contract's columns, in its order and types.
@@ -51,12 +57,13 @@ class Contract:
         Raises:
             ContractError: a column is missing or unknown, or holds nulls or values that the contract rules out.
         """
-        expected, found = {field.name for field in self.fields}, set(table.column_names)
+        all_fields = self._fields_of(table.column_names)
+        expected, found = {field.name for field in all_fields}, set(table.column_names)
         if expected != found:
             missing, unknown = sorted(expected - found), sorted(found - expected)
             raise ContractError(f"{self.kind}: expected other columns; missing {missing}, unknown {unknown}")
         columns, fields = [], []
-        for field in self.fields:
+        for field in all_fields:
             column = table[field.name]
             if not _same_type(field.type, column.type):
                 column = column.cast(field.type)
@@ -67,9 +74,9 @@ class Contract:
         return pa.table(columns, schema=pa.schema(fields))
 
 
-def schema(kind: str, version: int, fields: Sequence[pa.Field]) -> Contract:
+def schema(kind: str, version: int, fields: Sequence[pa.Field], *, optional: Sequence[pa.Field] = ()) -> Contract:
     """The contract of one kind of artifact."""
-    return Contract(kind, version, tuple(fields))
+    return Contract(kind, version, tuple(fields), tuple(optional))
 
 
 def _same_type(expected: pa.DataType, found: pa.DataType) -> bool:
@@ -183,7 +190,7 @@ def read_table(path: Path, contract: Contract, *, columns: Iterable[str] | None 
     Args:
         path: folder of the artifact.
         contract: what the reader expects.
-        columns: names of the columns wanted; None gives all.
+        columns: names of the columns wanted; None gives all. An optional one that is absent is left out.
 
     Raises:
         ContractError: the artifact is missing, of another kind or version, or a shard is missing or damaged.
@@ -193,7 +200,10 @@ def read_table(path: Path, contract: Contract, *, columns: Iterable[str] | None 
     table = pa.concat_tables(tables)
     if not contract.accepts(table.schema) or table.num_rows != manifest["rows"]:
         raise ContractError(f"{path}: the shards don't hold what {MANIFEST} says; delete it and rerun its stage")
-    return table if columns is None else table.select(list(columns))
+    if columns is None:
+        return table
+    absent = {field.name for field in contract.optional} - set(table.column_names)
+    return table.select([name for name in columns if name not in absent])
 
 
 def _read_shard(path: Path, shard: Mapping[str, Any]) -> pa.Table:

@@ -1,7 +1,9 @@
 """Artifact `completions`: the normal form of feedback, one row per prompt and completion.
 
 The two completions of a pair are two rows that share a `pair_id`; a prompt of which no completion is known is one
-row without completion. The same text may stand in several pairs, so `row_id` is unique only together with `pair_id`.
+row without completion. A completion of several turns holds what users and tools said between those of the assistant;
+its `spans` tell the assistant's own words, which alone are learned. The same text may stand in several pairs, so
+`row_id` is unique only together with `pair_id`.
 """
 
 import pyarrow as pa
@@ -24,4 +26,6 @@ COMPLETIONS = schema(
         pa.field("messages", pa.string(), nullable=False),  # JSON {"prompt": ..., "completion": ...} as given
         pa.field("source", pa.string(), nullable=False),  # JSON object of the log's other columns
     ],
+    # Characters of `completion` that the assistant said, as start, end, start, end; null where it said all of it.
+    optional=[pa.field("spans", pa.list_(pa.int32()))],
 )

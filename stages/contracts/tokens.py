@@ -22,4 +22,7 @@ TOKENS = schema(
         pa.field("prompt_length", pa.int32(), nullable=False),  # input_ids[:prompt_length] is the prompt
         pa.field("truncated", pa.bool_(), nullable=False),  # whether prompt or completion was cut
     ],
+    # Tokens of the completion that the assistant said, as start, end, start, end, counted from `prompt_length`; null
+    # where it said all of it. The others are read, and no loss and no log-probability counts them.
+    optional=[pa.field("spans", pa.list_(pa.int32()))],
 )

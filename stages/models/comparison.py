@@ -44,6 +44,7 @@ def compare_models(
     prompt_lengths: Sequence[int],
     prompts: Sequence[str],
     sampling: Sampling,
+    spans: Sequence[Sequence[int] | None] | None = None,
 ) -> Comparison:
     """Score labelled rows with the policy, and sample and score completions of prompts with both models.
 
@@ -57,18 +58,23 @@ def compare_models(
         prompt_lengths: how many of those are the prompt.
         prompts: texts after templating to sample completions for.
         sampling: how completions are drawn; its batch size also holds for scoring.
+        spans: of each labelled row, the tokens of its completion that the assistant said; None: all of every row.
 
     Raises:
         ValueError: a model is missing or has no room for a completion, or the policy gives no finite numbers.
     """
     tokenizer = load_tokenizer(reference)
     encoded = encode_rows(
-        tokenizer, prompts=prompts, completions=[None] * len(prompts), are_complete=[True] * len(prompts)
+        tokenizer,
+        prompts=prompts,
+        completions=[None] * len(prompts),
+        are_complete=[True] * len(prompts),
+        bos="as_served",
     )
 
     model = place(load_causal_lm(policy), default_device())
     prompt_ids = _fitting([row.prompt_ids for row in encoded], model, sampling)
-    policy_logps = _scored(model, sequences, prompt_lengths, sampling, "held-out rows, policy")
+    policy_logps = _scored(model, sequences, prompt_lengths, sampling, "held-out rows, policy", spans)
     if not np.isfinite(policy_logps).all():
         raise ValueError(
             f"{policy}: expected finite log-probabilities, found {int((~np.isfinite(policy_logps)).sum())} others; "
@@ -117,12 +123,13 @@ def _sample_logps(
     return _scored(model, sequences, lengths, sampling, progress).reshape(len(samples), sampling.num_samples)
 
 
-def _scored(
+def _scored(  # noqa: PLR0917 - what a row is, and how it is scored
     model: PreTrainedModel,
     sequences: Sequence[Sequence[int]],
     prompt_lengths: Sequence[int],
     sampling: Sampling,
     progress: str,
+    spans: Sequence[Sequence[int] | None] | None = None,
 ) -> NDArray[np.float64]:
     # Pieces only move the bar on; a row's value is the same in any piece.
     piece = 32 * sampling.batch_size
@@ -130,7 +137,13 @@ def _scored(
     with tqdm(total=len(sequences), desc=progress, unit="row", mininterval=1.0) as bar:
         for start in range(0, len(sequences), piece):
             part = slice(start, start + piece)
-            found = row_logps(model, sequences[part], prompt_lengths[part], batch_size=sampling.batch_size)
+            found = row_logps(
+                model,
+                sequences[part],
+                prompt_lengths[part],
+                batch_size=sampling.batch_size,
+                spans=None if spans is None else spans[part],
+            )
             logps.append(found.logps.astype(np.float64))
             bar.update(len(found.logps))
     return np.concatenate(logps)

@@ -30,6 +30,7 @@ TOKENIZER_FILES = (
     "*.model",
 )
 CODE_FILES = ("*.py",)
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -159,6 +160,16 @@ def weights_folder(folder: Path) -> Path:
             "tokenizer; run `dvc repro base_model`"
         )
     return found
+
+
+def num_positions(folder: Path) -> int | None:
+    """Positions that a model has, as its configuration says; None if it doesn't."""
+    found = weights_folder(folder)
+    if (found / ADAPTER_FILE).is_file():
+        return num_positions(adapter_base(found))
+    config = json.loads((found / "config.json").read_text(encoding="utf-8"))
+    known = [part.get(name) for part in (config, config.get("text_config") or {}) for name in _POSITIONS]
+    return next((number for number in known if isinstance(number, int) and number > 0), None)
 
 
 def adapter_base(folder: Path) -> Path:

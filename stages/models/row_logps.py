@@ -15,7 +15,7 @@ from torch import nn
 from stages.models.devices import default_device, place
 from stages.models.loading import load_causal_lm
 from stages.models.logprobs import completion_logps
-from stages.rows.batching import fixed_batches, padded
+from stages.rows.batching import fixed_batches, padded, said_mask
 
 
 class RowLogps(NamedTuple):
@@ -26,7 +26,7 @@ class RowLogps(NamedTuple):
     num_tokens: NDArray[np.int32]
     """Tokens of the completion. Shape (n,)."""
     token_logps: list[NDArray[np.float32]]
-    """Per row, one entry per token of the completion."""
+    """Per row, one entry per token of the completion; 0 for one that the assistant didn't say."""
 
 
 @torch.inference_mode()
@@ -37,6 +37,7 @@ def row_logps(
     *,
     batch_size: int,
     chunk_size: int = 256,
+    spans: Sequence[Sequence[int] | None] | None = None,
 ) -> RowLogps:
     """Log-probability of each completion given its prompt, in batches of fixed shape.
 
@@ -50,6 +51,8 @@ def row_logps(
             completion, so it counts as prompt.
         batch_size: rows of a forward pass.
         chunk_size: positions projected at once.
+        spans: of each row, the tokens of its completion that the assistant said, as start, end, start, end, which
+            alone count. None: all of them, of every row.
 
     Returns:
         Values in the order of `sequences`.
@@ -61,13 +64,13 @@ def row_logps(
     for rows, filled, width in fixed_batches([len(sequence) for sequence in sequences], batch_size=batch_size):
         input_ids, attention_mask = padded([sequences[row] for row in filled], pad_id=0, width=width)
         # Rows that fill a short batch up have no completion.
-        starts = torch.tensor([prompt_lengths[row] for row in rows] + [width] * (batch_size - len(rows)))
-        is_behind_prompt = torch.arange(width) >= starts[:, None]
+        starts = [prompt_lengths[row] for row in rows] + [width] * (batch_size - len(rows))
+        said = [None if spans is None else spans[row] for row in rows]
         result = completion_logps(
             model,
             input_ids=input_ids.to(device),
             attention_mask=attention_mask.to(device),
-            completion_mask=(attention_mask.bool() & is_behind_prompt).to(device),
+            completion_mask=said_mask(attention_mask, starts, said).bool().to(device),
             chunk_size=chunk_size,
             fixed_shape=True,
         )
@@ -81,7 +84,7 @@ def row_logps(
 
 @dataclass(frozen=True)
 class RowScorer:
-    """Gives log-probabilities of rows of input_ids and prompt_length, as columns of `reference_logps`."""
+    """Gives log-probabilities of rows of input_ids, prompt_length and perhaps spans, as `reference_logps` has them."""
 
     base_model: Path
     """The model."""
@@ -107,6 +110,7 @@ class RowScorer:
             rows["prompt_length"].to_pylist(),
             batch_size=self.batch_size,
             chunk_size=self.chunk_size,
+            spans=rows["spans"].to_pylist() if "spans" in rows.column_names else None,
         )
         token_logps = results.token_logps if self.token_level else [None] * len(rows)
         return pa.table(

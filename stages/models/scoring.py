@@ -236,6 +236,7 @@ class RewardScorer(NamedTuple):
             prompts=prompts,
             completions=completions,
             are_complete=[True] * len(prompts) if are_complete is None else are_complete,
+            bos="as_served",
         )
         return self.sequences([[*row.prompt_ids, *row.completion_ids] for row in encoded])
 

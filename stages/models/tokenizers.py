@@ -1,5 +1,6 @@
 """Tokenizers by the artifact that names them; apart from models, whose libraries take seconds to load."""
 
+import json
 from pathlib import Path
 from typing import cast
 
@@ -43,3 +44,22 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
             )
         tokenizer.pad_token = tokenizer.eos_token
     return cast(PreTrainedTokenizerBase, tokenizer)
+
+
+def stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The tokens that the makers of a model list as ends of an answer, in `generation_config.json` or `config.json`.
+
+    Args:
+        folder: as for `load_tokenizer`.
+        tokenizer: the model's.
+    """
+    found = weights_folder(folder)
+    if (found / ADAPTER_FILE).is_file():
+        return stop_tokens(adapter_base(found), tokenizer)
+    ids: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        if (found / name).is_file():
+            listed = json.loads((found / name).read_text(encoding="utf-8")).get("eos_token_id")
+            ids += [end for end in (listed if isinstance(listed, list) else [listed]) if isinstance(end, int)]
+    tokens = [tokenizer.convert_ids_to_tokens(end) for end in dict.fromkeys(ids)]
+    return [token for token in tokens if isinstance(token, str)]

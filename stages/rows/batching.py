@@ -104,6 +104,30 @@ def padded(
     return Padded(torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)))
 
 
+def said_mask(
+    mask: Tensor, prompt_lengths: Sequence[int], spans: Sequence[Sequence[int] | None] | None = None
+) -> Tensor:
+    """1 for tokens of a completion that the assistant said, in rows padded on the right.
+
+    Args:
+        mask: 1 for what a row holds. Shape (n, t).
+        prompt_lengths: tokens of each row in front of its completion.
+        spans: of each row, ranges of tokens of its completion as start, end, start, end; None: all of it.
+
+    Returns:
+        Of the type and shape of `mask`.
+    """
+    places = torch.arange(mask.shape[1])
+    found = mask * (places >= torch.tensor(prompt_lengths)[:, None])
+    for index, row in enumerate(spans or ()):
+        if row is not None:
+            behind = places - prompt_lengths[index]
+            ranges = zip(row[::2], row[1::2], strict=True)
+            is_said = sum(((begin <= behind) & (behind < end) for begin, end in ranges), torch.zeros_like(behind))
+            found[index] *= is_said.bool()
+    return found
+
+
 def _as_array(row: Sequence[int] | Tensor) -> NDArray[np.int64]:
     return np.asarray(row.cpu() if isinstance(row, Tensor) else row, dtype=np.int64)
 

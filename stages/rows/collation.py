@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from stages.rows.batching import padded, stacked_rows
+from stages.rows.batching import padded, said_mask, stacked_rows
 
 
 class PreferenceCollator:
@@ -28,19 +28,23 @@ class PreferenceCollator:
         Returns:
             For each sequence of the rows, under the prefix of its columns, `input_ids`, `attention_mask` and
             `completion_mask` of shape (n, t); for an encoder-decoder, `input_ids` and `attention_mask` of the prompts
-            and `decoder_input_ids` and `completion_mask` of the completions. The columns besides, of shape (n,).
+            and `decoder_input_ids` and `completion_mask` of the completions. Masks of completions leave out what users
+            and tools said between answers, if there is a column `spans`. The columns besides, of shape (n,).
         """
         batch: dict[str, Any] = {}
         for name in rows[0]:
             if name.endswith("input_ids"):
                 prefix = name.removesuffix("input_ids")
                 ids, lengths = [row[name] for row in rows], [row[f"{prefix}prompt_length"] for row in rows]
-                batch |= {f"{prefix}{key}": tensor for key, tensor in self._sequences(ids, lengths).items()}
-            elif not name.endswith("prompt_length"):
+                spans = [row.get(f"{prefix}spans") for row in rows]
+                batch |= {f"{prefix}{key}": tensor for key, tensor in self._sequences(ids, lengths, spans).items()}
+            elif not name.endswith(("prompt_length", "spans")):
                 batch[name] = _column([row[name] for row in rows])
         return batch
 
-    def _sequences(self, ids: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> dict[str, Tensor]:
+    def _sequences(
+        self, ids: Sequence[Sequence[int]], prompt_lengths: Sequence[int], spans: Sequence[Sequence[int] | None]
+    ) -> dict[str, Tensor]:
         if self.is_encoder_decoder:
             cut = list(zip(ids, prompt_lengths, strict=True))
             prompts = padded([row[:length] for row, length in cut], pad_id=self.pad_id)
@@ -49,11 +53,14 @@ class PreferenceCollator:
                 "input_ids": prompts.ids,
                 "attention_mask": prompts.mask,
                 "decoder_input_ids": answers.ids,
-                "completion_mask": answers.mask,
+                "completion_mask": said_mask(answers.mask, [0] * len(ids), spans),
             }
         rows, mask = padded(ids, pad_id=self.pad_id)
-        is_behind_prompt = torch.arange(rows.shape[1]) >= torch.tensor(prompt_lengths)[:, None]
-        return {"input_ids": rows, "attention_mask": mask, "completion_mask": mask * is_behind_prompt}
+        return {
+            "input_ids": rows,
+            "attention_mask": mask,
+            "completion_mask": said_mask(mask, prompt_lengths, spans),
+        }
 
 
 def default_collator(

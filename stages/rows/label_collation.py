@@ -15,8 +15,8 @@ class LabelCollator:
     """Makes a batch of encoded rows, padded on the right, with labels.
 
     Labels are the ids, but for padding and for what a row says isn't learned from: its column `labels` has the last
-    word, then `prompt_length`. What is padding follows from a row's length and not from its ids, so that an EOS is
-    learned also where the tokenizer pads with it.
+    word, then `prompt_length` and `spans`, which leave out what users and tools said between answers. What is padding
+    follows from a row's length and not from its ids, so that an EOS is learned also where the tokenizer pads with it.
 
     Args:
         pad_id: id that fills short rows.
@@ -76,8 +76,15 @@ class LabelCollator:
             if len(labels) != len(ids) and not self.is_encoder_decoder:
                 raise ValueError(f"expected a label for each of {len(ids)} tokens of a row, found {len(labels)}")
             return labels
-        start = 0 if self.learns_prompts else row.get("prompt_length", 0)
-        return [IGNORED] * start + ids[start:]
+        if self.learns_prompts or "prompt_length" not in row:
+            return ids
+        start = row["prompt_length"]
+        if (spans := row.get("spans")) is None:
+            return [IGNORED] * start + ids[start:]
+        labels = [IGNORED] * len(ids)
+        for begin, end in zip(spans[::2], spans[1::2], strict=True):
+            labels[start + begin : start + end] = ids[start + begin : start + end]
+        return labels
 
 
 def _ints(values: Any) -> list[int]:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from stages.contracts.rows import content_id
 from stages.contracts.tokens import TOKENS
 from stages.rows.table import places_of
+from stages.text.truncation import cut_spans
 
 
 def partners(prompts: Sequence[Hashable], order: NDArray[np.int64] | None = None) -> list[int]:
@@ -63,6 +64,26 @@ def mismatched(
     ]
 
 
+def mismatched_spans(
+    spans: Sequence[Sequence[int] | None],
+    rows: Sequence[Sequence[int]],
+    prompt_lengths: Sequence[int],
+    row_partners: Sequence[int],
+) -> list[list[int] | None]:
+    """What the assistant said of the completion in each mismatched row: its partner's, as far as the row goes.
+
+    Args:
+        spans: of each row of the table, in front of which its own prompt stands.
+        rows: what `mismatched` gave.
+        prompt_lengths: how many tokens of each are the prompt's.
+        row_partners: what `partners` gave.
+    """
+    return [
+        cut_spans(spans[partner], len(row) - length)
+        for row, length, partner in zip(rows, prompt_lengths, row_partners, strict=True)
+    ]
+
+
 class Pairing(NamedTuple):
     """Which rows are mismatched with which."""
 
@@ -101,7 +122,7 @@ def mismatched_rows(tokens: pa.Table, pairing: Pairing) -> pa.Table:
     Returns:
         A table of that schema; a row's id follows from the two that it was made of.
     """
-    names = [field.name for field in TOKENS.fields]
+    names = [field.name for field in (*TOKENS.fields, *TOKENS.optional) if field.name in tokens.column_names]
     kept = tokens.select(names).take(pa.array(pairing.rows, pa.int64()))
     if not kept.num_rows:
         return TOKENS.conform(kept)
@@ -111,5 +132,8 @@ def mismatched_rows(tokens: pa.Table, pairing: Pairing) -> pa.Table:
     # How far a row was cut depends on the longest one of the table.
     made = [content_id(name, ids[partner], len(row)) for name, partner, row in zip(ids, found, rows, strict=True)]
     columns = {"row_id": pa.array(made), "input_ids": pa.array(rows, pa.list_(pa.int32()))}
+    if "spans" in names:
+        spans, lengths = kept["spans"].to_pylist(), kept["prompt_length"].to_pylist()
+        columns["spans"] = pa.array(mismatched_spans(spans, rows, lengths, found), pa.list_(pa.int32()))
     others = {name: kept[name] for name in names if name not in columns}
     return TOKENS.conform(pa.table({**columns, **others}))

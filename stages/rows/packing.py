@@ -17,6 +17,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from stages.losses.sft import IGNORED
+from stages.text.encoding import with_single_ends
 
 _ROWS_AT_ONCE = 1000
 _INT_LISTS = pa.list_(pa.int32())
@@ -241,7 +242,11 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
     def _documents(self, texts: list[str]) -> list[Document]:
         encoded = self.tokenizer(texts, add_special_tokens=self.add_special_tokens, truncation=False, verbose=False)
         end = [self.concat_token_id] if self.append_concat_token else []
-        return [Document(ids, ids) for ids in ([*ids, *end] for ids in encoded["input_ids"])]
+        documents = []
+        for text, ids in zip(texts, encoded["input_ids"], strict=True):
+            whole = [*with_single_ends(self.tokenizer, text, ids), *end]
+            documents.append(Document(whole, whole))
+        return documents
 
 
 def check_packing(*, seq_length: int, num_of_sequences: int, chars_per_token: float) -> None:

@@ -71,7 +71,13 @@ def encode_prompts(
     """
     rows: Sequence[dict[str, Any]] = table.select(["prompt_id", "prompt", "messages", "source"]).to_pylist()
     texts = [row["prompt"] for row in rows]
-    encoded = encode_rows(tokenizer, prompts=texts, completions=[None] * len(texts), are_complete=[True] * len(texts))
+    encoded = encode_rows(
+        tokenizer,
+        prompts=texts,
+        completions=[None] * len(texts),
+        are_complete=[True] * len(texts),
+        bos="as_served",
+    )
     prompts = [
         Prompt(row["prompt_id"], ids.prompt_ids, row["prompt"], user_text(row["messages"]), json.loads(row["source"]))
         for row, ids in zip(rows, encoded, strict=True)

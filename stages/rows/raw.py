@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from stages.text.chat_template import ChatRenderer
 from stages.text.encoding import EncodedRow, encode_rows
 from stages.text.layouts import Feedback, read_feedback
+from stages.text.normal_form import flat
 from stages.text.reasons import RejectedRowError
 from stages.text.truncation import TruncatedRow, TruncationMode, truncate_apart, truncate_together
 from stages.text.votes import parse_vote
@@ -43,7 +44,7 @@ ROW_COLUMNS = (
     "row_id",
     "label",
     "weight",
-    *(f"{sequence}{column}" for sequence in _SEQUENCES for column in _IDS),
+    *(f"{sequence}{column}" for sequence in _SEQUENCES for column in (*_IDS, "spans")),
     *map(reference_column, _SEQUENCES),
 )
 NUMBER_COLUMNS = (
@@ -194,7 +195,18 @@ class RowReader(NamedTuple):
         if left_out.counts:
             logger.warning("%s: left out of %d rows: %s", name, len(dataset), left_out)
             encoded = encoded.select([index for index, reason in enumerate(reasons) if not reason])
-        return encoded.remove_columns("left_out"), left_out
+        return without_needless_spans(encoded.remove_columns("left_out")), left_out
+
+
+def without_needless_spans(rows: Dataset) -> Dataset:
+    """`rows` without columns of spans that hold whole completions in every row."""
+    for column in [name for name in rows.column_names if name.endswith("spans")]:
+        prefix = column.removesuffix("spans")
+        lengths = [len(ids) for ids in rows[f"{prefix}input_ids"]]
+        parts = zip(rows[column], lengths, rows[f"{prefix}prompt_length"], strict=True)
+        if all(spans == [0, length - start] for spans, length, start in parts):
+            rows = rows.remove_columns(column)
+    return rows
 
 
 def encode_batch(
@@ -253,6 +265,7 @@ def _encode_row(
         prompts=[text.prompt] * len(text.completions),
         completions=text.completions,
         are_complete=feedback.are_complete,
+        spans=[flat(spans) for spans in text.spans],
     )
     cut = (
         truncate_apart(encoded, special_ids=renderer.tokenizer.all_special_ids, **lengths._asdict())
@@ -286,6 +299,8 @@ def _sequence_columns(cut: Sequence[TruncatedRow]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for prefix, row in zip(PAIR if len(cut) == 2 else ("",), cut, strict=True):
         found |= {f"{prefix}input_ids": row.input_ids, f"{prefix}prompt_length": row.prompt_length}
+        # Told of every row, for batches of rows can't differ in their columns; needless ones are left out later.
+        found[f"{prefix}spans"] = [0, len(row.input_ids) - row.prompt_length] if row.spans is None else row.spans
     return found
 
 
@@ -295,8 +310,13 @@ def _encode_apart(
     prompts: Sequence[str],
     completions: Sequence[str],
     are_complete: Sequence[bool],  # noqa: ARG001 - the same arguments as `encode_rows`
+    spans: Sequence[Sequence[int] | None],
 ) -> list[EncodedRow]:
     """Ids for an encoder-decoder: prompt and completion each with the tokenizer's own special tokens."""
+    if any(row is not None for row in spans):
+        raise RejectedRowError(
+            "unclear_turns", "expected a completion of one answer for an encoder-decoder, found several turns"
+        )
     return [
         EncodedRow(
             tokenizer(prompt)["input_ids"], tokenizer(text_target=completion)["input_ids"], starts_with_bos=False

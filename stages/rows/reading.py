@@ -13,11 +13,13 @@ from stages.contracts.files import file_digest
 from stages.contracts.rows import Split
 from stages.contracts.tokens import TOKENS
 from stages.contracts.training_rows import TRAINING_ROWS, Kind
+from stages.rows.mismatched import mismatched_spans
 from stages.rows.pairs import pair_ids
 from stages.rows.table import FoundRows
 
 _FACTS = ("desired_weight", "undesired_weight", "logit_offset", "margin")
 _COMPLETION = ("input_ids", "prompt_length")
+_SPANS = "spans"
 
 
 class TrainingRows(NamedTuple):
@@ -92,14 +94,24 @@ def read_rows(rows: Path, source: Path, contract: Contract = TOKENS, *, kind: Ki
 def _completion_columns(table: pa.Table, tokens: pa.Table) -> dict[str, Any]:
     """Columns of single completions; of mismatched ones, those with the prefix `kl_`."""
     own = tokens.take(table["row"])
-    columns = {"row_id": own["row_id"], "weight": table["weight"], **{name: own[name] for name in _COMPLETION}}
+    columns = {"row_id": own["row_id"], "weight": table["weight"], **_sequence(own)}
     if len(table) and not table["reference_logps"].null_count:
         columns |= {"label": table["label"], "reference_logps": table["reference_logps"]}
     if len(table) and not table["partner"].null_count:
-        ids = _mismatched_ids(own, tokens.take(table["partner"]), table["partner_length"])
+        partners = tokens.take(table["partner"])
+        ids = _mismatched_ids(own, partners, table["partner_length"])
         columns |= {"kl_input_ids": ids, "kl_prompt_length": own["prompt_length"]}
+        if _SPANS in partners.column_names:
+            rows, lengths = ids.to_pylist(), own["prompt_length"].to_pylist()
+            spans = mismatched_spans(partners[_SPANS].to_pylist(), rows, lengths, range(len(rows)))
+            columns["kl_spans"] = pa.array(spans, pa.list_(pa.int32()))
         columns["reference_kl_logps"] = table["partner_reference_logps"]
     return columns
+
+
+def _sequence(rows: pa.Table) -> dict[str, Any]:
+    """Columns of a sequence: its tokens, where its completion begins and, if any row tells, what of it was said."""
+    return {name: rows[name] for name in (*_COMPLETION, _SPANS) if name in rows.column_names}
 
 
 def _mismatched_ids(own: pa.Table, partners: pa.Table, lengths: pa.ChunkedArray) -> pa.Array:
@@ -118,8 +130,8 @@ def _pair_columns(table: pa.Table, tokens: pa.Table) -> dict[str, Any]:
         ("chosen", "row", "reference_logps"),
         ("rejected", "partner", "partner_reference_logps"),
     ):
-        side = tokens.select(list(_COMPLETION)).take(table[name])
-        columns |= {f"{prefix}_{column}": side[column] for column in _COMPLETION}
+        side = _sequence(tokens.take(table[name]))
+        columns |= {f"{prefix}_{column}": values for column, values in side.items()}
         if not table[scored].null_count:
             columns[f"reference_{prefix}_logps"] = table[scored]
     return columns

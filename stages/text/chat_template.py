@@ -1,21 +1,25 @@
 """Prompts and completions as the text that a model reads, by the chat template that its tokenizer brings.
 
-The text of a prompt must be what the model is given when it is asked to answer, so it is rendered with the
-generation prompt; one that ends with a turn of the assistant is rendered open, and the completion continues that
-turn. The completion is what the whole conversation has beyond the prompt. Templates exist whose generation prompt
-says more than the finished turn does; the prompt is then cut to what both share.
+The text of a prompt is what a server sends, to the byte: the prompt's turns with the generation prompt, or, where they
+end with a turn of the assistant, that turn left open. The completion is what the whole conversation has behind it, up
+to the token at which generation stops. Every text of every message is looked up in both (`stages.text.marks`), so that
+a template which drops, changes, repeats or moves one costs the row, with a reason, and never its meaning.
 """
 
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import date
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from jinja2.exceptions import TemplateError
 
 from stages.text.layouts import Messages, Text
+from stages.text.marks import Found, Piece, Place, check_numbers, find_pieces, marked
+from stages.text.message_forms import Form, as_parts, canonical, forms_of, in_form
 from stages.text.reasons import RejectedRowError
 
 if TYPE_CHECKING:
@@ -24,8 +28,11 @@ if TYPE_CHECKING:
 
 DEFAULT_DATE = date(2025, 1, 1)
 
-# An answer that no template looks into and whose first character no template writes.
-_PROBE = "\N{REPLACEMENT CHARACTER}probe"
+EarlierThoughts = Literal["refuse", "as_served"]
+_Spans = tuple[Place, ...]
+
+# What nobody says, to see what a template writes around it.
+_PROBE = ("plumbline asks", "plumbline answers")
 
 
 class RenderedRow(NamedTuple):
@@ -33,6 +40,33 @@ class RenderedRow(NamedTuple):
 
     prompt: str
     completions: tuple[str, ...]
+    spans: tuple[_Spans | None, ...] = ()
+    """Of each completion, the ranges of characters that the assistant said; None where it said all of it."""
+
+
+class _Served(NamedTuple):
+    text: str
+    tail: str  # what the template writes behind the last text of the prompt, up to where the answer begins
+
+
+class _Turns(NamedTuple):
+    """A whole conversation, rendered."""
+
+    messages: Messages
+    text: str
+    found: list[Found]
+
+    def of_answer(self, turn: int) -> list[Found]:
+        """The pieces of a turn that aren't the prompt's."""
+        return [item for item in self.found if item.piece.turn == turn and not item.piece.is_prompt]
+
+    def end_before(self, start: int) -> int:
+        """Where the last text in front of a place ends."""
+        return max((item.end for item in self.found if item.end <= start), default=0)
+
+    def behind(self, end: int) -> str:
+        """What the template writes from a place up to the next text."""
+        return self.text[end : min((item.start for item in self.found if item.start >= end), default=len(self.text))]
 
 
 class ChatRenderer:
@@ -43,6 +77,10 @@ class ChatRenderer:
         template: Jinja text to use in place of the tokenizer's own template.
         today: day that a template which writes today's date is given, so that results don't change overnight.
         arguments: further variables for the template, such as `enable_thinking`.
+        stop_tokens: tokens at which generation stops, as the model's makers list them; the tokenizer's EOS and the
+            template's end of turn count besides.
+        earlier_thoughts: whether a prompt whose template leaves out what the assistant thought in earlier turns is
+            refused, or taken as the server sends it.
     """
 
     def __init__(
@@ -52,12 +90,18 @@ class ChatRenderer:
         template: str | None = None,
         today: date = DEFAULT_DATE,
         arguments: Mapping[str, Any] | None = None,
+        stop_tokens: Sequence[str] = (),
+        earlier_thoughts: EarlierThoughts = "refuse",
     ) -> None:
         self.tokenizer = tokenizer
         self.arguments = dict(arguments or {})
+        self.earlier_thoughts = earlier_thoughts
+        self.said: Counter[str] = Counter()
+        """What was done to rows that a reader of the run should know of."""
         self._template = template
         self._today = today
-        self._open_prompt = functools.lru_cache(maxsize=1024)(self._open_prompt_of_json)
+        self._listed = [token for token in (*stop_tokens, tokenizer.eos_token) if isinstance(token, str) and token]
+        self._served = functools.lru_cache(maxsize=1024)(self._served_of_json)
 
     def render(
         self,
@@ -77,49 +121,255 @@ class ChatRenderer:
             tools: JSON schemas of the tools offered.
 
         Raises:
-            RejectedRowError: there is no template, or it refuses the conversation.
+            RejectedRowError: there is no template, it refuses the conversation, or it doesn't render every text of it
+                once, in order, on its side.
         """
         if isinstance(prompt, str):
-            return RenderedRow(prompt, tuple(text for text in completions if isinstance(text, str)))
-        tools = list(tools) if tools else None
-        # Nearly always the whole of `text`; some templates write more before one answer than before another.
-        text = self._open_prompt(json.dumps([prompt, tools]))
-        complete = are_complete or [True] * len(completions)
-        wholes = [
-            self._whole(prompt, completion, tools, is_complete=is_complete)
-            for completion, is_complete in zip(completions, complete, strict=True)
-            if not isinstance(completion, str)
-        ]
-        text = _shared_start(text, *wholes)
-        rests = tuple(whole[len(text) :] for whole in wholes)
-        if not text or not all(rest.strip() for rest in rests):
-            raise RejectedRowError(
-                "template_error", "the chat template leaves nothing of the prompt or of the completion"
-            )
-        return RenderedRow(text, rests)
+            texts = tuple(text for text in completions if isinstance(text, str))
+            return RenderedRow(prompt, texts, (None,) * len(texts))
+        answers = [canonical(completion) for completion in completions if not isinstance(completion, str)]
+        first = canonical(prompt)
+        complete = are_complete or [True] * len(answers)
+        template = self._text(has_tools=bool(tools))
+        error: RejectedRowError | None = None
+        for form in forms_of([*first, *chain.from_iterable(answers)], template):
+            try:
+                found = self._rendered(first, answers, complete, list(tools) if tools else None, form)
+            except RejectedRowError as rejected:
+                error = error or rejected
+            else:
+                self.said.update(form.said())
+                return found
+        raise error or RejectedRowError("template_error", "there is no way to render the conversation")
 
-    def _open_prompt_of_json(self, key: str) -> str:
-        """Text of a prompt up to where an answer begins, whatever the answer is."""
+    def turn_end(self) -> str | None:
+        """The control token that the template ends a turn of the assistant with; None without one or a template."""
+        try:
+            return self._turn_end
+        except RejectedRowError:
+            return None
+
+    @functools.cached_property
+    def _turn_end(self) -> str | None:
+        asked, said = (
+            {"role": role, "content": text} for role, text in zip(("user", "assistant"), _PROBE, strict=True)
+        )
+        for form in forms_of([asked, said], self._text(has_tools=False)):
+            try:
+                ends = [
+                    self._render(as_parts(messages, form), None).partition(_PROBE[1])[2]
+                    for messages in ([asked, said], [asked, said, asked, said])
+                ]
+            except RejectedRowError:
+                continue
+            if found := self._control_tokens(_shared_start(*ends)):
+                return found[-1].group()
+        return None
+
+    @functools.cached_property
+    def _opening(self) -> str:
+        """What the template writes between the generation prompt and an answer, such as an empty thought."""
+        asked, said = (
+            {"role": role, "content": text} for role, text in zip(("user", "assistant"), _PROBE, strict=True)
+        )
+        try:
+            prompt = self._render([asked], None, add_generation_prompt=True)
+            whole = self._render([asked, said], None)
+        except RejectedRowError:
+            return ""
+        return whole[len(prompt) :].partition(_PROBE[1])[0] if whole.startswith(prompt) else ""
+
+    @functools.cached_property
+    def _header(self) -> str:
+        """What the template asks for an answer with; empty if that can't be told."""
+        asked = [{"role": "user", "content": _PROBE[0]}]
+        try:
+            bare = self._render(asked, None)
+            prompt = self._render(asked, None, add_generation_prompt=True)
+        except RejectedRowError:
+            return ""
+        return prompt[len(bare) :].strip() if prompt.startswith(bare) else ""
+
+    def _control_tokens(self, text: str) -> list[re.Match[str]]:
+        pattern = self._specials.pattern
+        return [] if pattern is None else list(pattern.finditer(text))
+
+    @functools.cached_property
+    def _specials(self) -> "SpecialTokens":
+        return SpecialTokens(self.tokenizer)
+
+    def _rendered(
+        self,
+        prompt: Messages,
+        answers: Sequence[Messages],
+        are_complete: Sequence[bool],
+        tools: list[Any] | None,
+        form: Form,
+    ) -> RenderedRow:
+        asked = in_form(prompt, form)
         # Read back from JSON rather than handed over, because lists are no keys of a cache.
-        prompt, tools = json.loads(key)
-        if _is_open(prompt):
-            rendered = self._render(prompt, tools, continue_final_message=True)
-        else:
-            rendered = self._render(prompt, tools, add_generation_prompt=True)
-        probe = self._render(_joined(prompt, [{"role": "assistant", "content": _PROBE}]), tools)
-        return _shared_start(rendered, probe)
+        served = self._served(json.dumps([asked, tools, form, _is_open(asked)]))
+        found = [
+            self._answer(asked, in_form(answer, form), served, tools, form, is_complete=is_complete)
+            for answer, is_complete in zip(answers, are_complete, strict=True)
+        ]
+        return RenderedRow(served.text, tuple(text for text, _ in found), tuple(spans for _, spans in found))
 
-    def _whole(self, prompt: Messages, completion: Messages, tools: list[Any] | None, *, is_complete: bool) -> str:
-        messages = _joined(prompt, completion)
+    def _served_of_json(self, key: str) -> _Served:
+        """A prompt as a server sends it; its last turn is continued or answered."""
+        prompt, tools, form, is_continued = json.loads(key)
+        flags = {"continue_final_message" if is_continued else "add_generation_prompt": True}
+        turns = self._turns(prompt, tools, Form(*form), num_prompt_turns=len(prompt), **flags)
+        if not turns.text.strip():
+            raise RejectedRowError("template_error", "the chat template leaves nothing of the prompt")
+        return _Served(turns.text, turns.text[turns.end_before(len(turns.text)) :])
+
+    def _turns(
+        self, messages: Messages, tools: list[Any] | None, form: Form, *, num_prompt_turns: int, **options: Any
+    ) -> _Turns:
+        seam = options.pop("seam", None)
+        is_prompt = num_prompt_turns == len(messages)
+        text = self._render(as_parts(messages, form), tools, **options)
+        conversation = marked(messages, num_prompt_turns=num_prompt_turns, seam=seam)
+        rendered = self._render(as_parts(conversation.messages, form), tools, **options)
+        drops_thoughts = self.earlier_thoughts == "as_served"
+
+        def may_miss(piece: Piece) -> bool:
+            # What a prompt must hold is looked up in the prompt that the server sends.
+            return piece.is_prompt and (not is_prompt or (drops_thoughts and piece.is_thought))
+
+        found = find_pieces(text, rendered, conversation, may_miss=may_miss)
+        check_numbers(text, found, messages)
+        return _Turns(messages, text, found)
+
+    def _answer(
+        self,
+        prompt: Messages,
+        answer: Messages,
+        served: _Served,
+        tools: list[Any] | None,
+        form: Form,
+        *,
+        is_complete: bool,
+    ) -> tuple[str, _Spans | None]:
+        """Text of a completion, and what of it the assistant said."""
+        if answer[-1]["role"] != "assistant":
+            raise RejectedRowError(
+                "completion_not_assistant",
+                "expected a completion that ends with an answer of the assistant, found a turn of "
+                f"{answer[-1]['role']:.40}; leave that turn out",
+            )
+        first = len(prompt) - _is_open(prompt)
+        seam = len(prompt[-1]["content"]) if _is_open(prompt) else None
+        whole = _joined(prompt, answer)
+        turns = self._turns(whole, tools, form, num_prompt_turns=first, seam=seam)
+        spoken = [turn for turn in range(first, len(whole)) if whole[turn]["role"] == "assistant"]
+        for turn in spoken:
+            if not turns.of_answer(turn):
+                raise RejectedRowError("empty_completion", f"message {turn + 1} (assistant) says nothing")
+        begin = self._seam(served, turns, first)
+        starts = [begin, *(self._start(turns, turn, tools, form) for turn in spoken[1:])]
+        ends = [self._end(turns, turn, tools, form) for turn in spoken[:-1]]
+        ends.append(self._last_end(turns, spoken[-1], is_complete=is_complete))
+        self._check_starts(turns, spoken, starts, ends)
+        spans = tuple((start - begin, end - begin) for start, end in zip(starts, ends, strict=True))
+        text = turns.text[begin : ends[-1]]
+        return text, None if spans == ((0, len(text)),) else spans
+
+    def _check_starts(self, turns: _Turns, spoken: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> None:
+        """See that no answer holds the end of another one, or the words that a server asks for it with."""
+        for turn, start, before in zip(spoken, starts, [0, *ends[:-1]], strict=True):
+            opening = turns.text[start : min(item.start for item in turns.of_answer(turn))]
+            if start < before or (self._header and self._header in opening):
+                raise RejectedRowError(
+                    "unclear_turns",
+                    f"message {turn + 1} (assistant): the chat template begins the answer with {opening!r:.60}, which "
+                    "isn't the assistant's to say; log each answer as a row of its own, or give a "
+                    "normalization.chat_template whose generation prompt is the same behind every turn",
+                )
+
+    def _seam(self, served: _Served, turns: _Turns, first: int) -> int:
+        """Where the completion begins in the whole conversation."""
+        start = min(item.start for item in turns.of_answer(first))
+        is_before = [item.end <= start for item in turns.found if item.piece.is_prompt]
+        if turns.text.startswith(served.text) and len(served.text) <= start and all(is_before):
+            return len(served.text)
+        end = turns.end_before(start)
+        gap = turns.text[end:start]
+        # What was said before may be rendered otherwise once it is answered (a system text in the last turn of the
+        # user, say): the prompt is then the server's, if the answer follows on the same words all the same.
+        if (
+            all(is_before)
+            and gap.startswith(served.tail)
+            and gap[len(served.tail) :].strip() in ("", self._opening.strip())
+        ):
+            return end + len(served.tail)
+        raise RejectedRowError(
+            "prompt_not_served",
+            f"a server asks with a prompt that ends in {served.text[-40:]!r}, and the conversation with its answer "
+            f"goes on otherwise, with {turns.text[max(start - 40, 0) : start]!r}; log the thinking as "
+            "reasoning_content, set template_arguments (such as enable_thinking: false) as your server does, or give a "
+            "normalization.chat_template that begins the whole conversation with the prompt",
+        )
+
+    def _start(self, turns: _Turns, turn: int, tools: list[Any] | None, form: Form) -> int:
+        """Where a later turn of the assistant begins: behind what a server would ask for it with."""
+        own = turns.of_answer(turn)
+        start = min(item.start for item in own)
+        end = turns.end_before(start)
+        try:
+            tail = self._served(json.dumps([turns.messages[:turn], tools, form, False])).tail
+        except RejectedRowError:
+            tail = None
+        if tail is not None and turns.text.startswith(tail, end) and end + len(tail) <= start:
+            return end + len(tail)
+        return self._only_words(own, start, turns)
+
+    def _end(self, turns: _Turns, turn: int, tools: list[Any] | None, form: Form) -> int:
+        """Where an earlier turn of the assistant ends, its end of turn included."""
+        own = turns.of_answer(turn)
+        end = max(item.end for item in own)
+        behind = turns.behind(end)
+        if (stop := self._stop(behind)) is not None:
+            return end + stop
+        try:
+            until = self._turns(turns.messages[: turn + 1], tools, form, num_prompt_turns=0)
+        except RejectedRowError:
+            return self._only_words(own, end, turns)
+        tail = until.text[until.end_before(len(until.text)) :].rstrip()
+        if tail and behind.startswith(tail):
+            return end + len(tail)
+        return self._only_words(own, end, turns)
+
+    def _last_end(self, turns: _Turns, turn: int, *, is_complete: bool) -> int:
+        end = max(item.end for item in turns.of_answer(turn))
         if not is_complete:
-            return self._render(messages, tools, continue_final_message=True)
-        text = self._render(messages, tools)
-        # Generation stops at EOS, so a line break that the template writes behind it is never sampled or scored.
-        eos = self.tokenizer.eos_token
-        return text.rstrip() if isinstance(eos, str) and eos and text.rstrip().endswith(eos) else text
+            return end
+        behind = turns.text[end:]
+        if (stop := self._stop(behind)) is not None:
+            return end + stop
+        found = self._control_tokens(behind)
+        return end + (found[-1].end() if found else len(behind.rstrip()))
+
+    def _stop(self, text: str) -> int | None:
+        """Where the first token in `text` ends at which generation stops."""
+        stops = {*self._listed, *([self._turn_end] if self._turn_end else [])}
+        ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+        return min(ends, default=None)
+
+    def _only_words(self, own: Sequence[Found], place: int, turns: _Turns) -> int:
+        """`place`, for a turn of words alone; what the template writes around a call is the assistant's too."""
+        if any(item.piece.kind != "text" for item in own):
+            raise RejectedRowError(
+                "unclear_turns",
+                f"message {own[0].piece.turn + 1} ({turns.messages[own[0].piece.turn]['role']}): where the call begins "
+                "and ends can't be told from what the chat template writes around it; log each answer as a row of its "
+                "own",
+            )
+        return place
 
     def _render(self, messages: Messages, tools: list[Any] | None, **flags: Any) -> str:
-        template = self._template or self._own_template(has_tools=bool(tools))
+        template = self._text(has_tools=bool(tools))
         try:
             rendered = self.tokenizer.apply_chat_template(
                 messages,
@@ -132,11 +382,16 @@ class ChatRenderer:
         # Templates are programs that others wrote: they fail in their own ways on what they weren't written for.
         except (TemplateError, ValueError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError) as error:
             raise RejectedRowError(
-                "template_error", f"the chat template failed: {' '.join(str(error).split())[:200]}"
+                "template_error",
+                f"the chat template refuses the conversation: {' '.join(str(error).split())[:200]}; change the turns "
+                "(a system text can be said in the user's first turn), or give a normalization.chat_template that "
+                "takes them",
             ) from None
         return str(rendered)
 
-    def _own_template(self, *, has_tools: bool) -> str:
+    def _text(self, *, has_tools: bool) -> str:
+        if self._template is not None:
+            return self._template
         if not self.tokenizer.chat_template:
             raise RejectedRowError(
                 "no_chat_template",
@@ -158,8 +413,10 @@ def frozen_template(template: str, today: date) -> str:
         return repr(today.strftime(match["format"]))
 
     frozen = re.sub(r"strftime_now\s*\(\s*(?P<quote>[\"'])(?P<format>.*?)(?P=quote)\s*\)", written, template)
-    if re.search(r"strftime_now\s*\(", frozen):
-        raise ValueError("the chat template asks for the time under a computed format; give one that doesn't")
+    if "strftime_now" in re.sub(r"strftime_now\s+is\s+(not\s+)?defined", "", frozen):
+        raise ValueError(
+            "the chat template asks for the time under a computed format or another name; give one that doesn't"
+        )
     return frozen
 
 
@@ -176,7 +433,7 @@ class SpecialTokens:
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self.tokens = sorted({*added, *map(str, tokenizer.all_special_tokens)} - {""})
-        self._pattern = (
+        self.pattern = (
             re.compile("|".join(map(re.escape, sorted(self.tokens, key=len, reverse=True)))) if self.tokens else None
         )
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -185,12 +442,12 @@ class SpecialTokens:
 
     def find(self, *values: Any) -> str | None:
         """A control token inside any text of `values`, looked for in lists and objects too; None without one."""
-        if self._pattern is None:
+        if self.pattern is None:
             return None
         for text in _texts(values):
-            found = self._pattern.search(text)
+            found = self.pattern.search(text)
             if found is None and self._normalizer is not None:
-                found = self._pattern.search(self._normalizer.normalize_str(text))
+                found = self.pattern.search(self._normalizer.normalize_str(text))
             if found is not None:
                 return found.group()
         return None

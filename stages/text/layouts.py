@@ -331,12 +331,13 @@ def _message(message: Any, name: str) -> dict[str, Any]:
     # Tables give every message every key, so a null is as good as none.
     kept = {str(key): as_json_value(item) for key, item in message.items() if item is not None}
     if "role" not in kept and "from" in kept:
-        role = _SHAREGPT_ROLES.get(str(kept.pop("from")).casefold())
+        role = _SHAREGPT_ROLES.get(str(kept.pop("from")).strip().casefold())
         if role is None:
             raise RejectedRowError("bad_messages", f"expected a known speaker, found {message['from']!r:.40}")
         kept = {"role": role, "content": kept.pop("value", None), **kept}
     if not isinstance(kept.get("role"), str):
         raise RejectedRowError("bad_messages", f"expected each message of {name} with a role, found {message!r:.80}")
+    kept["role"] = _SHAREGPT_ROLES.get(kept["role"].strip().casefold(), kept["role"])
     kept["content"] = _content(kept.get("content"), has_calls=bool(kept.get("tool_calls")))
     return kept
 
@@ -360,7 +361,8 @@ def _content(content: Any, *, has_calls: bool) -> str:
 def _is_assistant(message: Any) -> bool:
     if not isinstance(message, Mapping):
         return False
-    return message.get("role") == "assistant" or _SHAREGPT_ROLES.get(str(message.get("from"))) == "assistant"
+    speaker = message["role"] if "role" in message else message.get("from")
+    return _SHAREGPT_ROLES.get(str(speaker).strip().casefold()) == "assistant"
 
 
 def _check_parts(prompt: Text, completions: tuple[Text, ...]) -> None:

@@ -1,5 +1,6 @@
 """From one row of feedback to rows of `completions`: templated, hashed, put on its side of the split."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.contracts.rows import canonical_json, split_of
@@ -66,10 +67,12 @@ class NormalForm:
         if not feedback.completions:
             return [{**shared, **_own(feedback, None, None, label=None, is_complete=True)}]
         labels = (True, False) if feedback.layout == "pairs" else (feedback.label,)
-        parts = zip(feedback.completions, rendered.completions, labels, feedback.are_complete, strict=True)
+        parts = zip(
+            feedback.completions, rendered.completions, rendered.spans, labels, feedback.are_complete, strict=True
+        )
         return [
-            {**shared, **_own(feedback, given, text, label=label, is_complete=is_complete)}
-            for given, text, label, is_complete in parts
+            {**shared, **_own(feedback, given, text, label=label, is_complete=is_complete), "spans": flat(spans)}
+            for given, text, spans, label, is_complete in parts
         ]
 
 
@@ -83,6 +86,11 @@ def _own(
         "is_complete": is_complete,
         "messages": messages_json(feedback, given),
     }
+
+
+def flat(spans: Sequence[tuple[int, int]] | None) -> list[int] | None:
+    """Ranges as start, end, start, end, the way artifacts hold them; None stays None."""
+    return None if spans is None else [place for span in spans for place in span]
 
 
 def _turn(text: Text, role: str) -> Text:

@@ -38,9 +38,14 @@ REASONS: Final[dict[str, str]] = {
     # The row and the model don't go together.
     "no_chat_template": "messages, and a tokenizer without chat template",
     "template_error": "the chat template refuses the conversation",
+    "text_not_rendered": "a text of a message that the chat template leaves out",
+    "text_misplaced": "a text of a message that the chat template changes, repeats or moves",
+    "prompt_not_served": "a conversation that doesn't begin with its prompt as a server sends it",
+    "unclear_turns": "a completion of several turns that doesn't show where the assistant's begin and end",
     "special_token_in_text": "a control token of the model inside the text",
     "no_room_for_completion": "a prompt that leaves no token for the completion",
     "no_prompt_token": "a prompt without tokens, and a tokenizer without BOS to stand before the completion",
+    "no_offsets": "a row that needs to know where its tokens stand in the text, and a tokenizer that doesn't say",
     "identical_after_truncation": "chosen and rejected differ only in what was cut off",
 }
 

@@ -1,6 +1,7 @@
 """Tables of rows encoded and cut."""
 
 import itertools
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from stages.text.encoding import EncodedRow, encode_rows
+from stages.text.encoding import EncodedRow, encode_each
 from stages.text.reasons import RejectedRowError
 from stages.text.truncation import TruncatedRow, truncate_together
 
@@ -18,13 +19,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEXT_COLUMNS = ("prompt", "completion", "is_complete")
-"""Columns that a row's ids follow from."""
+"""Columns that a row's ids follow from, beside `spans` where there are any."""
 
 ENCODED = pa.schema(
     [
         pa.field("prompt_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("completion_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("starts_with_bos", pa.bool_(), nullable=False),
+        pa.field("spans", pa.list_(pa.int32())),
+        pa.field("rejected", pa.string()),  # reason and detail, if the row can't be encoded
     ]
 )
 _CHUNK_ROWS = 1024
@@ -59,13 +62,22 @@ class RowEncoder:
 
 
 def _encode(tokenizer: "PreTrainedTokenizerBase", rows: pa.Table) -> pa.Table:
-    encoded = encode_rows(
+    has_spans = "spans" in rows.column_names
+    encoded = encode_each(
         tokenizer,
         prompts=rows["prompt"].to_pylist(),
         completions=rows["completion"].to_pylist(),
         are_complete=rows["is_complete"].to_pylist(),
+        spans=rows["spans"].to_pylist() if has_spans else None,
+        bos="as_served",
     )
-    columns = zip(*encoded, strict=True)
+    cells = [
+        ([], [], False, None, json.dumps([row.reason, row.detail]))
+        if isinstance(row, RejectedRowError)
+        else (*row, None)
+        for row in encoded
+    ]
+    columns = zip(*cells, strict=True)
     arrays = [pa.array(list(values), field.type) for values, field in zip(columns, ENCODED, strict=True)]
     return pa.table(arrays, schema=ENCODED)
 
@@ -82,17 +94,16 @@ def cut_rows(rows: pa.Table, encoded: pa.Table, **lengths: Any) -> Iterator[_Cut
         lengths: see `truncate_together`; a pair's prompt is cut alike in both of its rows.
     """
 
-    def members() -> Iterator[tuple[dict[str, Any], EncodedRow]]:
+    def members() -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         for start in range(0, rows.num_rows, _CHUNK_ROWS):
             texts = rows.slice(start, _CHUNK_ROWS).to_pylist()
-            for row, ids in zip(texts, encoded.slice(start, _CHUNK_ROWS).to_pylist(), strict=True):
-                yield row, EncodedRow(**ids)
+            yield from zip(texts, encoded.slice(start, _CHUNK_ROWS).to_pylist(), strict=True)
 
     alone = itertools.count()
     for _, group in itertools.groupby(members(), lambda item: item[0]["pair_id"] or next(alone)):
         pair, ids = zip(*group, strict=True)
         try:
-            cut = truncate_together(ids, **lengths)
+            cut = truncate_together([_encoded_row(row) for row in ids], **lengths)
             if len(cut) == 2 and cut[0] == cut[1]:
                 raise RejectedRowError(
                     "identical_after_truncation", "chosen and rejected have the same tokens once cut"
@@ -101,3 +112,10 @@ def cut_rows(rows: pa.Table, encoded: pa.Table, **lengths: Any) -> Iterator[_Cut
             yield from ((row, error) for row in pair)
         else:
             yield from zip(pair, cut, strict=True)
+
+
+def _encoded_row(cells: dict[str, Any]) -> EncodedRow:
+    rejected = cells.pop("rejected")
+    if rejected is not None:
+        raise RejectedRowError(*json.loads(rejected))
+    return EncodedRow(**cells)

@@ -1,5 +1,6 @@
 """Artifacts written row by row, and rejects counted while they are written."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from types import TracebackType
@@ -7,7 +8,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from stages.contracts.artifact import ArtifactWriter, Contract
+from stages.contracts.artifact import ArtifactWriter, Contract, read_table, write_table
 from stages.contracts.rejects import REJECTS
 from stages.text.reasons import RejectedRowError
 
@@ -23,7 +24,9 @@ class RowWriter:
     """
 
     def __init__(self, path: Path, contract: Contract) -> None:
+        self.path, self.contract = path, contract
         self.num_rows = 0
+        self._optional: dict[str, list[Any]] = {field.name: [] for field in contract.optional}
         self._writer = ArtifactWriter(path, contract)
         self._schema = pa.schema(contract.fields)
         self._waiting: list[dict[str, Any]] = []
@@ -38,9 +41,17 @@ class RowWriter:
         if kind is None:
             self._flush()
         self._writer.__exit__(kind, error, trace)
+        if kind is None and any(value is not None for values in self._optional.values() for value in values):
+            self._write_optional()
+
+    def set_meta(self, **facts: Any) -> None:
+        """Add facts to those that the artifact keeps beside its rows."""
+        self._writer.meta.update(facts)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Add one row, with every column of the contract."""
+        """Add one row, with every column of the contract; optional ones may be absent or None."""
+        for name, values in self._optional.items():
+            values.append(row.get(name))
         self._waiting.append(row)
         self.num_rows += 1
         if len(self._waiting) >= _WAITING_ROWS:
@@ -50,6 +61,18 @@ class RowWriter:
         if self._waiting:
             self._writer.write(pa.Table.from_pylist(self._waiting, schema=self._schema))
             self._waiting = []
+
+    def _write_optional(self) -> None:
+        """Write the artifact anew with the optional columns, of which one row at least turned out to have a value."""
+        table = read_table(self.path, self.contract)
+        for field in self.contract.optional:
+            values = self._optional[field.name]
+            if any(value is not None for value in values):
+                table = table.append_column(field, pa.array(values, field.type))
+        beside = self.path.with_name(f"{self.path.name}.with_optional")
+        write_table(beside, table, self.contract, meta=self._writer.meta)
+        shutil.rmtree(self.path)
+        beside.rename(self.path)
 
 
 class RejectWriter(RowWriter):

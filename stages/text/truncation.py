@@ -16,6 +16,8 @@ class TruncatedRow(NamedTuple):
     prompt_length: int
     is_prompt_cut: bool
     is_completion_cut: bool
+    spans: list[int] | None = None
+    """Tokens of what is left of the completion that the assistant said; None where it said all."""
 
     @property
     def truncated(self) -> bool:
@@ -75,9 +77,24 @@ def truncate_together(
             len(prompt),
             is_prompt_cut=len(prompt) < len(row.prompt_ids),
             is_completion_cut=len(completion) < len(row.completion_ids),
+            spans=cut_spans(row.spans, len(completion)),
         )
+        if cut.spans == []:
+            raise RejectedRowError(
+                "no_room_for_completion",
+                f"of a completion cut to {len(completion)} tokens, the assistant said none; lower max_prompt_length or "
+                "raise max_length",
+            )
         found.append(cut)
     return found
+
+
+def cut_spans(spans: Sequence[int] | None, length: int) -> list[int] | None:
+    """Ranges of tokens within the first `length` of a completion; None stays None."""
+    if spans is None:
+        return None
+    pairs = zip(spans[::2], spans[1::2], strict=True)
+    return [place for begin, end in pairs if begin < length for place in (begin, min(end, length))]
 
 
 def truncate_apart(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -23,41 +23,74 @@ from stages.models.tokenizers import load_tokenizer
 from stages.rows.batching import fixed_batches, padded
 
 EncoderKind = Literal["auto", "sentence_transformers", "transformers"]
+Kept = Literal["end", "both_ends", "start"]
+"""What is read of a text that is longer than the encoder can read."""
 # What an encoder is made of; weights in other formats are never read.
 _ENCODER_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.py")
 # An encoder whose config and tokenizer name no limit.
 _DEFAULT_MAX_LENGTH = 512
 
 
+class Cut(NamedTuple):
+    """What an encoder reads of a text."""
+
+    ids: list[int]
+    is_cut: bool
+    """Whether the text is longer."""
+
+
+def cut_to(ids: list[int], bare: Sequence[int], limit: int, keep: Kept) -> Cut:
+    """The ids of a text, or those that an encoder has room for.
+
+    Args:
+        ids: with the special tokens that stand around a text, which are kept.
+        bare: without them.
+        limit: most ids.
+        keep: of a text that is longer, its end, its start, or as much of both.
+    """
+    if len(ids) <= limit:
+        return Cut(ids, is_cut=False)
+    number = len(ids) - len(bare)
+    lead = next((place for place in range(number + 1) if ids[place : place + len(bare)] == list(bare)), 0)
+    begin, end = ids[:lead], ids[lead + len(bare) :] if number else []
+    room = max(limit - len(begin) - len(end), 0)
+    first = {"end": 0, "both_ends": room // 2, "start": room}[keep]
+    body = [*bare[:first], *bare[len(bare) - (room - first) :]]
+    return Cut([*begin, *body, *end], is_cut=True)
+
+
 @dataclass(frozen=True)
 class Encoder:
     """A frozen encoder of texts."""
 
-    tokenize: Callable[[Sequence[str]], list[list[int]]]
-    """Token ids of each text, truncated to what the encoder can read."""
+    tokenize: Callable[[Sequence[str]], list["Cut"]]
+    """Token ids of each text, as many as the encoder can read."""
     forward: Callable[[Tensor, Tensor], Tensor]
     """Embeddings (n, d) of token ids and their mask, both (n, t) and padded on the right."""
     pad_id: int
     """Id that fills short rows."""
 
-    @torch.inference_mode()
     def embed(self, texts: Sequence[str], *, batch_size: int) -> NDArray[np.float32]:
+        """Embeddings of the texts, of shape (n, d); see `embed_ids`."""
+        return self.embed_ids([found.ids for found in self.tokenize(texts)], batch_size=batch_size)
+
+    @torch.inference_mode()
+    def embed_ids(self, sequences: Sequence[Sequence[int]], *, batch_size: int) -> NDArray[np.float32]:
         """Embeddings of the texts, in batches of fixed shape so that a text's neighbours change no bit of it.
 
         Args:
-            texts: what to embed.
+            sequences: token ids of what to embed.
             batch_size: texts of a forward pass.
 
         Returns:
             Shape (n, d).
         """
-        sequences = self.tokenize(texts)
         parts: dict[int, NDArray[np.float32]] = {}
         for rows, filled, width in fixed_batches([len(sequence) for sequence in sequences], batch_size=batch_size):
             inputs = padded([sequences[row] for row in filled], pad_id=self.pad_id, width=width)
             embeddings = self.forward(inputs.ids, inputs.mask).float().cpu().numpy()
             parts.update(zip(rows, embeddings[: len(rows)], strict=True))
-        return np.stack([parts[row] for row in range(len(texts))])
+        return np.stack([parts[row] for row in range(len(sequences))])
 
 
 def mean_pooled(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -74,14 +107,13 @@ def mean_pooled(hidden: Tensor, attention_mask: Tensor) -> Tensor:
     return (hidden.float() * mask).sum(1) / mask.sum(1).clamp(min=1.0)
 
 
-def base_encoder(base_model: Path, *, max_length: int | None, device: torch.device) -> Encoder:
+def base_encoder(base_model: Path, *, max_length: int | None, device: torch.device, keep: Kept = "end") -> Encoder:
     """The base model itself: mean of its last hidden states over a prompt's tokens.
-
-    A longer prompt loses its beginning, for a question tends to stand at the end.
 
     Args:
         base_model: artifact or folder of a causal language model.
         max_length: tokens read at most; None reads what the model can.
+        keep: what is read of a longer prompt; its question tends to stand at the end.
         device: where to compute.
     """
     model = place(load_causal_lm(base_model, dtype="float32"), device)
@@ -89,9 +121,9 @@ def base_encoder(base_model: Path, *, max_length: int | None, device: torch.devi
     limit = _max_length(model.config, None, max_length)
     backbone = getattr(model, model.base_model_prefix)
 
-    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+    def tokenize(texts: Sequence[str]) -> list[Cut]:
         # The chat template has put special tokens where they belong.
-        return [ids[-limit:] for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
+        return [cut_to(ids, ids, limit, keep) for ids in _bare_ids(tokenizer, texts)]
 
     return Encoder(tokenize, _pooled_forward(backbone, device, use_cache=False), tokenizer.pad_token_id or 0)
 
@@ -102,6 +134,7 @@ def load_encoder(
     kind: EncoderKind = "auto",
     max_length: int | None = None,
     device: torch.device,
+    keep: Kept = "end",
     trust_remote_code: bool = False,
 ) -> Encoder:
     """An encoder of texts from a folder.
@@ -112,6 +145,7 @@ def load_encoder(
             last hidden states; `auto` tells the two apart by `modules.json`.
         max_length: tokens read at most; None reads what the encoder can.
         device: where to compute.
+        keep: what is read of a longer text.
         trust_remote_code: whether code that the encoder brings may run.
 
     Raises:
@@ -127,27 +161,42 @@ def load_encoder(
         )
     try:
         if has_modules and kind != "transformers":
-            return _sentence_encoder(folder, max_length, device, trust_remote_code)
-        return _plain_encoder(folder, max_length, device, trust_remote_code)
+            return _sentence_encoder(folder, max_length, device, keep, trust_remote_code=trust_remote_code)
+        return _plain_encoder(folder, max_length, device, keep, trust_remote_code=trust_remote_code)
     except (ImportError, OSError, ValueError) as error:
         raise ValueError(f"{folder}: the encoder can't be loaded: {one_line(error)}") from None
 
 
-def _plain_encoder(folder: Path, max_length: int | None, device: torch.device, trust_remote_code: bool) -> Encoder:
+def _bare_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, truncation=False, verbose=False)[
+        "input_ids"
+    ]
+    return ids
+
+
+def _cut_texts(tokenizer: Any, texts: Sequence[str], limit: int, keep: Kept) -> list[Cut]:
+    whole: list[list[int]] = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
+    return [cut_to(*ids, limit, keep) for ids in zip(whole, _bare_ids(tokenizer, texts), strict=True)]
+
+
+def _plain_encoder(
+    folder: Path, max_length: int | None, device: torch.device, keep: Kept, *, trust_remote_code: bool
+) -> Encoder:
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
     model = AutoModel.from_pretrained(str(folder), use_safetensors=True, dtype=torch.float32, **options)
     model.eval().to(device)
     limit = _max_length(model.config, tokenizer.model_max_length, max_length)
 
-    def tokenize(texts: Sequence[str]) -> list[list[int]]:
-        encoded: list[list[int]] = tokenizer(list(texts), truncation=True, max_length=limit)["input_ids"]
-        return encoded
+    def tokenize(texts: Sequence[str]) -> list[Cut]:
+        return _cut_texts(tokenizer, texts, limit, keep)
 
     return Encoder(tokenize, _pooled_forward(model, device), tokenizer.pad_token_id or 0)
 
 
-def _sentence_encoder(folder: Path, max_length: int | None, device: torch.device, trust_remote_code: bool) -> Encoder:
+def _sentence_encoder(
+    folder: Path, max_length: int | None, device: torch.device, keep: Kept, *, trust_remote_code: bool
+) -> Encoder:
     # Imports half of the scientific stack; only this kind of encoder needs it.
     from sentence_transformers import SentenceTransformer
 
@@ -161,12 +210,19 @@ def _sentence_encoder(folder: Path, max_length: int | None, device: torch.device
     if max_length is not None:
         model.max_seq_length = min(max_length, model.max_seq_length or max_length)
 
-    def tokenize(texts: Sequence[str]) -> list[list[int]]:
+    limit = model.max_seq_length
+
+    def tokenize(texts: Sequence[str]) -> list[Cut]:
         features = model.preprocess(list(texts))
-        return [
+        read = [
             ids[mask].tolist()
             for ids, mask in zip(features["input_ids"], features["attention_mask"].bool(), strict=True)
         ]
+        if limit is None:
+            return [Cut(ids, is_cut=False) for ids in read]
+        cuts = _cut_texts(model.tokenizer, texts, limit, keep)
+        # The model's own preparation of a text has the last word wherever nothing is cut.
+        return [cut if cut.is_cut else Cut(ids, is_cut=False) for cut, ids in zip(cuts, read, strict=True)]
 
     def forward(input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         features = {"input_ids": input_ids.to(device), "attention_mask": attention_mask.to(device), "modality": "text"}
@@ -257,7 +313,7 @@ def _content_text(content: str | Sequence[Mapping[str, Any]] | None) -> str:
 
 @dataclass(frozen=True)
 class TextEmbedder:
-    """Gives the embeddings of rows of text, as column `embedding`."""
+    """Gives the embeddings of rows of text, as column `embedding`, and whether a text was cut, as `is_cut`."""
 
     folder: Path
     """The encoder."""
@@ -267,6 +323,8 @@ class TextEmbedder:
     """How to run an encoder; see `load_encoder`."""
     max_length: int | None
     """Tokens read at most; None reads what the encoder can."""
+    keep: Kept
+    """What is read of a longer text."""
     batch_size: int
     """Texts of a forward pass."""
     trust_remote_code: bool
@@ -276,17 +334,19 @@ class TextEmbedder:
     def encoder(self) -> Encoder:
         """The encoder, loaded once a process and only if there is something to compute."""
         if self.is_base:
-            return base_encoder(self.folder, max_length=self.max_length, device=default_device())
+            return base_encoder(self.folder, max_length=self.max_length, device=default_device(), keep=self.keep)
         return load_encoder(
             self.folder,
             kind=self.kind,
             max_length=self.max_length,
             device=default_device(),
+            keep=self.keep,
             trust_remote_code=self.trust_remote_code,
         )
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Embeddings in the order of `rows`."""
-        vectors = self.encoder.embed(rows["text"].to_pylist(), batch_size=self.batch_size)
+        cuts = self.encoder.tokenize(rows["text"].to_pylist())
+        vectors = self.encoder.embed_ids([cut.ids for cut in cuts], batch_size=self.batch_size)
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-        return pa.table({"embedding": column})
+        return pa.table({"embedding": column, "is_cut": [cut.is_cut for cut in cuts]})

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from stages.contracts.artifact import read_table
+from stages.contracts.artifact import read_manifest, read_table
 from stages.contracts.files import tree_digest
 from stages.contracts.prompt_embeddings import PROMPT_EMBEDDINGS
 from stages.prompt_embedding import PromptEmbeddingParams, run
-from stages.udm.embedding import Encoder
+from stages.udm.embedding import TextEmbedder
 from tests.stages.feedback import write_completions
 from tests.trainers.tiny import tiny_llama, tiny_tokenizer
 
@@ -32,13 +32,13 @@ def _on_the_cpu(monkeypatch):
 def embedded(monkeypatch):
     """Texts that an encoder was asked about, in order."""
     seen: list[str] = []
-    real = Encoder.embed
+    real = TextEmbedder.__call__
 
-    def counting(self, texts, **options):
-        seen.extend(texts)
-        return real(self, texts, **options)
+    def counting(self, rows):
+        seen.extend(rows["text"].to_pylist())
+        return real(self, rows)
 
-    monkeypatch.setattr(Encoder, "embed", counting)
+    monkeypatch.setattr(TextEmbedder, "__call__", counting)
     return seen
 
 
@@ -111,6 +111,13 @@ def test_a_long_prompt_loses_its_beginning_before_the_base_model(tmp_path, base_
     _, short = embed(tmp_path / "short", [{"prompt": "red good"}], base_model)
 
     assert np.array_equal(cut, short)
+
+
+def test_prompts_that_the_encoder_cuts_are_counted(tmp_path, base_model, capsys):
+    embed(tmp_path, [{"prompt": "bad bad bad red good"}, {"prompt": "red"}], base_model, max_length=2)
+
+    assert "1 of 2 prompts (50.0%) are longer" in capsys.readouterr().out
+    assert read_manifest(tmp_path / "embeddings", PROMPT_EMBEDDINGS)["meta"] == {"prompts_cut": 1}
 
 
 def test_an_empty_prompt_has_an_embedding_of_zeros(tmp_path, base_model):

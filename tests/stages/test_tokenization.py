@@ -14,8 +14,7 @@ from stages.contracts.tokens import TOKENS
 from stages.models.tokenizers import load_tokenizer
 from stages.normalization import NormalizationParams
 from stages.normalization import run as normalize
-from stages.text.encoding import encode_row
-from stages.text.row_encoding import TEXT_COLUMNS
+from stages.text.encoding import encode_rows
 from stages.tokenization import TokenizationParams, run
 from tests.text.tiny_tokenizers import byte_level, save_as_model
 
@@ -76,7 +75,7 @@ def read(folder):
     )
 
 
-def test_rows_have_the_ids_of_encode_row(tokenize, completions, base_model):
+def test_rows_have_the_ids_of_encode_rows(tokenize, completions, base_model):
     tokens, rejects, counts = read(tokenize("out"))
     texts = {row["row_id"]: row for row in read_table(completions, COMPLETIONS).to_pylist()}
     tokenizer = load_tokenizer(base_model)
@@ -84,7 +83,13 @@ def test_rows_have_the_ids_of_encode_row(tokenize, completions, base_model):
     assert len(tokens) == 43
     for row in tokens:
         text = texts[row["row_id"]]
-        encoded = encode_row(tokenizer, **{name: text[name] for name in TEXT_COLUMNS})
+        (encoded,) = encode_rows(
+            tokenizer,
+            prompts=[text["prompt"]],
+            completions=[text["completion"]],
+            are_complete=[text["is_complete"]],
+            bos="as_served",
+        )
         assert row["input_ids"] == encoded.prompt_ids + encoded.completion_ids
         assert row["prompt_length"] == len(encoded.prompt_ids)
         assert (row["input_ids"][-1] == tokenizer.eos_token_id) == text["is_complete"]
@@ -103,13 +108,34 @@ def test_counts_add_up_and_say_what_was_cut(tokenize):
 
 
 def test_rows_without_room_are_rejected_with_their_line(tokenize, completions, capsys):
-    tokens, rejects, counts = read(tokenize("out", max_length=8))
+    tokens, rejects, counts = read(tokenize("out", max_length=8, max_reject_share=1))
 
     assert counts["reject_reasons"] == Counter(row["reason"] for row in rejects)
     assert rejects[0]["reason"] == "no_room_for_completion"
     line = rejects[0]["line"]
     assert json.loads(rejects[0]["row"])["row_id"] == read_table(completions, COMPLETIONS)["row_id"][line - 1].as_py()
     assert f"{len(tokens):,} kept + {len(rejects):,} rejects" in capsys.readouterr().out
+
+
+def test_too_many_rejects_end_the_stage_and_name_the_setting(tokenize):
+    with pytest.raises(StageFailure, match=r"30 of 43 .*max_reject_share .*no_room_for_completion \(28\)"):
+        tokenize("out", max_length=8)
+
+
+def test_shares_of_what_was_lost_are_in_the_metrics(tokenize):
+    tokens, rejects, counts = read(tokenize("out", max_length=8, max_reject_share=1))
+
+    assert counts["share_rejected"] == len(rejects) / 43
+    assert counts["share_truncated"] == sum(row["truncated"] for row in tokens) / len(tokens)
+
+
+def test_rows_beyond_the_models_positions_are_refused(tokenize, base_model):
+    config = json.loads((base_model / "config.json").read_text())
+    (base_model / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 12}))
+
+    with pytest.raises(ValueError, match=r"up to 12 tokens.*set tokenization.max_length: 12"):
+        tokenize("out")
+    (base_model / "config.json").write_text(json.dumps(config))
 
 
 def test_pairs_that_differ_only_in_what_was_cut_are_rejected(tokenize):

@@ -18,13 +18,13 @@ ANSWERED = [{"role": "assistant", "content": "Yo"}]
 def test_prompt_ends_with_the_generation_prompt_and_completion_with_the_end_of_turn():
     rendered = ChatRenderer(byte_level()).render([SYSTEM, *ASKED], [ANSWERED])
 
-    assert rendered == ("<|system|>S</s><|user|>Hi</s><|assistant|>", ("Yo</s>",))
+    assert rendered == ("<|system|>S</s><|user|>Hi</s><|assistant|>", ("Yo</s>",), (None,))
 
 
 def test_nothing_stands_behind_the_eos_that_a_template_writes():
     rendered = ChatRenderer(chatml()).render(ASKED, [ANSWERED])
 
-    assert rendered == ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", ("Yo<|im_end|>",))
+    assert rendered == ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", ("Yo<|im_end|>",), (None,))
 
 
 def test_an_open_turn_of_the_assistant_is_continued():
@@ -32,7 +32,7 @@ def test_an_open_turn_of_the_assistant_is_continued():
 
     rendered = ChatRenderer(byte_level()).render(opened, [[{"role": "assistant", "content": "tial"}]])
 
-    assert rendered == ("<|user|>Hi</s><|assistant|>Par", ("tial</s>",))
+    assert rendered == ("<|user|>Hi</s><|assistant|>Par", ("tial</s>",), (None,))
 
 
 def test_an_answer_that_was_cut_off_gets_no_end_of_turn():
@@ -41,23 +41,21 @@ def test_an_answer_that_was_cut_off_gets_no_end_of_turn():
     assert rendered.completions == ("Yo", "Yo<|im_end|>")
 
 
-def test_completions_of_one_prompt_share_its_text():
+def test_an_answer_that_doesnt_follow_on_the_servers_prompt_costs_the_row():
     # This generation prompt opens a thought that a finished turn doesn't show.
     template = CHATML.replace("<|im_start|>assistant\\n", "<|im_start|>assistant\\n<think>\\n")
-    renderer = ChatRenderer(chatml(), template=template)
-    answers = ["Yo", "<b>", "\n"]
 
-    prompts = {renderer.render(ASKED, [[{"role": "assistant", "content": answer + "!"}]]).prompt for answer in answers}
-
-    assert prompts == {"<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"}
+    with pytest.raises(RejectedRowError, match=r"prompt_not_served.*<think>.*enable_thinking"):
+        ChatRenderer(chatml(), template=template).render(ASKED, [ANSWERED])
 
 
-def test_several_turns_can_be_the_completion():
+def test_of_a_completion_of_several_turns_the_assistants_are_told_apart():
     answer = [*ANSWERED, {"role": "user", "content": "More"}, *ANSWERED]
 
-    assert ChatRenderer(byte_level()).render(ASKED, [answer]).completions == (
-        "Yo</s><|user|>More</s><|assistant|>Yo</s>",
-    )
+    rendered = ChatRenderer(byte_level()).render(ASKED, [answer])
+
+    assert rendered.completions == ("Yo</s><|user|>More</s><|assistant|>Yo</s>",)
+    assert [rendered.completions[0][slice(*span)] for span in rendered.spans[0]] == ["Yo</s>", "Yo</s>"]
 
 
 def test_tools_and_arguments_reach_the_template():
@@ -71,7 +69,7 @@ def test_tools_and_arguments_reach_the_template():
 
 
 def test_plain_text_is_left_as_it_is():
-    assert ChatRenderer(byte_level()).render("Hi ", [" Yo"]) == ("Hi ", (" Yo",))
+    assert ChatRenderer(byte_level()).render("Hi ", [" Yo"]) == ("Hi ", (" Yo",), (None,))
 
 
 def test_messages_need_a_template():
@@ -89,7 +87,7 @@ def test_a_template_that_fails_costs_the_row(template):
 
 
 def test_a_template_that_drops_the_answer_costs_the_row():
-    with pytest.raises(RejectedRowError, match="template_error"):
+    with pytest.raises(RejectedRowError, match=r"text_not_rendered: message 2 \(assistant\).*leaves out 'Yo'"):
         ChatRenderer(chatml(), template="{{ messages[0].content }}").render(ASKED, [ANSWERED])
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from stages.text.encoding import encode_row, encode_rows
+from stages.text.encoding import encode_each, encode_row, encode_rows, with_single_ends
 from tests.material import SHARED, needs_shared
 from tests.text.tiny_tokenizers import byte_level, chatml, with_space_in_front
 
@@ -128,3 +128,57 @@ def test_a_bare_prompt_has_no_completion():
 
 def test_no_rows_are_no_rows():
     assert encode_rows(TOKENIZERS["byte_level"], prompts=[], completions=[], are_complete=[]) == []
+
+
+def test_a_templated_text_has_one_bos_and_ends_at_its_eos():
+    tokenizer = TOKENIZERS["byte_level"]
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    (own,) = tokenizer(["the world"], add_special_tokens=False)["input_ids"]
+    (ids,) = tokenizer(["<s>the world</s>\n"], add_special_tokens=False)["input_ids"]
+
+    # The tokenizer puts its own around the text.
+    assert with_single_ends(tokenizer, "<s>the world</s>\n", [bos, *ids, eos]) == [bos, *own, eos]
+    assert with_single_ends(tokenizer, "the world", [bos, *own, eos]) == [bos, *own, eos]
+
+
+def test_a_bos_that_nobody_sends_isnt_added():
+    rows = {"prompts": ["a", "<s>a", ""], "completions": ["b"] * 3, "are_complete": [True] * 3}
+
+    bare, templated, empty = encode_rows(TOKENIZERS["byte_level"], **rows, bos="as_served")
+
+    assert bare.prompt_ids == templated.prompt_ids[1:]
+    assert not bare.starts_with_bos
+    # Without a token in front, nothing would predict the first one of the completion.
+    assert empty.starts_with_bos
+
+
+def test_another_control_token_at_the_end_is_an_end():
+    tokenizer = TOKENIZERS["byte_level"]
+
+    row = encode_row(tokenizer, prompt="a", completion="b<|user|>")
+
+    assert row.completion_ids[-1] == tokenizer.convert_tokens_to_ids("<|user|>")
+
+
+class _Slow:
+    """A tokenizer that gives no offsets."""
+
+    is_fast = False
+
+    def __init__(self):
+        self.tokenizer = TOKENIZERS["byte_level"]
+
+    def __getattr__(self, name):
+        return getattr(self.tokenizer, name)
+
+    def __call__(self, *texts, **options):
+        return self.tokenizer(*texts, **options)
+
+
+def test_a_slow_tokenizer_costs_the_row_that_needs_offsets_and_no_other():
+    apart, merged = encode_each(
+        _Slow(), prompts=["what?", "the wor"], completions=[" a city", "ld is"], are_complete=[True, True]
+    )
+
+    assert apart.completion_ids
+    assert merged.reason == "no_offsets"

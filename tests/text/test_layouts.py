@@ -200,3 +200,14 @@ def test_identity_follows_from_what_was_given():
     assert plain.row_id("c") == same.row_id("c")
     assert plain.prompt_id() == same.prompt_id() != with_tools.prompt_id()
     assert plain.pair_id() is None
+
+
+@pytest.mark.parametrize("speaker", ["assistant", "Assistant", "GPT", "model", " bot "])
+@pytest.mark.parametrize("keys", [("role", "content"), ("from", "value")])
+def test_an_assistant_by_any_name_answers(speaker, keys):
+    turns = [dict(zip(keys, turn, strict=True)) for turn in (("HUMAN", "Name a fruit."), (speaker, "Apple."))]
+
+    found = read_feedback({"messages": turns})
+
+    assert found.prompt == [{"role": "user", "content": "Name a fruit."}]
+    assert found.completions == ([{"role": "assistant", "content": "Apple."}],)

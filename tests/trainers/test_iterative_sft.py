@@ -116,10 +116,11 @@ def test_tokens_that_a_mask_leaves_out_are_not_learned(tmp_path):
     trainer = iterative_trainer(tmp_path, per_device_train_batch_size=1)
     seen = batches_of(trainer)
 
-    trainer.step([torch.tensor([5, 6, 7])], attention_mask=[torch.tensor([0, 1, 1])])
+    trainer.step([torch.tensor([5, 6, 7, 8])], attention_mask=[torch.tensor([0, 1, 0, 1])])
 
-    assert seen[0]["labels"] == [[IGNORED, 6, 7]]
-    assert seen[0]["attention_mask"] == [[0, 1, 1]]
+    # What pads a row is left out of it: its first token would else be predicted from padding.
+    assert seen[0]["labels"] == [[6, IGNORED, 8]]
+    assert seen[0]["attention_mask"] == [[1, 0, 1]]
 
 
 def test_an_encoder_decoder_learns_answers_of_their_own_length(tmp_path):
@@ -352,3 +353,29 @@ def test_rows_that_cannot_be_used_are_refused(tmp_path, call, message):
     with pytest.raises(ValueError, match=message):
         trainer.step(**call)
     assert trainer.num_calls == 0
+
+
+# ---- padding and ends ----
+
+
+@pytest.mark.parametrize("on_left", [True, False])
+def test_padding_changes_no_loss(tmp_path, on_left):
+    pad = torch.zeros(3, dtype=torch.long)
+    rows, masks = [], []
+    for row in ROWS:
+        parts = [pad, row] if on_left else [row, pad]
+        rows.append(torch.cat(parts))
+        masks.append(
+            torch.cat([torch.zeros(3), torch.ones(len(row))] if on_left else [torch.ones(len(row)), pad]).long()
+        )
+
+    padded = made(tmp_path / "a").step(rows, masks, [row.clone() for row in rows])
+    bare = made(tmp_path / "b").step(ROWS)
+
+    assert padded["num_tokens"] == bare["num_tokens"]
+    assert padded["loss"] == pytest.approx(bare["loss"], rel=1e-6)
+
+
+def test_a_row_of_padding_alone_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="row 0, found an attention_mask that leaves out all"):
+        made(tmp_path).step([torch.tensor([3, 4])], [torch.tensor([0, 0])])

@@ -58,12 +58,17 @@ def test_an_embedding_has_the_same_bits_whatever_its_neighbours(minilm, kind):
 
 
 @pytest.mark.parametrize("kind", ["sentence_transformers", "transformers"])
-def test_text_beyond_the_limit_changes_nothing(minilm, kind):
-    encoder = load_encoder(minilm, kind=kind, max_length=6, device=CPU)
+@pytest.mark.parametrize(
+    ("keep", "read"),
+    [("end", "three four five six"), ("start", "one two three four"), ("both_ends", "one two five six")],
+)
+def test_of_a_text_beyond_the_limit_the_part_asked_for_is_read(minilm, kind, keep, read):
+    encoder = load_encoder(minilm, kind=kind, max_length=6, device=CPU, keep=keep)
 
-    embeddings = encoder.embed(["one two three four", "one two three four five six"], batch_size=1)
+    embeddings = encoder.embed([read, "one two three four five six"], batch_size=1)
 
     assert np.array_equal(embeddings[0], embeddings[1])
+    assert [cut.is_cut for cut in encoder.tokenize([read, "one two three four five six"])] == [False, True]
 
 
 def test_a_plain_encoder_has_no_modules_to_run(minilm, tmp_path):

@@ -1,5 +1,6 @@
 """A training as a stage of the graph: going on after a kill, and what it leaves behind."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pandas as pd
 
 from stages.contracts.files import write_json, write_text
 from stages.models.pointer import fingerprint, read_pointer, tokenizer_fingerprint, write_lineage, write_pointer
+from stages.text.serving import Serving, with_defaults
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from stages.trainers.core.processes import whole_weights
@@ -35,7 +37,9 @@ def write_curves(trainer: FeedbackTrainer, plots: Path, metrics: Path, **facts: 
     write_json(metrics, {"method": trainer.method, "steps": trainer.state.global_step, **facts, **ends})
 
 
-def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **facts: Any) -> None:
+def write_model(
+    trainer: FeedbackTrainer, folder: Path, base_model: Path, *, serving: Serving | None = None, **facts: Any
+) -> None:
     """Write what was trained: weights or adapter, tokenizer, lineage with `facts`, and the model's page.
 
     All processes of a training call it together, as `write_curves`; the first one writes.
@@ -44,6 +48,7 @@ def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **fact
         trainer: after training.
         folder: folder to write.
         base_model: `base_model` artifact that training started from.
+        serving: how the rows were rendered and where they end, if otherwise than the base model's.
         facts: finite JSON values for the lineage.
     """
     spread: Any = getattr(trainer, "model_wrapped", trainer.model)
@@ -57,15 +62,32 @@ def write_model(trainer: FeedbackTrainer, folder: Path, base_model: Path, **fact
         # Else peft writes the folder that the base was read from, which on another machine is another one, and the
         # names of layers in the order of a set, which changes from process to process.
         adapter.target_modules = sorted(adapter.target_modules)
-        adapter.base_model_name_or_path = pointer.repository or pointer.path or base_model.name
+        adapter.base_model_name_or_path = pointer.repository or pointer.path or base_model.as_posix()
         if adapter.modules_to_save:
             adapter.modules_to_save = sorted(adapter.modules_to_save)
     # The vocabulary is the base's; to find that out by itself, peft would ask the hub.
     model.save_pretrained(folder, state_dict=weights, **({"save_embedding_layers": False} if adapters else {}))
     tokenizer: Any = trainer.processing_class
-    tokenizer.save_pretrained(folder)
+    _write_serving(tokenizer, model, folder, serving or {})
     write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), **facts)
     write_text(folder / "README.md", trainer.card(base_model=pointer.repository))
+
+
+def _write_serving(tokenizer: Any, model: Any, folder: Path, serving: Serving) -> None:
+    """Write the tokenizer, with the template that rows were rendered by, and the tokens at which generation stops."""
+    own: Any = serving.get("chat_template", tokenizer.chat_template)
+    arguments = serving.get("template_arguments", {})
+    if isinstance(own, str):
+        own = with_defaults(own, arguments)
+    elif isinstance(own, dict):
+        own = {name: with_defaults(text, arguments) for name, text in own.items()}
+    tokenizer.chat_template = own
+    tokenizer.save_pretrained(folder)
+    config = getattr(model, "generation_config", None)
+    if config is not None and "stop_tokens" in serving:
+        config = copy.deepcopy(config)
+        config.eos_token_id = sorted({tokenizer.convert_tokens_to_ids(token) for token in serving["stop_tokens"]})
+        config.save_pretrained(folder)
 
 
 def write_base_pointer(model: Path, base_model: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from stages.losses.sft import IGNORED
+from stages.text.encoding import with_single_ends
 from stages.text.truncation import TruncationMode
 from stages.trainers.core.fields import check_choice
 
@@ -74,6 +75,7 @@ class StepRows(NamedTuple):
         name = "labels" if texts is None else "texts_labels"
         _check_alike(ids, targets, name, only_rows=self.is_encoder_decoder)
         columns = {"input_ids": ids, "attention_mask": masks, "labels": targets}
+        columns = self._without_padding(columns)
         return {name: [self._cut(row) for row in column] for name, column in columns.items()}
 
     def _encoded(self, texts: Any, name: str, *, are_labels: bool = False) -> IdLists:
@@ -81,7 +83,20 @@ class StepRows(NamedTuple):
             raise ValueError(f"expected {name} as a list of texts, found {type(texts).__name__} {texts!r:.60}")
         as_targets = are_labels and self.is_encoder_decoder
         encoded = self.tokenizer(**{"text_target" if as_targets else "text": list(texts)}, truncation=False)
-        return _id_lists(encoded["input_ids"], name)
+        ids = _id_lists(encoded["input_ids"], name)
+        return [with_single_ends(self.tokenizer, text, row) for text, row in zip(texts, ids, strict=True)]
+
+    def _without_padding(self, columns: dict[str, IdLists]) -> dict[str, IdLists]:
+        """The columns without what a mask leaves out at either end of a row: padding is the collator's to make."""
+        ends = []
+        for index, mask in enumerate(columns["attention_mask"]):
+            kept = [place for place, is_there in enumerate(mask) if is_there]
+            if not kept:
+                raise ValueError(f"expected tokens in row {index}, found an attention_mask that leaves out all of them")
+            ends.append(slice(kept[0], kept[-1] + 1))
+        of_row = ("input_ids", "attention_mask") if self.is_encoder_decoder else tuple(columns)
+        cut = {name: [row[end] for row, end in zip(columns[name], ends, strict=True)] for name in of_row}
+        return {**columns, **cut}
 
     def _cut(self, row: list[int]) -> list[int]:
         if self.max_length is None or len(row) <= self.max_length:

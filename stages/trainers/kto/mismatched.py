@@ -3,7 +3,7 @@
 import numpy as np
 from datasets import Dataset
 
-from stages.rows.mismatched import mismatched, partners
+from stages.rows.mismatched import mismatched, mismatched_spans, partners
 from stages.rows.raw import MISMATCHED
 
 _ORDER_SEED = 0
@@ -30,7 +30,10 @@ def with_mismatched_rows(rows: Dataset, name: str) -> Dataset:
         found = partners(prompts, order)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
-    columns = {"input_ids": mismatched(ids, lengths, found), "prompt_length": lengths}
+    made = mismatched(ids, lengths, found)
+    columns = {"input_ids": made, "prompt_length": lengths}
+    if "spans" in rows.column_names:
+        columns["spans"] = mismatched_spans(rows["spans"][:], made, lengths, found)
     for column, values in columns.items():
         rows = rows.add_column(f"{MISMATCHED}{column}", values)
     return rows

@@ -139,7 +139,7 @@ class SFTData:
         rows, left_out = reader.read(dataset, name=name)
         was_encoded = not self.reads_texts and is_encoded(dataset)
         if not was_encoded and not reader.completions_only and "prompt_length" in rows.column_names:
-            rows = rows.remove_columns("prompt_length")
+            rows = rows.remove_columns([name for name in ("prompt_length", "spans") if name in rows.column_names])
         if "weight" in rows.column_names and (set(rows.unique("weight")) == {1.0}):
             rows = rows.remove_columns("weight")
         if self.packing:

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from stages.rows.raw import LeftOut, is_encoded
+from stages.rows.raw import LeftOut, is_encoded, without_needless_spans
 from stages.text.chat_template import ChatRenderer
-from stages.text.encoding import encode_row
+from stages.text.encoding import encode_row, with_single_ends
 from stages.text.layouts import Feedback, Text, read_feedback
+from stages.text.normal_form import flat
 from stages.text.reasons import RejectedRowError
 from stages.text.truncation import truncate_together
 
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 FormattingFunction = Callable[[Mapping[str, Any]], Any]
 
-_ENCODED = ("row_id", "input_ids", "labels", "position_ids", "attention_mask", "prompt_length", "weight")
+_ENCODED = ("row_id", "input_ids", "labels", "position_ids", "attention_mask", "prompt_length", "spans", "weight")
 # A row that can't be learned from is left out and counted; anything else wrong with a row is the caller's to mend.
 _LEFT_OUT = ("no_room_for_completion", "no_prompt_token", "empty_completion", "empty_prompt")
 _CONVERSATIONS = ("messages", "conversations", "prompt", "chosen")
@@ -131,7 +132,8 @@ class SFTRowReader(NamedTuple):
         num_cut = sum(encoded["is_cut"])
         if num_cut:
             logger.warning("%s: cut %d of %d rows to %s tokens", name, num_cut, len(encoded), self.max_length)
-        return encoded.remove_columns(["left_out", "is_cut"]), counts
+        rows = encoded.remove_columns(["left_out", "is_cut"])
+        return (rows if is_text else without_needless_spans(rows)), counts
 
 
 def encode_texts(
@@ -156,7 +158,8 @@ def encode_texts(
     ends = [tokenizer.eos_token_id] if reader.appends_eos and tokenizer.eos_token_id is not None else []
     cells = []
     for text, ids in zip(texts, encoded["input_ids"], strict=True):
-        whole = [*ids, *(ends if ids[-1:] != ends else [])]
+        own = with_single_ends(tokenizer, text, ids)
+        whole = [*own, *(ends if own[-1:] != ends else [])]
         kept = whole[: reader.max_length]
         cells.append((kept, len(kept) < len(whole), "" if text.strip() else "empty_text"))
     return dict(zip(("input_ids", "is_cut", "left_out"), map(list, zip(*cells, strict=True)), strict=True))
@@ -165,34 +168,34 @@ def encode_texts(
 def encode_conversations(
     rows: Mapping[str, Sequence[Any]], indices: Sequence[int], *, reader: SFTRowReader
 ) -> dict[str, list[Any]]:
-    """The same of conversations and of prompts with completions, with `prompt_length` and `weight`.
+    """The same of conversations and of prompts with completions, with `prompt_length`, `spans` and `weight`.
 
     Raises:
         ValueError: a row can't be read, or there is no chat template for it.
     """
     tokenizer: Any = reader.tokenizer
     renderer = ChatRenderer(tokenizer)
-    cells: list[tuple[list[int], int, bool, float, str]] = []
+    cells: list[tuple[list[int], int, list[int], bool, float, str]] = []
     for position, index in enumerate(indices):
         raw = {column: values[position] for column, values in rows.items()}
         try:
             feedback = read_feedback(raw)
             if feedback.label is False:
-                cells.append(([], 0, False, 1.0, "undesired"))
+                cells.append(([], 0, [0, 0], False, 1.0, "undesired"))
             else:
                 cells.append((*_encode_conversation(feedback, renderer, reader), feedback.weight, ""))
         except RejectedRowError as rejected:
             if rejected.reason not in _LEFT_OUT:
                 raise ValueError(f"row {index}: {rejected.detail}") from None
-            cells.append(([], 0, False, 1.0, rejected.reason))
-    names = ("input_ids", "prompt_length", "is_cut", "weight", "left_out")
+            cells.append(([], 0, [0, 0], False, 1.0, rejected.reason))
+    names = ("input_ids", "prompt_length", "spans", "is_cut", "weight", "left_out")
     return dict(zip(names, map(list, zip(*cells, strict=True)), strict=True))
 
 
 def _encode_conversation(
     feedback: Feedback, renderer: ChatRenderer, reader: SFTRowReader
-) -> tuple[list[int], int, bool]:
-    """Ids, length of the prompt, and whether they were cut."""
+) -> tuple[list[int], int, list[int], bool]:
+    """Ids, length of the prompt, what of the completion the assistant said, and whether they were cut."""
     if not feedback.completions:
         raise RejectedRowError("empty_completion", "expected an answer of the assistant, found none")
     text = renderer.render(
@@ -206,13 +209,16 @@ def _encode_conversation(
         prompt=text.prompt,
         completion=text.completions[0],
         is_complete=feedback.are_complete[0] and reader.appends_eos,
+        spans=flat(text.spans[0]),
     )
     if reader.completions_only:
         cut = truncate_together([row], max_length=reader.max_length)[0]
-        return cut.input_ids, cut.prompt_length, cut.truncated
+        spans = [0, len(cut.input_ids) - cut.prompt_length] if cut.spans is None else cut.spans
+        return cut.input_ids, cut.prompt_length, spans, cut.truncated
     ids = [*row.prompt_ids, *row.completion_ids]
     kept = ids[: reader.max_length]
-    return kept, min(len(row.prompt_ids), len(kept)), len(kept) < len(ids)
+    length = min(len(row.prompt_ids), len(kept))
+    return kept, length, [0, len(kept) - length], len(kept) < len(ids)
 
 
 def _as_turns(text: Text, role: str) -> Text:

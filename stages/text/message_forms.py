@@ -1,0 +1,146 @@
+"""The shapes in which one conversation can be handed to a chat template.
+
+Templates differ in what they read: the arguments of a call as an object or as JSON text, an answer of calls alone
+with empty content or with none, thoughts in a field or between tags, instructions under the role `system` or
+`developer`, content as text or as a list of parts. What was said is the same in all of them, so they are tried in
+order, the log's own first, until one is rendered whole.
+"""
+
+import itertools
+import json
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+from stages.text.layouts import Messages
+from stages.text.marks import REASONING_FIELD
+
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+_KNOWN_ROLES = {"developer": "system", "function": "tool"}
+
+
+class Form(NamedTuple):
+    """One shape of a conversation; the defaults are the first to be tried."""
+
+    arguments: Literal["object", "text"] = "object"
+    """How the arguments of calls are given."""
+    no_content: Literal["empty", "null", "absent"] = "empty"
+    """What stands for the content of an answer of calls alone."""
+    reasoning: Literal["field", "tags"] = "field"
+    """Where thoughts stand."""
+    roles: Literal["given", "known"] = "given"
+    """Whether `developer` is named `system`, and `function` is named `tool`."""
+    content: Literal["text", "parts"] = "text"
+    """Whether content is text or a list of parts."""
+
+    def said(self) -> list[str]:
+        """What a reader of the run should know of it; the other choices only spell the same thing."""
+        return ["roles_renamed"] if self.roles == "known" else []
+
+
+def canonical(messages: Messages) -> Messages:
+    """The first shape: thoughts in one field, arguments as objects, calls as functions, and no empty list of calls."""
+    return [_canonical(message) for message in messages]
+
+
+def _canonical(message: dict[str, Any]) -> dict[str, Any]:
+    thoughts = next((message[name] for name in _REASONING_FIELDS if isinstance(message.get(name), str)), None)
+    names = ("tool_calls", *(_REASONING_FIELDS if thoughts is not None else ()))
+    result = {name: value for name, value in message.items() if name not in names}
+    if thoughts is not None and thoughts.strip():
+        result[REASONING_FIELD] = thoughts
+    if calls := message.get("tool_calls"):
+        result["tool_calls"] = [_call(call) for call in (calls if isinstance(calls, list) else [calls])]
+    return result
+
+
+def _call(call: Any) -> Any:
+    if not isinstance(call, dict):
+        return call
+    if not isinstance(call.get("function"), dict) and "name" in call:
+        own = {name: value for name, value in call.items() if name not in ("name", "arguments", "parameters")}
+        arguments = call.get("arguments", call.get("parameters"))
+        call = {"type": "function", **own, "function": {"name": call["name"], "arguments": arguments}}
+    function = call.get("function")
+    if not isinstance(function, dict):
+        return call
+    return {**call, "function": {**function, "arguments": _as_object(function.get("arguments"))}}
+
+
+def _as_object(arguments: Any) -> Any:
+    if arguments is None:
+        return {}
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        found = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+    return found if isinstance(found, dict) else arguments
+
+
+def forms_of(messages: Messages, template: str) -> Iterator[Form]:
+    """The forms that make a difference to these messages under a template, the first one first.
+
+    Args:
+        messages: the whole conversation, in its first shape.
+        template: Jinja text.
+    """
+    answers = [message for message in messages if message["role"] == "assistant"]
+    calls = [call for message in answers for call in message.get("tool_calls", [])]
+    choices: list[tuple[Any, ...]] = [
+        ("object", "text") if calls else ("object",),
+        ("empty", "null", "absent") if any(_says_calls_alone(message) for message in answers) else ("empty",),
+        # Tags are the template's to know; between tags of our own, thoughts would be words of the answer.
+        ("field", "tags")
+        if "</think>" in template and any(REASONING_FIELD in message for message in answers)
+        else ("field",),
+        ("given", "known") if any(message["role"] in _KNOWN_ROLES for message in messages) else ("given",),
+        ("text", "parts") if "type" in template and "text" in template else ("text",),
+    ]
+    # Roles that the log names are kept as long as any other choice renders them.
+    product = itertools.product(*reversed(choices))
+    for found in sorted(product, key=lambda form: (form[1] == "known", form[0] == "parts")):
+        yield Form(*reversed(found))
+
+
+def in_form(messages: Messages, form: Form) -> Messages:
+    """`messages`, which are in their first shape, in another one."""
+    return [_in_form(message, form) for message in messages]
+
+
+def _in_form(message: dict[str, Any], form: Form) -> dict[str, Any]:
+    result = dict(message)
+    if form.roles == "known":
+        result["role"] = _KNOWN_ROLES.get(message["role"], message["role"])
+    if form.reasoning == "tags" and REASONING_FIELD in message:
+        result["content"] = f"<think>\n{result.pop(REASONING_FIELD).strip()}\n</think>\n\n{message['content']}"
+    if form.no_content != "empty" and _says_calls_alone(result):
+        result["content"] = None
+        if form.no_content == "absent":
+            del result["content"]
+    if form.arguments == "text" and "tool_calls" in message:
+        result["tool_calls"] = [_with_text(call) for call in message["tool_calls"]]
+    return result
+
+
+def as_parts(messages: Messages, form: Form) -> Messages:
+    """`messages` with content as parts if the form has it so; the last step, behind marks."""
+    if form.content == "text":
+        return messages
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
+
+
+def _says_calls_alone(message: dict[str, Any]) -> bool:
+    return bool(message.get("tool_calls")) and message.get("content") == ""
+
+
+def _with_text(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), dict):
+        return call
+    return {**call, "function": {**function, "arguments": json.dumps(function["arguments"], ensure_ascii=False)}}

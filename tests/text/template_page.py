@@ -1,0 +1,82 @@
+"""The page docs/templates.md: what becomes of each kind of conversation under each shape of template.
+
+python -m tests.text.template_page > docs/templates.md
+"""
+
+from collections import Counter
+
+from tests.text.chat_templates import SHAPES, TALKS
+from tests.text.test_template_matrix import outcome
+
+_SIGNS = {
+    "right": "yes",
+    "text_not_rendered": "leaves out",
+    "text_misplaced": "moves",
+    "template_error": "refuses",
+    "prompt_not_served": "other prompt",
+}
+_REASONS = {
+    "text_not_rendered": (
+        "leaves out a text: a role, a call, a thought",
+        "name the role, log the call as `tool_calls` and the thought as `reasoning_content`, or give a template",
+    ),
+    "text_misplaced": (
+        "changes, repeats or moves a text",
+        "give a template that writes each text once, as it is, in order",
+    ),
+    "template_error": (
+        "refuses the conversation",
+        "change its turns, or give a template that takes them",
+    ),
+    "prompt_not_served": (
+        "goes on otherwise than from the prompt that a server sends, as where that opens a thought",
+        "log the thought, or set `template_arguments` as the server does (`enable_thinking: false`)",
+    ),
+    "unclear_turns": (
+        "doesn't show where a call inside a completion begins and ends",
+        "log each answer as a row of its own",
+    ),
+}
+_BEGIN = """# Chat templates
+
+Prompt and completion of a row are made by the chat template of the model, or by `normalization.chat_template`. A row is
+kept only if every text of every message stands in them once, in order, on its side; the prompt is what a server sends,
+to the byte; and the completion ends with the token at which generation stops. Otherwise it is rejected with one of
+these reasons, the message that went missing, and a way out:
+
+"""
+_EXPLANATION = """
+What was said can be handed to a template in several shapes, which are tried in order, the log's own first: arguments of
+calls as objects or as JSON text; no content beside calls as empty text, null or absent; thoughts in a field or, where
+the template knows them, between tags; content as text or as parts. Where the template knows neither `developer` nor
+`function`, they are named `system` and `tool`, and `roles_renamed` in the metrics counts these rows.
+
+In a completion of several turns, `spans` of `completions` and `tokens` hold the assistant's own words: what users and
+tools said between them is read, and no loss and no log-probability counts it. A prompt whose template forgets what the
+assistant thought in earlier turns is rejected, unless `normalization.earlier_thoughts` is `as_served`. The template,
+its arguments as defaults and its end of turn are saved with the policy.
+
+## Shapes and kinds
+
+Made by `python -m tests.text.template_page` from the templates and conversations of the tests; no cell is wrong.
+"""
+
+
+def page() -> str:
+    """Text of the page."""
+    found = {name: {kind: outcome(shape, talk) for kind, talk in TALKS.items()} for name, shape in SHAPES.items()}
+    counts = Counter("right" if cell == "right" else "rejected" for row in found.values() for cell in row.values())
+    head = ["kind", *(name.replace("_", " ") for name in SHAPES)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for kind in TALKS:
+        cells = [_SIGNS.get(found[name][kind], found[name][kind]) for name in SHAPES]
+        lines.append(f"| {' | '.join([kind.replace('_', ' '), *cells])} |")
+    total = sum(counts.values())
+    summary = f"Of {total} cells, {counts['right']} are right and {counts['rejected']} rejected."
+    reasons = [f"| `{name}` | {what} | {advice} |" for name, (what, advice) in _REASONS.items()]
+    table = "\n".join(["| reason | what the template does | way out |", "|---|---|---|", *reasons])
+    return "\n".join([_BEGIN + table, _EXPLANATION, summary, "", *lines, ""])
+
+
+if __name__ == "__main__":
+    print(page(), end="")
