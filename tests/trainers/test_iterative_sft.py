@@ -369,8 +369,8 @@ def test_padding_changes_no_loss(tmp_path, on_left):
             torch.cat([torch.zeros(3), torch.ones(len(row))] if on_left else [torch.ones(len(row)), pad]).long()
         )
 
-    padded = made(tmp_path / "a").step(rows, masks, [row.clone() for row in rows])
-    bare = made(tmp_path / "b").step(ROWS)
+    padded = iterative_trainer(tmp_path / "a").step(rows, masks, [row.clone() for row in rows])
+    bare = iterative_trainer(tmp_path / "b").step(ROWS)
 
     assert padded["num_tokens"] == bare["num_tokens"]
     assert padded["loss"] == pytest.approx(bare["loss"], rel=1e-6)
@@ -378,4 +378,4 @@ def test_padding_changes_no_loss(tmp_path, on_left):
 
 def test_a_row_of_padding_alone_is_refused(tmp_path):
     with pytest.raises(ValueError, match="row 0, found an attention_mask that leaves out all"):
-        made(tmp_path).step([torch.tensor([3, 4])], [torch.tensor([0, 0])])
+        iterative_trainer(tmp_path).step([torch.tensor([3, 4])], [torch.tensor([0, 0])])
