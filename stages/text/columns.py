@@ -34,9 +34,35 @@ _BASES = frozenset(
     | {"summary", "human_ref", "result", "assistant", "model_output", "model_response", "message", "continuation"}
 )
 _FIRST = {"a": "b", "1": "2", "0": "1", "left": "right", "first": "second"}
-_UPS = ("up", "ups", "upvotes", "upvote", "thumbs_up", "thumbsup", "likes", "like", "num_up", "num_upvotes", "votes_up")
+_UPS = (
+    "up",
+    "ups",
+    "upvotes",
+    "upvote",
+    "thumbs_up",
+    "thumbsup",
+    "likes",
+    "like",
+    "liked",
+    "upvoted",
+    "num_up",
+    "num_upvotes",
+    "votes_up",
+)
 _DOWNS = (
-    *("down", "downs", "downvotes", "downvote", "thumbs_down", "thumbsdown", "dislikes", "dislike", "num_down"),
+    *(
+        "down",
+        "downs",
+        "downvotes",
+        "downvote",
+        "thumbs_down",
+        "thumbsdown",
+        "dislikes",
+        "dislike",
+        "disliked",
+        "downvoted",
+        "num_down",
+    ),
     *("num_downvotes", "votes_down"),
 )
 _WINNERS = ("winner", "preference", "preferred", "choice", "better", "better_response_id", "verdict", "label", "labels")
@@ -376,7 +402,8 @@ class _Judge:
         texts = [pair for pair in found if self.columns[pair[0]].texts + self.columns[pair[0]].objects]
         is_named = named[0] is not None and named[1] is not None
         if is_named and named[0] and named[1]:
-            winner = self._winner(is_sided=_side_of(names.canonical(named[0])) is not None)
+            is_said = "winner" in self.names or "label" in self.names
+            winner = self._winner(is_sided=is_said or _side_of(names.canonical(named[0])) is not None)
             return (named[0], named[1]) if winner else None, winner
         if self._has("chosen") and self._has("rejected"):
             winner = self._winner(is_sided=False)
@@ -403,13 +430,13 @@ class _Judge:
             wanted = [name for name in spelled if name in _WINNERS or names.is_vote(name)]
             if not is_sided:
                 wanted = [name for name in wanted if self.columns[spelled[name]].beside_pair]
-            sided = [name for name in wanted if not _SIDES.fullmatch(name) and not self.columns[spelled[name]].texts]
+            sided = [name for name in wanted if not _SIDES.fullmatch(name) and self._is_word(name, spelled[name])]
             ranked = sorted(sided, key=lambda name: (_WINNERS.index(name) if name in _WINNERS else 99, name))
             chosen = spelled[ranked[0]] if ranked else None
         if chosen is None or chosen not in self.columns:
             return None
         words = self.columns[chosen].values if is_sided else self.columns[chosen].beside_pair
-        if not is_sided and set(words) <= {"1", "True", "true", "chosen", "1.0"}:
+        if set(words) <= {"1", "True", "true", "chosen", "1.0"} and (not is_sided or self._has("chosen")):
             # It says of every row that the chosen answer is better.
             return None
         if not is_sided and not self.settings.winners:
@@ -420,6 +447,10 @@ class _Judge:
             return None
         self.read.add(chosen)
         return chosen
+
+    def _is_word(self, name: str, column: str) -> bool:
+        """Whether a column may say in a word which of two answers is better."""
+        return name in _WINNERS or not self.columns[column].texts
 
     def _places(
         self, pair: tuple[str, str] | None, winner: str | None
@@ -560,7 +591,13 @@ class _Judge:
 
     def _one_vote(self, name: str) -> None:
         column = self.columns[name]
-        is_one_sided = names.canonical(name) in (*_UPS, *_DOWNS) and set(column.values) - {"up", "down"}
+        is_one_sided = names.canonical(name) in (*_UPS, *_DOWNS) and set(column.values) - {
+            "up",
+            "down",
+            "True",
+            "true",
+            "1",
+        }
         if column.clear == column.rows and not is_one_sided:
             self._take("label", name, f"its values are votes: {column.shown()}")
             return

@@ -47,6 +47,7 @@ from stages.text.votes import (
 Unrated = Literal["refuse", "demonstrations"]
 VoteWeight = Literal["as_given", "counted"]
 _ANSWERS = ("completion", "chosen", "rejected", "messages", "conversations")
+_NO_ANSWER = frozenset({"unknown_layout", "empty_prompt", "empty_completion"})
 _EVENT_KINDS = ("event", "event_type", "action", "type", "operation", "status")
 
 
@@ -196,6 +197,7 @@ class FeedbackLog:
             ValueError: a file is of an unknown kind or damaged.
         """
         self.ledger.records.clear()
+        self.ledger.other_scores.clear()
         index = 0
         for logged, votes in self._voted(progress):
             events = []
@@ -230,7 +232,11 @@ class FeedbackLog:
         shape = survey.shape()
         names = {shape.names.get(name, name) for name in _ANSWERS}
         self._is_apart |= bool(shape.conversation and shape.turn) or not shape.has_answers
-        self._is_apart |= survey.has_rows_without(names | set(shape.pair or ()))
+        asked = (names - {shape.names.get("completion", "completion")}) | {
+            shape.names.get("prompt", "prompt"),
+            *shape.parts,
+        }
+        self._is_apart |= any(survey.has_rows_without(held | set(shape.pair or ())) for held in (names, asked))
         return shape
 
     def _is_mapped(self) -> bool:
@@ -326,10 +332,7 @@ class FeedbackLog:
         try:
             feedback = self._feedback(item, vote)
         except RejectedRowError as error:
-            if error.reason == "unknown_label":
-                self.ledger.unknown_labels[str(unwrapped(vote.value))[:80]] += 1
-            elif error.reason == "no_label" and vote.rater is not None:
-                self._take_back(index, item, vote, logged)
+            self._note_unusable(error, index, logged, item, vote)
             return
         ballot = ballot_of(feedback)
         if feedback.label is not None:
@@ -347,6 +350,15 @@ class FeedbackLog:
             self.ballots.repeat(index)
         else:
             self.ballots.add(index, ballot, weight)
+
+    def _note_unusable(self, error: RejectedRowError, index: int, logged: LoggedRow, item: Item, vote: _Vote) -> None:
+        if error.reason == "unknown_label":
+            self.ledger.unknown_labels[str(unwrapped(vote.value))[:80]] += 1
+        elif error.reason == "no_label" and vote.rater is not None:
+            self._take_back(index, item, vote, logged)
+        elif error.reason in _NO_ANSWER and not is_no_vote(vote.value):
+            # A vote whose answer wasn't found makes no demonstrations of the answers that are there.
+            self._has_votes_apart = True
 
     def _cast_again(
         self, index: int, key: bytes, cast: Direction | None, vote: _Vote, logged: LoggedRow, *, weight: float = 1.0
@@ -433,6 +445,8 @@ class FeedbackLog:
     def _is_vote_alone(self, item: Item) -> bool:
         has_vote = not is_no_vote(item.cells.get("label")) or not is_missing(item.cells.get("up"))
         if not self.shape.has_answers:
+            return True
+        if has_vote and not any(name in item.cells for name in ("prompt", *_ANSWERS[1:])):
             return True
         return has_vote and not any(name in item.cells for name in _ANSWERS)
 
@@ -530,7 +544,6 @@ class FeedbackLog:
     ) -> Iterator[tuple[LoggedRow, list[tuple[Item | None, _Vote | None, RejectedRowError | None]]]]:
         """Each record with its answers, each with one of the votes on it."""
         answer = vote_number = 0
-        self._belonging.turns = {}
         for logged, items in self._items(progress):
             found: list[tuple[Item | None, _Vote | None, RejectedRowError | None]] = []
             for item in items:
