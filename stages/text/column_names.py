@@ -57,6 +57,7 @@ _VOTES = frozenset(
         "annotation",
         "emoji",
         "opinion",
+        *("good", "bad", "correct", "incorrect", "wrong", "acceptable", "accepted", "useful", "quality", "approve"),
     ]
 )
 # Behind a name of a vote these say that the column is about the vote, and isn't one.

@@ -17,7 +17,7 @@ from stages.text import column_names as names
 from stages.text.layouts import COLUMNS, as_json_value, is_conversation
 from stages.text.layouts import parse_conversation as parsed
 from stages.text.reasons import RejectedRowError
-from stages.text.votes import VoteWords, is_missing, is_no_vote, parse_vote, plain_scalar, unwrapped, word_of
+from stages.text.votes import DOWN, UP, VoteWords, is_missing, is_no_vote, parse_vote, plain_scalar, unwrapped, word_of
 
 Place = Literal["first", "second", "tie"]
 NONE = "none"
@@ -68,6 +68,7 @@ _DOWNS = (
 _WINNERS = ("winner", "preference", "preferred", "choice", "better", "better_response_id", "verdict", "label", "labels")
 _FROM_ZERO: Mapping[float, Place] = {0.0: "first", 1.0: "second"}
 _FROM_ONE: Mapping[float, Place] = {0.0: "tie", 1.0: "first", 2.0: "second"}
+_WORDS = (UP | DOWN) - {"yes", "no", "y", "n", "t", "f", "true", "false", "right", "positive", "negative", "neg", "pos"}
 _MAX_VALUES = 60
 _MAX_SIGNATURES = 2000
 _NO_TEXT = re.compile(r"\S*\d\S*|https?://\S+|\S+@\S+|[\d\s:.,+/TZ-]+", re.IGNORECASE)
@@ -132,6 +133,8 @@ class _Column:
     ids: int = 0
     clear: int = 0
     """Votes that can be read without a setting."""
+    words: int = 0
+    """Values that are words for votes, such as "up", whatever the column is called."""
     beside_pair: Counter[str] = field(default_factory=Counter)
     """Values in rows that have a chosen and a rejected answer."""
 
@@ -148,6 +151,7 @@ class _Column:
             self.values[text[:80]] += 1
         else:
             self.has_more = True
+        self.words += word_of(value) in _WORDS
         if spelling is not None:
             self.clear += _is_clear(value, spelling)
 
@@ -573,7 +577,7 @@ class _Judge:
         return up, down
 
     def _label(self, *, is_pair: bool) -> None:
-        votes = [name for name in self.columns if names.is_vote(name) and not self.settings.is_left_out(name)]
+        votes = [name for name in self.columns if self._is_vote(name) and not self.settings.is_left_out(name)]
         others = [name for name in votes if name not in self.read and name != "label"]
         if self._has("label") or is_pair or "rated" in self.names:
             self._other_votes(others, is_pair=is_pair)
@@ -589,6 +593,10 @@ class _Judge:
         (name,) = others
         self._one_vote(name)
 
+    def _is_vote(self, name: str) -> bool:
+        column = self.columns[name]
+        return names.is_vote(name) or (column.words == column.rows > 0 and not names.is_metadata(name))
+
     def _one_vote(self, name: str) -> None:
         column = self.columns[name]
         is_one_sided = names.canonical(name) in (*_UPS, *_DOWNS) and set(column.values) - {
@@ -598,7 +606,7 @@ class _Judge:
             "true",
             "1",
         }
-        if column.clear == column.rows and not is_one_sided:
+        if column.rows in (column.clear, column.words) and not is_one_sided:
             self._take("label", name, f"its values are votes: {column.shown()}")
             return
         settings = f"columns: {{label: {name}}} reads it as the vote, {{{name}: none}} leaves it out"

@@ -44,6 +44,11 @@ def test_a_column_named_like_a_vote_is_read_where_its_values_are_votes(reads, na
     assert any(name in sentence for sentence in found.counts["understood"])
 
 
+def test_words_for_votes_are_votes_whatever_their_column_is_called(reads):
+    assert list(reads([rated(0, pressed="up"), rated(1, pressed="down")]).votes().values()) == [True, False]
+    assert list(reads([rated(0, is_correct=True), rated(1, is_correct=False)]).votes().values()) == [True, False]
+
+
 @pytest.mark.parametrize("values", [["too long", "nice one"], [2, 5], [0.25, 0.5], ["A+", "C-"]])
 def test_a_column_named_like_a_vote_whose_values_are_unclear_stops(reads, values):
     with pytest.raises(ValueError, match=r"feedback is named like a vote and holds .*\{feedback: none\}"):
