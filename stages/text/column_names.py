@@ -1,5 +1,6 @@
 """What the names of columns say: which are votes, which identify somebody or something, which hold a time."""
 
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -273,18 +274,21 @@ _REFERENCES = (
 OWN_IDS = ("id", "uuid", "_id")
 
 
+@functools.lru_cache(maxsize=4096)
 def canonical(name: str) -> str:
     """A name in lower case, its words joined by underscores."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
     return re.sub(r"[^0-9a-z]+", "_", spaced.casefold()).strip("_") or name
 
 
+@functools.lru_cache(maxsize=4096)
 def is_vote(name: str) -> bool:
     """Whether a column is named like a vote."""
     words = canonical(name.rpartition(".")[2]).split("_")
     return not _VOTES.isdisjoint(words) and words[-1] not in _ABOUT
 
 
+@functools.lru_cache(maxsize=4096)
 def is_metadata(name: str) -> bool:
     """Whether a column is by its name about a row, such as who wrote it and when."""
     return not METADATA.isdisjoint(canonical(name).split("_"))

@@ -70,7 +70,9 @@ _FROM_ZERO: Mapping[float, Place] = {0.0: "first", 1.0: "second"}
 _FROM_ONE: Mapping[float, Place] = {0.0: "tie", 1.0: "first", 2.0: "second"}
 _WORDS = (UP | DOWN) - {"yes", "no", "y", "n", "t", "f", "true", "false", "right", "positive", "negative", "neg", "pos"}
 _MAX_VALUES = 60
+_MAX_WORD = 24
 _MAX_SIGNATURES = 2000
+_ID = re.compile(r"\d+|[0-9a-f]{8}[0-9a-f-]{8,}", re.IGNORECASE)
 _NO_TEXT = re.compile(r"\S*\d\S*|https?://\S+|\S+@\S+|[\d\s:.,+/TZ-]+", re.IGNORECASE)
 
 
@@ -146,12 +148,12 @@ class _Column:
             value = unwrapped(value)
         text = str(value)
         self.texts += isinstance(value, str) and len(text.split()) > 1
-        self.ids += re.fullmatch(r"\d+|[0-9a-f]{8}[0-9a-f-]{8,}", text, re.IGNORECASE) is not None
+        self.ids += _ID.fullmatch(text) is not None
         if len(self.values) < _MAX_VALUES or text in self.values:
             self.values[text[:80]] += 1
         else:
             self.has_more = True
-        self.words += word_of(value) in _WORDS
+        self.words += len(text) < _MAX_WORD and word_of(value) in _WORDS
         if spelling is not None:
             self.clear += _is_clear(value, spelling)
 
