@@ -115,6 +115,7 @@ QUESTION_PARTS = frozenset(
         "passage",
         "document",
         "documents",
+        *("doc", "docs", "chunks", "retrieved_documents"),
         "background",
         "persona",
         "preamble",
@@ -250,6 +251,8 @@ METADATA = frozenset(
         "size",
         "length",
         "weight",
+        *("event", "events", "action", "operation", "meta", "metadata", "params", "parameters", "usage", "config"),
+        *("extra", "info", "details", "stats", "kwargs", "debug", "logprobs", "timing", "headers", "attributes"),
     ]
 )
 """Words of names of columns that are about a row and no part of it."""

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from stages.contracts.rows import canonical_json
 from stages.text import column_names as names
-from stages.text.layouts import COLUMNS, as_json_value, is_conversation
+from stages.text.layouts import COLUMNS, as_json_value, is_answered, is_conversation
 from stages.text.layouts import parse_conversation as parsed
 from stages.text.reasons import RejectedRowError
 from stages.text.votes import DOWN, UP, VoteWords, is_missing, is_no_vote, parse_vote, plain_scalar, unwrapped, word_of
@@ -229,9 +229,10 @@ class Survey:
         key = _digest(canonical_json(key_of))
         before = self._prompts.setdefault(key, {})
         for name, value in row.items():
-            if not isinstance(value, str) or name in key_of or not self._may_differ(name, named):
+            if name in key_of or not self._may_differ(name, named) or not _holds_text(value):
                 continue
-            if before.setdefault(name, _digest(value)) != _digest(value):
+            digest = _digest(value if isinstance(value, str) else canonical_json(as_json_value(value)))
+            if before.setdefault(name, digest) != digest:
                 self._differing[name] += 1
 
     def _may_differ(self, name: str, named: Mapping[str, str]) -> bool:
@@ -268,6 +269,14 @@ class Survey:
             disagree=self._disagree,
             num_rows=self.num_rows,
         ).shape()
+
+
+def _holds_text(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(map(_holds_text, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_holds_text, value))
+    return isinstance(value, str)
 
 
 def _digest(text: str) -> bytes:
@@ -539,16 +548,15 @@ class _Judge:
         return answers or sided or "chosen" in spelled
 
     def _answer(self, pair: tuple[str, str] | None) -> None:
-        if pair or any(map(self._has, ("completion", "chosen", *_CONVERSATIONS))) or "prompt" not in self.names:
-            if not (self._has("prompt") and not pair and not self._has("completion") and not self._has("chosen")):
-                return
-            if any(map(self._has, _CONVERSATIONS)):
-                return
+        is_conversation = any(map(self._has, _CONVERSATIONS))
+        is_asked = is_conversation or self._has("prompt") or bool(self.settings.prompt_parts)
+        if pair or not is_asked or self._has("completion") or self._has("chosen"):
+            return
         spelled = {names.canonical(name): name for name in self.free}
         found = [spelled[name] for name in _ANSWERS if name in spelled]
         if len(found) == 1:
             self._take("completion", found[0], "by its name")
-        elif len(found) > 1:
+        elif len(found) > 1 and not is_conversation:
             self.problems.append(f"{' and '.join(found)} may each be the answer; columns: {{completion: {found[0]}}}")
 
     def _has_answers(self, prompt: str | None) -> bool:
@@ -719,10 +727,21 @@ def cells_of(row: Mapping[str, Any], shape: Shape, settings: Settings) -> tuple[
         if path not in row and ours in COLUMNS and has(row, path):
             cells[ours] = value_at(row, path)
     _join_prompt(row, shape, cells, source)
+    _ask_in_turns(cells)
     _add_turns(row, cells, source, left)
     if shape.pair is not None and any(has(row, name) for name in shape.pair):
         _choose(row, shape, cells, source)
     return cells, source
+
+
+def _ask_in_turns(cells: dict[str, Any]) -> None:
+    """Take a conversation that ends with a question as the prompt of an answer that stands beside it."""
+    name = next((name for name in _CONVERSATIONS if name in cells), None)
+    if name is None or "prompt" in cells or "completion" not in cells:
+        return
+    held = parsed(cells[name])
+    if is_conversation(held) and not is_answered(held):
+        cells["prompt"] = cells.pop(name)
 
 
 def _join_prompt(row: Mapping[str, Any], shape: Shape, cells: dict[str, Any], source: dict[str, Any]) -> None:

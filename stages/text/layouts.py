@@ -406,6 +406,11 @@ def _message(message: Any, name: str) -> dict[str, Any]:
     return kept
 
 
+def is_answered(turns: Sequence[Any]) -> bool:
+    """Whether a conversation ends with a turn of the assistant."""
+    return bool(turns) and _is_assistant(turns[-1])
+
+
 def _content(content: Any, *, has_calls: bool) -> str:
     if isinstance(content, str):
         return content

@@ -146,6 +146,21 @@ def test_instruction_and_input_are_the_question(reads):
     }
 
 
+def test_an_answer_beside_turns_that_ask_is_their_answer(reads):
+    turns_asked = [human("Hi"), {"role": "assistant", "content": "Yo"}, human("Name a gull.")]
+
+    found = reads([{"messages": turns_asked, "response": "A kittiwake.", "label": 1}])
+
+    assert found.votes() == {("Name a gull.", "A kittiwake."): True}
+
+
+def test_nested_parts_of_the_question_stop_too(reads):
+    rows = [{**rated(0, label=1, docs=[text]), "completion": text} for text in ("On gulls", "On terns")]
+
+    with pytest.raises(ValueError, match=r"docs .*prompt_parts"):
+        reads(rows)
+
+
 @pytest.mark.parametrize("name", ["context", "passage", "input", "target_language", "persona"])
 def test_a_part_of_the_question_that_nothing_reads_stops(reads, name):
     rows = [rated(0, label=1, **{name: "German"}), {**rated(0, label=0, **{name: "Danish"}), "completion": "Wren."}]
@@ -293,6 +308,14 @@ def test_a_vote_taken_back_is_none(reads):
         == 5
         == found.counts["rows_kept"] + found.counts["duplicates"] + found.counts["rejects"]
     )
+
+
+def test_an_event_that_says_so_takes_a_vote_back(reads):
+    rows = [
+        rated(i, rating=1, event=event, user="ann") for i, event in ((0, "rate"), (0, "rating_removed"), (1, "rate"))
+    ]
+
+    assert len(reads(rows).rows) == 1
 
 
 def test_times_decide_and_not_the_order_of_files(reads, tmp_path, chat_model):
