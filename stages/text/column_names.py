@@ -59,6 +59,9 @@ _VOTES = frozenset(
         "emoji",
         "opinion",
         *("good", "bad", "correct", "incorrect", "wrong", "acceptable", "accepted", "useful", "quality", "approve"),
+        *("desirable", "desired", "undesired", "helpfulness", "correctness", "harmless", "harmlessness", "honesty"),
+        *("relevance", "accuracy", "factuality", "usefulness", "reward", "rewards", "outcome", "y", "annotations"),
+        *("evaluations", "judgements", "judgments", "reviews", "toxicity", "overall"),
     ]
 )
 # Behind a name of a vote these say that the column is about the vote, and isn't one.

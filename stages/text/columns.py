@@ -135,6 +135,8 @@ class _Column:
     ids: int = 0
     clear: int = 0
     """Votes that can be read without a setting."""
+    truths: int = 0
+    """Values that are true or false."""
     words: int = 0
     """Values that are words for votes, such as "up", whatever the column is called."""
     beside_pair: Counter[str] = field(default_factory=Counter)
@@ -153,6 +155,7 @@ class _Column:
             self.values[text[:80]] += 1
         else:
             self.has_more = True
+        self.truths += isinstance(value, bool)
         self.words += len(text) < _MAX_WORD and word_of(value) in _WORDS
         if spelling is not None:
             self.clear += _is_clear(value, spelling)
@@ -419,6 +422,8 @@ class _Judge:
         if is_named and named[0] and named[1]:
             is_said = "winner" in self.names or "label" in self.names
             winner = self._winner(is_sided=is_said or _side_of(names.canonical(named[0])) is not None)
+            if winner and winner not in self.names.values():
+                self.said.append(f"{winner} says which of {named[0]} and {named[1]} is better")
             return (named[0], named[1]) if winner else None, winner
         if self._has("chosen") and self._has("rejected"):
             winner = self._winner(is_sided=False)
@@ -444,7 +449,11 @@ class _Judge:
             spelled = {names.canonical(name): name for name in self.free if not self.columns[name].objects}
             wanted = [name for name in spelled if name in _WINNERS or names.is_vote(name)]
             if not is_sided:
-                wanted = [name for name in wanted if self.columns[spelled[name]].beside_pair]
+                wanted = [
+                    name
+                    for name in wanted
+                    if self.columns[spelled[name]].beside_pair and {"chosen", "rejected"}.isdisjoint(name.split("_"))
+                ]
             sided = [name for name in wanted if not _SIDES.fullmatch(name) and self._is_word(name, spelled[name])]
             ranked = sorted(sided, key=lambda name: (_WINNERS.index(name) if name in _WINNERS else 99, name))
             chosen = spelled[ranked[0]] if ranked else None
@@ -561,6 +570,9 @@ class _Judge:
 
     def _has_answers(self, prompt: str | None) -> bool:
         column = self.columns.get(prompt or "")
+        answer = self.columns.get(self.names.get("completion", "completion"))
+        if answer is not None and answer.ids < 0.9 * answer.rows:
+            return True
         return column is None or column.ids < 0.9 * column.rows or column.rows == 0
 
     # ---- votes ----
@@ -605,7 +617,12 @@ class _Judge:
 
     def _is_vote(self, name: str) -> bool:
         column = self.columns[name]
-        return names.is_vote(name) or (column.words == column.rows > 0 and not names.is_metadata(name))
+        if names.is_vote(name):
+            return True
+        is_word = column.words == column.rows > 0
+        # True and false of an unknown column may well be thumbs.
+        is_truth = column.truths == column.rows and len(column.values) > 1
+        return (is_word or is_truth) and not names.is_metadata(name)
 
     def _one_vote(self, name: str) -> None:
         column = self.columns[name]
@@ -619,6 +636,7 @@ class _Judge:
         if column.rows in (column.clear, column.words) and not is_one_sided:
             self._take("label", name, f"its values are votes: {column.shown()}")
             return
+        what = "is named like a vote" if names.is_vote(name) else "may be a vote by its values"
         settings = f"columns: {{label: {name}}} reads it as the vote, {{{name}: none}} leaves it out"
         if self.settings.spelling.threshold is not None:
             settings += "; label_words says what words mean"
@@ -626,7 +644,7 @@ class _Judge:
             settings += "; label_threshold says from which rating on an answer is desired"
         else:
             settings += "; label_words says what its words mean"
-        self.problems.append(f"{name} is named like a vote and holds {column.shown()}; {settings}")
+        self.problems.append(f"{name} {what} and holds {column.shown()}; {settings}")
 
     def _other_votes(self, others: Sequence[str], *, is_pair: bool) -> None:
         for name in others:

@@ -55,6 +55,24 @@ def test_a_column_named_like_a_vote_whose_values_are_unclear_stops(reads, values
         reads([rated(i, feedback=value) for i, value in enumerate(values)])
 
 
+@pytest.mark.parametrize(
+    "columns",
+    [
+        lambda i: {"cached": bool(i)},
+        lambda i: {"helpfulness": i, "correctness": 1 - i},
+        lambda i: {"annotations": [{"by": "ann", "rating": "up"}, {"by": "bob", "rating": "down"}]},
+        lambda i: {"votes": {"up": 3, "down": i}},
+    ],
+)
+def test_what_may_be_votes_makes_no_demonstrations(reads, columns):
+    with pytest.raises(ValueError, match="none}|none, "):
+        reads([rated(i, **columns(i)) for i in range(2)])
+
+
+def test_numbers_may_be_prompts(reads):
+    assert reads([{"prompt": "41", "completion": "Forty-one.", "label": 1}]).counts["rows_kept"] == 1
+
+
 def test_none_leaves_a_column_out_on_purpose(reads):
     found = reads([rated(0, feedback="too long")], columns={"feedback": "none"})
 
