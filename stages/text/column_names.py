@@ -277,6 +277,18 @@ _REFERENCES = (
     *("answer", "message", "response", "completion", "generation", "observation", "span", "run", "request", "target"),
     *("output", "item", "event", "trace"),
 )
+UPS = (
+    *("up", "ups", "upvotes", "upvote", "upvoted", "thumbs_up", "thumbsup", "likes", "like", "liked", "num_up"),
+    *("num_upvotes", "votes_up", "is_liked"),
+)
+DOWNS = (
+    *("down", "downs", "downvotes", "downvote", "downvoted", "thumbs_down", "thumbsdown", "dislikes", "dislike"),
+    *("disliked", "num_down", "num_downvotes", "votes_down", "is_disliked"),
+)
+_NEGATIVE = frozenset(
+    {"bad", "wrong", "incorrect", "unhelpful", "undesired", "dislike", "dislikes", "disliked", "downvote", "downvotes"}
+    | {"downvoted", "thumbsdown", "down", "toxicity", "not"}
+)
 OWN_IDS = ("id", "uuid", "_id")
 
 
@@ -333,11 +345,26 @@ def _as_id(value: Any) -> str | None:
     return str(value) if re.fullmatch(r"\S{1,80}", str(value)) else None
 
 
+@functools.lru_cache(maxsize=4096)
+def is_negative(name: str) -> bool:
+    """Whether a column is named for what is bad, so that true says undesired."""
+    return not _NEGATIVE.isdisjoint(canonical(name).split("_"))
+
+
 def vote_in(row: Mapping[str, Any]) -> tuple[str, Any] | None:
-    """The name and value of the first vote in an object, such as a message; None without one."""
+    """The name and value of the first vote in an object, such as a message; None without one.
+
+    Of a button that says one thing, such as `liked`, only that it was pressed is a vote.
+    """
     for name, value in row.items():
-        if is_vote(name) and not is_missing(plain_scalar(value)) and not is_no_vote(value):
-            vote = unwrapped(value)
-            if not isinstance(vote, Mapping | list) and not is_no_vote(vote):
-                return name, vote
+        if not is_vote(name) or is_missing(plain_scalar(value)) or is_no_vote(value):
+            continue
+        vote = unwrapped(value)
+        if isinstance(vote, Mapping | list) or is_no_vote(vote):
+            continue
+        if isinstance(vote, bool | int) and (is_negative(name) or canonical(name) in UPS):
+            if vote:
+                return name, not is_negative(name)
+        else:
+            return name, vote
     return None

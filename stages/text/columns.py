@@ -34,37 +34,6 @@ _BASES = frozenset(
     | {"summary", "human_ref", "result", "assistant", "model_output", "model_response", "message", "continuation"}
 )
 _FIRST = {"a": "b", "1": "2", "0": "1", "left": "right", "first": "second"}
-_UPS = (
-    "up",
-    "ups",
-    "upvotes",
-    "upvote",
-    "thumbs_up",
-    "thumbsup",
-    "likes",
-    "like",
-    "liked",
-    "upvoted",
-    "num_up",
-    "num_upvotes",
-    "votes_up",
-)
-_DOWNS = (
-    *(
-        "down",
-        "downs",
-        "downvotes",
-        "downvote",
-        "thumbs_down",
-        "thumbsdown",
-        "dislikes",
-        "dislike",
-        "disliked",
-        "downvoted",
-        "num_down",
-    ),
-    *("num_downvotes", "votes_down"),
-)
 _WINNERS = ("winner", "preference", "preferred", "choice", "better", "better_response_id", "verdict", "label", "labels")
 _FROM_ZERO: Mapping[float, Place] = {0.0: "first", 1.0: "second"}
 _FROM_ONE: Mapping[float, Place] = {0.0: "tie", 1.0: "first", 2.0: "second"}
@@ -582,8 +551,8 @@ class _Judge:
             self.problems.append("columns names one of up and down; name both")
         if "up" in self.names and "down" in self.names:
             return self.names["up"], self.names["down"]
-        up = names.first_of(self.columns, _UPS)
-        down = names.first_of(self.columns, _DOWNS)
+        up = names.first_of(self.columns, names.UPS)
+        down = names.first_of(self.columns, names.DOWNS)
         if up is None or down is None or self.settings.is_left_out(up) or self.settings.is_left_out(down):
             return None
         if self.names.get("label") in (up, down):
@@ -601,7 +570,8 @@ class _Judge:
     def _label(self, *, is_pair: bool) -> None:
         votes = [name for name in self.columns if self._is_vote(name) and not self.settings.is_left_out(name)]
         others = [name for name in votes if name not in self.read and name != "label"]
-        if self._has("label") or is_pair or "rated" in self.names:
+        if self._has("label") or is_pair:
+            self._check_negative()
             self._other_votes(others, is_pair=is_pair)
             return
         if self.settings.is_left_out("label") or not others:
@@ -626,13 +596,10 @@ class _Judge:
 
     def _one_vote(self, name: str) -> None:
         column = self.columns[name]
-        is_one_sided = names.canonical(name) in (*_UPS, *_DOWNS) and set(column.values) - {
-            "up",
-            "down",
-            "True",
-            "true",
-            "1",
-        }
+        values = {value.casefold() for value in column.values}
+        # Of a button that only says one thing, false isn't the opposite; of one for "bad", true is no thumbs up.
+        is_one_sided = names.canonical(name) in names.UPS and not values <= {"up", "down", "true", "1"}
+        is_one_sided |= names.is_negative(name) and column.words < column.rows
         if column.rows in (column.clear, column.words) and not is_one_sided:
             self._take("label", name, f"its values are votes: {column.shown()}")
             return
@@ -645,6 +612,16 @@ class _Judge:
         else:
             settings += "; label_words says what its words mean"
         self.problems.append(f"{name} {what} and holds {column.shown()}; {settings}")
+
+    def _check_negative(self) -> None:
+        """A column for what is bad, mapped to label, would turn every vote round."""
+        name = self.names.get("label", "label")
+        column = self.columns.get(name)
+        if column and names.is_negative(name) and column.words < column.rows and not self.settings.spelling.words:
+            self.problems.append(
+                f"{name} is named for what is bad and holds {column.shown()}; label_words: {{'true': undesired, '1': "
+                "undesired, 'false': none, '0': none} says what its values mean"
+            )
 
     def _other_votes(self, others: Sequence[str], *, is_pair: bool) -> None:
         for name in others:

@@ -95,7 +95,7 @@ def parse_vote(
     spelling = spelling or VoteWords(threshold, None, ignored)
     value = unwrapped(value)
     word = word_of(value)
-    meaning = spelling.words.get(word, spelling.words.get(str(value)))
+    meaning = spelling.words.get(word or str(value).casefold(), spelling.words.get(str(value)))
     number = _number(value)
     if meaning == "none" or (meaning is None and (word in _NEITHER or _is_ignored(value, number, spelling.ignored))):
         raise RejectedRowError("ignored_label", f"{value!r:.80} says neither desired nor undesired")

@@ -122,6 +122,34 @@ def test_no_button_pressed_is_no_vote(reads):
         reads([rated(0, liked=True), rated(1, liked=False)])
 
 
+@pytest.mark.parametrize("name", ["disliked", "is_bad", "thumbs_down", "toxicity", "unhelpful_vote", "downvoted"])
+def test_a_column_for_what_is_bad_is_no_thumbs_up(reads, name):
+    with pytest.raises(ValueError, match="none}"):
+        reads([rated(0, **{name: True}), rated(1, **{name: True})])
+    with pytest.raises(ValueError, match="none}"):
+        reads([rated(0, **{name: 1}), rated(1, **{name: 0})])
+    rows = [rated(0, **{name: True}), rated(1, **{name: False})]
+    with pytest.raises(ValueError, match="label_words"):
+        reads(rows, columns={"label": name})
+    found = reads(rows, columns={"label": name}, label_words={"true": "undesired", "false": "none"})
+    assert list(found.votes().values()) == [False]
+
+
+def test_buttons_of_messages_count_where_they_are_pressed(reads):
+    pressed = [
+        {"liked": True, "disliked": False},
+        {"liked": False, "disliked": True},
+        {"liked": False, "disliked": False},
+    ]
+    messages = [
+        turn
+        for i, buttons in enumerate(pressed)
+        for turn in (human(f"Is it {i}?"), {"role": "assistant", "content": f"So {i}.", **buttons})
+    ]
+
+    assert list(reads([{"messages": messages}]).votes().values()) == [True, False]
+
+
 def test_votes_are_understood_or_listed_word_by_word(reads):
     words = [
         "\U0001f44d\U0001f3fe",
