@@ -10,15 +10,17 @@ A layout is read off the columns of each row, so that one log may mix them:
   assistant at the end are the completion.
 """
 
+import ast
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from stages.contracts.rows import canonical_json, content_id
 from stages.text.reasons import RejectedRowError
-from stages.text.votes import is_missing, parse_vote, plain_scalar
+from stages.text.votes import VoteWords, is_missing, parse_vote, plain_scalar
 
 Layout = Literal["unpaired", "pairs", "demonstrations", "prompts"]
 Column = Literal[
@@ -36,15 +38,19 @@ Column = Literal[
     "chosen_finish_reason",
     "rejected_finish_reason",
 ]
+EventColumn = Literal["rater", "time", "conversation", "turn", "up", "down", "winner", "history"]
+"""Columns that say who voted when and on what, how many did, and which of two answers is better."""
 Messages = list[dict[str, Any]]
 Text = str | Messages
 """Plain text, or a conversation as a list of messages with `role` and `content`."""
 
 COLUMNS: tuple[Column, ...] = get_args(Column)
+EVENT_COLUMNS: tuple[EventColumn, ...] = get_args(EventColumn)
 MAX_MESSAGES = 1000
 CUT_OFF = frozenset({"length", "max_tokens", "max_length", "max_output_tokens", "truncated", "incomplete"})
 """Finish reasons, as inference servers report them, of an answer that stopped before its end."""
 
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text"})
 _CONVERSATIONS: tuple[Column, ...] = ("messages", "conversations")
 _SHAREGPT_ROLES = {
     "human": "user",
@@ -54,6 +60,13 @@ _SHAREGPT_ROLES = {
     "chatgpt": "assistant",
     "model": "assistant",
     "bot": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "claude": "assistant",
+    "ai": "assistant",
+    "agent": "assistant",
+    "prompter": "user",
+    "customer": "user",
     "function_call": "assistant",
     "system": "system",
     "tool": "tool",
@@ -100,6 +113,7 @@ def read_feedback(
     layout: Layout | None = None,
     label_threshold: float | None = None,
     ignored_labels: Sequence[float | str] = (),
+    spelling: VoteWords | None = None,
 ) -> Feedback:
     """Canonical form of one logged row.
 
@@ -109,26 +123,51 @@ def read_feedback(
         layout: what the row must be; None reads it off its columns.
         label_threshold: smallest rating that is desired; None where the log has no ratings.
         ignored_labels: votes that say neither desired nor undesired.
+        spelling: all that params say about votes, in place of the two before.
 
     Raises:
         RejectedRowError: the row can't be used; the reason says why.
     """
-    cells, source = _named_cells(row, columns or {})
+    cells, source = named_cells(row, columns or {})
+    feedback, vote = read_cells(cells, source, layout=layout, columns=columns)
+    if feedback.layout != "unpaired":
+        return feedback
+    spelling = spelling or VoteWords(label_threshold, None, ignored_labels)
+    return feedback._replace(label=parse_vote(vote, spelling=spelling))
+
+
+def read_cells(
+    cells: dict[Column, Any],
+    source: dict[str, Any],
+    *,
+    layout: Layout | None = None,
+    columns: Mapping[Column, str] | None = None,
+) -> tuple[Feedback, Any]:
+    """Canonical form of one row whose cells have our names, and its vote, which isn't read yet.
+
+    Args:
+        cells: by our names; what is used is taken out.
+        source: columns without a meaning here.
+        layout: what the row must be; None reads it off its columns.
+        columns: by our name of a column, what to call it where nothing reads it.
+
+    Raises:
+        RejectedRowError: the row can't be used; the reason says why.
+    """
+    row = {(columns or {}).get(name, name): value for name, value in cells.items()} | source
     found = layout or _layout_of(cells, row)
     tools = _tools(cells.pop("tools", None))
     weight = _weight(cells.pop("weight", None))
     prompt, completions = _PARTS[found](cells)
     _check_parts(prompt, completions)
-    label = None
-    if found == "unpaired":
-        label = parse_vote(cells.pop("label", None), threshold=label_threshold, ignored=ignored_labels)
+    vote = cells.pop("label", None) if found == "unpaired" else None
     names: tuple[Column, ...] = ("finish_reason",)
     if found == "pairs":
         names = ("chosen_finish_reason", "rejected_finish_reason")
     are_complete = tuple(_is_complete(cells.pop(name, None)) for name, _ in zip(names, completions, strict=False))
     # What the layout had no use for (a system prompt beside plain text, a score beside a pair) is kept like the rest.
     unused = {(columns or {}).get(name, name): as_json_value(value) for name, value in cells.items()}
-    return Feedback(found, prompt, completions, label, are_complete, weight, tools, {**source, **unused})
+    return Feedback(found, prompt, completions, None, are_complete, weight, tools, {**source, **unused}), vote
 
 
 def as_json_value(value: Any) -> Any:
@@ -147,7 +186,7 @@ def as_json_value(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _named_cells(row: Mapping[str, Any], columns: Mapping[Column, str]) -> tuple[dict[Column, Any], dict[str, Any]]:
+def named_cells(row: Mapping[str, Any], columns: Mapping[Column, str]) -> tuple[dict[Column, Any], dict[str, Any]]:
     """Cells by our names, empty ones left out, and the other columns; an empty label is kept as None."""
     names: dict[str, Column] = {name: name for name in COLUMNS if name not in columns}
     names.update({logged: name for name, logged in columns.items()})
@@ -173,7 +212,7 @@ def _layout_of(cells: Mapping[Column, Any], row: Mapping[str, Any]) -> Layout:
         raise RejectedRowError("half_pair", "expected both chosen and rejected, found one of them")
     has_completion = "completion" in cells
     if conversation := _conversation_column(cells):
-        turns = _parsed(cells[conversation])
+        turns = parse_conversation(cells[conversation])
         has_completion = isinstance(turns, list) and bool(turns) and _is_assistant(turns[-1])
     elif "prompt" not in cells:
         raise RejectedRowError(
@@ -272,7 +311,7 @@ def _prompt_of_pair(cells: dict[Column, Any]) -> Text | None:
     name = next((name for name in _CONVERSATIONS if name in cells), None)
     if name is None:
         return None
-    held = _parsed(cells[name])
+    held = parse_conversation(cells[name])
     # Some sets keep the whole chosen conversation beside the pair; it is no prompt.
     if isinstance(held, list | tuple) and held and _is_assistant(held[-1]):
         return None
@@ -280,8 +319,8 @@ def _prompt_of_pair(cells: dict[Column, Any]) -> Text | None:
 
 
 def _take_conversation(cells: dict[Column, Any], name: Column) -> Messages:
-    messages = _messages(_parsed(cells.pop(name)), name)
-    if name == "conversations" and messages[0]["role"] != "system" and isinstance(cells.get("system"), str):
+    messages = _messages(parse_conversation(cells.pop(name)), name)
+    if messages[0]["role"] != "system" and isinstance(cells.get("system"), str):
         system = cells.pop("system")
         return [{"role": "system", "content": system}, *messages] if system else messages
     return messages
@@ -297,7 +336,8 @@ def _split_at_answer(messages: Messages) -> tuple[Text, tuple[Text, ...]]:
 def _text(value: Any, name: str) -> Text:
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, str):
-        return value
+        held = parse_conversation(value)
+        return _messages(held, name) if is_conversation(held) else value
     if isinstance(value, list | tuple | Mapping):
         return _messages([value] if isinstance(value, Mapping) else value, name)
     raise RejectedRowError(
@@ -305,7 +345,7 @@ def _text(value: Any, name: str) -> Text:
     )
 
 
-def _parsed(value: Any) -> Any:
+def parse_conversation(value: Any) -> Any:
     """A conversation that a CSV file or a text column holds as JSON."""
     if hasattr(value, "tolist"):
         return value.tolist()
@@ -313,8 +353,30 @@ def _parsed(value: Any) -> Any:
         try:
             return json.loads(value)
         except (ValueError, RecursionError):
-            return value
+            return _python_literal(value)
     return value
+
+
+def _python_literal(value: str) -> Any:
+    """A list of objects as Python writes it, which pandas puts into CSV files; other text as it is."""
+    if not re.match(r"\s*\[?\s*\{\s*'", value):
+        return value
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def is_conversation(value: Any) -> bool:
+    """Whether a value is a list of turns: each with a speaker, under `role` or `from`, and what they said."""
+    if not isinstance(value, list) or not value:
+        return False
+    return all(
+        isinstance(turn, Mapping)
+        and isinstance(turn.get("role", turn.get("from")), str)
+        and not {"content", "value", "tool_calls"}.isdisjoint(turn)
+        for turn in value
+    )
 
 
 def _messages(value: Any, name: str) -> Messages:
@@ -337,9 +399,15 @@ def _message(message: Any, name: str) -> dict[str, Any]:
         kept = {"role": role, "content": kept.pop("value", None), **kept}
     if not isinstance(kept.get("role"), str):
         raise RejectedRowError("bad_messages", f"expected each message of {name} with a role, found {message!r:.80}")
+    # A role that templates don't know would be left out of the text by some of them.
     kept["role"] = _SHAREGPT_ROLES.get(kept["role"].strip().casefold(), kept["role"])
     kept["content"] = _content(kept.get("content"), has_calls=bool(kept.get("tool_calls")))
     return kept
+
+
+def is_answered(turns: Sequence[Any]) -> bool:
+    """Whether a conversation ends with a turn of the assistant."""
+    return bool(turns) and _is_assistant(turns[-1])
 
 
 def _content(content: Any, *, has_calls: bool) -> str:
@@ -350,7 +418,10 @@ def _content(content: Any, *, has_calls: bool) -> str:
     if not isinstance(content, list):
         raise RejectedRowError("bad_messages", f"expected content as text, found {content!r:.80}")
     parts = [
-        part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else None for part in content
+        part.get("text", part.get("value"))
+        if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS
+        else part
+        for part in content
     ]
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) < len(parts):
@@ -385,7 +456,7 @@ def _is_empty(text: Text) -> bool:
 
 
 def _tools(value: Any) -> list[Any] | None:
-    tools = _parsed(value)
+    tools = parse_conversation(value)
     if tools is None or tools in ("", []):
         return None
     if not isinstance(tools, list) or not all(isinstance(tool, Mapping) for tool in tools):

@@ -1,18 +1,20 @@
 """Rows of feedback logs, one by one, each with the file and line where it stands.
 
 JSON lines, JSON, CSV, TSV, Parquet and Arrow; text also compressed. What is wrong with one row costs that row alone
-and is said of it; what is wrong with a file, such as a table cut in the middle, is an error.
+and is said of it; what is wrong with a file, such as a table cut in the middle, is an error. The lines of a file are
+counted beside its rows, so that a row that swallows others is noticed.
 """
 
 import bz2
-import csv
+import codecs
 import gzip
+import io
 import json
 import lzma
 import re
-import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
@@ -22,11 +24,31 @@ import pyarrow.parquet as pq
 from stages.contracts.rows import canonical_json
 from stages.text.layouts import as_json_value
 from stages.text.reasons import RejectedRowError
+from stages.text.separated import SeparatedTable
 
 MAX_DEPTH = 64
 MAX_ROW_BYTES = 8 * 2**20
 _SHOWN = 2000
-_OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_MAX_KEYS = 3
+_ROW_KEYS = frozenset(
+    {"prompt", "completion", "chosen", "rejected", "messages", "conversations", "conversation", "instruction", "input"}
+    | {"question", "output", "inputs", "outputs", "request", "response", "choices", "chat", "snapshot", "history"}
+)
+"""Keys of an object that is a row itself, and doesn't hold rows below a key."""
+
+
+def _open_zstandard(path: Path, _mode: str) -> IO[bytes]:
+    return io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd"))
+
+
+_OPENERS: Mapping[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+    ".zst": _open_zstandard,
+}
+# Tools that fetch files may unpack them and leave the name.
+_MAGIC = {".gz": b"\x1f\x8b", ".bz2": b"BZh", ".xz": b"\xfd7zXZ", ".zst": b"\x28\xb5\x2f\xfd"}
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, pa.ArrowException)
 
 
@@ -36,6 +58,26 @@ class LogFile(NamedTuple):
     path: Path
     name: str
     """What it is called in counts and rejects; the same wherever the log lies on a machine."""
+
+
+@dataclass
+class FileTally:
+    """What was read of a file; filled in while it is read."""
+
+    form: str = ""
+    """What it holds and how, such as "CSV, separator semicolon"."""
+    rows: int = 0
+    lines: int | None = None
+    """Lines of a text file; None of a table, and of JSON that isn't written line by line."""
+    blank_lines: int = 0
+    header_lines: int = 0
+    row_lines: int = 0
+    """Lines that rows stand on, those that can't be read included."""
+
+    def as_json(self) -> dict[str, Any]:
+        """For metrics."""
+        lines = {"lines": self.lines, "blank": self.blank_lines, "header": self.header_lines, "in_rows": self.row_lines}
+        return {"form": self.form, "rows": self.rows, **(lines if self.lines is not None else {})}
 
 
 class LoggedRow(NamedTuple):
@@ -62,15 +104,31 @@ def known_suffixes() -> str:
     return f"{', '.join(_READERS)}; text also with {', '.join(_OPENERS)}"
 
 
-def read_log(files: Sequence[LogFile], *, max_row_bytes: int = MAX_ROW_BYTES) -> Iterator[LoggedRow]:
+class _Reading(NamedTuple):
+    """How a file is read."""
+
+    max_row_bytes: int
+    encoding: str | None
+    tally: FileTally
+
+
+def read_log(
+    files: Sequence[LogFile],
+    *,
+    max_row_bytes: int = MAX_ROW_BYTES,
+    encoding: str | None = None,
+    tallies: dict[str, FileTally] | None = None,
+) -> Iterator[LoggedRow]:
     """All rows of all files, in order, also those that can't be read.
 
     Args:
         files: the files of the log.
         max_row_bytes: longest row of a text file; a longer one is refused unread.
+        encoding: of text files; None takes UTF-8, or UTF-16 where a file is written in it.
+        tallies: takes in what was read of each file, by its name.
 
     Raises:
-        ValueError: a file is of an unknown kind or damaged.
+        ValueError: a file is of an unknown kind, damaged, or its lines don't add up to its rows.
     """
     for file in files:
         reader = _reader_of(file.path)
@@ -78,16 +136,27 @@ def read_log(files: Sequence[LogFile], *, max_row_bytes: int = MAX_ROW_BYTES) ->
             raise ValueError(
                 f"{file.name}: expected a log of a known kind ({known_suffixes()}), found {file.path.name}"
             )
-        num_rows = 0
+        tally = FileTally()
+        if tallies is not None:
+            tallies[file.name] = tally
         try:
-            for logged in reader(file, max_row_bytes):
-                num_rows += 1
+            for logged in reader(file, _Reading(max_row_bytes, encoding, tally)):
+                tally.rows += 1
                 yield logged
-        except _DAMAGED as error:
+        except (*_DAMAGED, OSError) as error:
             message = " ".join(str(error).split())[:200]
             raise ValueError(
-                f"{file.name}: damaged or cut off after {num_rows:,} rows ({message}); fetch the file again"
+                f"{file.name}: damaged or cut off after {tally.rows:,} rows ({message}); fetch the file again"
             ) from None
+        _check_lines(file, tally)
+
+
+def _check_lines(file: LogFile, tally: FileTally) -> None:
+    accounted = tally.blank_lines + tally.header_lines + tally.row_lines
+    if tally.lines is not None and tally.lines != accounted:
+        raise ValueError(
+            f"{file.name}: expected every line in a row, found {tally.lines:,} lines and {accounted:,} read"
+        )
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -172,36 +241,75 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
-def _open(path: Path) -> IO[bytes]:
-    opener = _OPENERS.get(path.suffix.lower())
-    file: IO[bytes] = path.open("rb") if opener is None else opener(path, "rb")
-    return file
+def _open(file: LogFile, reading: _Reading) -> IO[bytes]:
+    """The text of a file as UTF-8."""
+    suffix = file.path.suffix.lower()
+    opener = _OPENERS.get(suffix)
+    stream: IO[bytes] = file.path.open("rb")
+    if opener is not None and isinstance(stream, io.BufferedReader):
+        is_packed = stream.peek(8).startswith(_MAGIC[suffix])
+        if is_packed:
+            stream.close()
+            stream = opener(file.path, "rb")
+        else:
+            reading.tally.form = f"not packed in spite of {suffix}"
+    head = stream.peek(4)[:4] if hasattr(stream, "peek") else b""
+    encoding = reading.encoding or _encoding_of(head)
+    if encoding is None:
+        if head.startswith(codecs.BOM_UTF8):
+            stream.read(len(codecs.BOM_UTF8))
+        return stream
+    with stream:
+        data = stream.read()
+    try:
+        text = data.decode(encoding)
+    except (UnicodeDecodeError, LookupError) as error:
+        raise ValueError(
+            f"{file.name}: expected text in {encoding}, found {error}; see normalization.encoding"
+        ) from None
+    reading.tally.form = encoding.upper()
+    return io.BytesIO(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").encode("utf-8", "surrogatepass"))
 
 
-def _read_json_lines(file: LogFile, max_row_bytes: int) -> Iterator[LoggedRow]:
-    with _open(file.path) as stream:
-        number = 0
-        while data := stream.readline(max_row_bytes + 1):
-            number += 1
-            if len(data) > max_row_bytes:
-                _skip_line(stream, data)
-                yield _refused(file, number, data[:_SHOWN], _too_long(max_row_bytes))
-                continue
-            if number == 1:
-                data = _without_bom(data, file)
-            if data.strip():
-                yield _json_line(file, number, data)
+def _encoding_of(head: bytes) -> str | None:
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    if len(head) == 4 and head[1] == head[3] == 0 and head[0] and head[2]:
+        return "utf-16-le"
+    if len(head) == 4 and head[0] == head[2] == 0 and head[1] and head[3]:
+        return "utf-16-be"
+    return None
+
+
+def _describe(reading: _Reading, form: str) -> None:
+    reading.tally.form = f"{form}, {reading.tally.form}" if reading.tally.form else form
+
+
+def _read_json_lines(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
+    with _open(file, reading) as stream:
+        _describe(reading, "JSON lines")
+        yield from _json_lines(file, stream, reading)
+
+
+def _json_lines(file: LogFile, stream: IO[bytes], reading: _Reading) -> Iterator[LoggedRow]:
+    tally, limit = reading.tally, reading.max_row_bytes
+    number = 0
+    while data := stream.readline(limit + 1):
+        tally.lines = number = number + 1
+        if len(data) > limit:
+            _skip_line(stream, data)
+            tally.row_lines += 1
+            yield _refused(file, number, data[:_SHOWN], _too_long(limit))
+        elif data.strip():
+            tally.row_lines += 1
+            yield _json_line(file, number, data)
+        else:
+            tally.blank_lines += 1
 
 
 def _skip_line(stream: IO[bytes], data: bytes) -> None:
     while data and not data.endswith(b"\n"):
         data = stream.readline(2**20)
-
-
-def _without_bom(data: bytes, file: LogFile) -> bytes:
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ValueError(f"{file.name}: expected UTF-8, found UTF-16; convert the file")
-    return data.removeprefix(b"\xef\xbb\xbf")
 
 
 def _json_line(file: LogFile, number: int, data: bytes) -> LoggedRow:
@@ -226,32 +334,84 @@ def _too_long(max_row_bytes: int) -> RejectedRowError:
     return RejectedRowError("row_too_long", f"expected rows up to {max_row_bytes:,} bytes (max_row_bytes), found more")
 
 
-def _read_json(file: LogFile, max_row_bytes: int) -> Iterator[LoggedRow]:
-    """Rows of one JSON array of objects; a file that begins with an object holds one a line, whatever its name."""
-    with _open(file.path) as stream:
-        data = _without_bom(stream.read(), file)
-    if data.lstrip()[:1] != b"[":
-        yield from _read_json_lines(file, max_row_bytes)
+def _read_json(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
+    """Rows of a JSON array of objects, or of arrays below the keys of one object; else an object on each line."""
+    with _open(file, reading) as stream:
+        data = stream.read()
+    if data.lstrip()[:1] != b"[" and not _is_one_object(data):
+        _describe(reading, "JSON lines")
+        yield from _json_lines(file, io.BytesIO(data), reading)
         return
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file.name}: expected UTF-8, found {error.reason} at byte {error.start}") from None
-    for line, element in _elements(file, text):
-        if len(element.encode()) > max_row_bytes:
-            yield _refused(file, line, element[:_SHOWN], _too_long(max_row_bytes))
+    tables = {"": text.index("[")} if text.lstrip().startswith("[") else _tables_below(text)
+    if not tables:
+        _describe(reading, "JSON, one object")
+        yield _json_element(file, 1, text.strip(), reading)
+        return
+    _describe(reading, "JSON" + ", rows below " * bool(any(tables)) + " and ".join(filter(None, tables)))
+    for place in tables.values():
+        for line, element in _elements(file, text, place):
+            yield _json_element(file, line, element, reading)
+
+
+def _json_element(file: LogFile, line: int, element: str, reading: _Reading) -> LoggedRow:
+    if len(element.encode("utf-8", "surrogatepass")) > reading.max_row_bytes:
+        return _refused(file, line, element[:_SHOWN], _too_long(reading.max_row_bytes))
+    try:
+        return LoggedRow(file.name, line, parse_object(element), element, None)
+    except RejectedRowError as error:
+        return _refused(file, line, element, error)
+
+
+def _is_one_object(data: bytes) -> bool:
+    """Whether a file is one object over several lines, or one that holds rows below a key."""
+    first, _, rest = data.strip().partition(b"\n")
+    if rest.strip() and first.strip().endswith(b"}"):
+        return False
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, dict) and (bool(rest.strip()) or bool(_tables_below(data.decode("utf-8", "replace"))))
+
+
+def _tables_below(text: str) -> dict[str, int]:
+    """Of an object that is no row itself, the keys under which arrays of objects stand, and where these begin."""
+    found: dict[str, int] = {}
+    objects = [("", text.index("{"))]
+    decoder = json.JSONDecoder()
+    while objects:
+        prefix, start = objects.pop(0)
+        value, _ = decoder.raw_decode(text, start)
+        if _ROW_KEYS & set(value):
             continue
-        try:
-            yield LoggedRow(file.name, line, parse_object(element), element, None)
-        except RejectedRowError as error:
-            yield _refused(file, line, element, error)
+        for key, item, place in _items(decoder, text, start, value):
+            if isinstance(item, list) and any(isinstance(element, dict) for element in item):
+                found[prefix + key] = place
+            elif isinstance(item, dict) and item and prefix.count(".") < _MAX_KEYS - 1:
+                objects.append((f"{prefix}{key}.", place))
+    return found
 
 
-def _elements(file: LogFile, text: str) -> Iterator[tuple[int, str]]:
-    """Line and text of each element of a JSON array."""
+def _items(decoder: json.JSONDecoder, text: str, start: int, value: dict[str, Any]) -> Iterator[tuple[str, Any, int]]:
+    """The keys and values of the object that begins at a place, and where each value begins."""
+    place = start + 1
+    for key, item in value.items():
+        _, end = decoder.raw_decode(text, _skip_space(text, place))
+        place = _skip_space(text, text.index(":", end) + 1)
+        yield key, item, place
+        _, end = decoder.raw_decode(text, place)
+        place = _skip_space(text, end) + 1
+
+
+def _elements(file: LogFile, text: str, start: int) -> Iterator[tuple[int, str]]:
+    """Line and text of each element of the JSON array that begins at a place."""
     # Where an element ends is found leniently, so that a fault in it costs one row and not the file.
     decoder = json.JSONDecoder()
-    place, line = _skip_space(text, text.index("[") + 1), 1
+    place, line = _skip_space(text, start + 1), 1
     counted = 0
     while text[place : place + 1] != "]":
         line += text.count("\n", counted, place)
@@ -275,27 +435,23 @@ def _skip_space(text: str, place: int) -> int:
     return match.end() if match else place
 
 
-def _read_separated(file: LogFile, max_row_bytes: int) -> Iterator[LoggedRow]:
-    separator = "\t" if ".tsv" in file.path.name.lower() else ","
-    csv.field_size_limit(sys.maxsize)
-    with _open(file.path) as stream:
+def _read_separated(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
+    prefers = "\t" if ".tsv" in file.path.name.lower() else ","
+    with _open(file, reading) as stream:
         # Bytes that are no UTF-8 come out as lone surrogates, and cost their row alone.
         lines = (line.decode("utf-8", "surrogateescape") for line in stream)
-        rows = csv.reader(lines, delimiter=separator, strict=True)
-        header = [name.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}") for name in next(rows, [])]
+        table = SeparatedTable(lines, prefers=prefers, max_length=reading.max_row_bytes)
+        header, tally = table.header, reading.tally
+        _describe(reading, f"CSV, {table.dialect}")
         if len(set(header)) < len(header) or not header:
             raise ValueError(f"{file.name}: expected a header that names each column once, found {header}")
-        while True:
-            line = rows.line_num + 1
-            try:
-                cells = next(rows)
-            except StopIteration:
-                return
-            except csv.Error as error:
-                yield _refused(file, line, "", RejectedRowError("csv_invalid", f"expected CSV, found {error}"))
-                continue
-            if cells:
-                yield _separated_row(file, line, header, cells, max_row_bytes)
+        for record in table.records():
+            tally.row_lines += record.num_lines
+            if record.error is not None:
+                yield _refused(file, record.line, record.text.encode("utf-8", "surrogateescape"), record.error)
+            else:
+                yield _separated_row(file, record.line, header, record.cells, reading.max_row_bytes)
+        tally.lines, tally.blank_lines, tally.header_lines = table.num_lines, table.num_blank, table.num_header_lines
 
 
 def _separated_row(file: LogFile, line: int, header: list[str], cells: list[str], max_row_bytes: int) -> LoggedRow:
@@ -311,20 +467,22 @@ def _separated_row(file: LogFile, line: int, header: list[str], cells: list[str]
     return _table_row(file, line, row, max_row_bytes)
 
 
-def _read_parquet(file: LogFile, max_row_bytes: int) -> Iterator[LoggedRow]:
+def _read_parquet(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     with pq.ParquetFile(file.path) as table:
-        yield from _table_rows(file, table.iter_batches(batch_size=1024), max_row_bytes)
+        _describe(reading, "Parquet")
+        yield from _table_rows(file, table.iter_batches(batch_size=1024), reading.max_row_bytes)
 
 
-def _read_arrow(file: LogFile, max_row_bytes: int) -> Iterator[LoggedRow]:
+def _read_arrow(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     with pa.memory_map(str(file.path)) as source:
+        _describe(reading, "Arrow")
         try:
             reader = pa.ipc.open_file(source)
             batches: Iterator[pa.RecordBatch] = (reader.get_batch(i) for i in range(reader.num_record_batches))
         except pa.ArrowInvalid:
             source.seek(0)
             batches = iter(pa.ipc.open_stream(source))
-        yield from _table_rows(file, batches, max_row_bytes)
+        yield from _table_rows(file, batches, reading.max_row_bytes)
 
 
 def _table_rows(file: LogFile, batches: Iterator[pa.RecordBatch], max_row_bytes: int) -> Iterator[LoggedRow]:
@@ -364,7 +522,7 @@ def _table_row(file: LogFile, number: int, row: dict[str, Any], max_row_bytes: i
     return LoggedRow(file.name, number, row, text, None)
 
 
-_Reader = Callable[[LogFile, int], Iterator[LoggedRow]]
+_Reader = Callable[[LogFile, _Reading], Iterator[LoggedRow]]
 _READERS: Mapping[str, _Reader] = {
     ".jsonl": _read_json_lines,
     ".ndjson": _read_json_lines,

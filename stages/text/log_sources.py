@@ -17,6 +17,14 @@ _HUB = re.compile(
 )
 
 
+class Log(NamedTuple):
+    """The files of a log, and those beside them that aren't read."""
+
+    files: list[LogFile]
+    unread: dict[str, str]
+    """By the name of a file, why it isn't read."""
+
+
 class HubSource(NamedTuple):
     """A split of a data set of the hub, at one revision."""
 
@@ -27,7 +35,7 @@ class HubSource(NamedTuple):
 
 
 @contextmanager
-def open_log(feedback: Path, source: str | None) -> Iterator[list[LogFile]]:
+def open_log(feedback: Path, source: str | None) -> Iterator[Log]:
     """The files of a log; those that are fetched are removed afterwards.
 
     Args:
@@ -42,7 +50,7 @@ def open_log(feedback: Path, source: str | None) -> Iterator[list[LogFile]]:
         yield _local_files(feedback)
     elif source.startswith("hf:") and not source.startswith("hf://"):
         with tempfile.TemporaryDirectory() as folder:
-            yield _hub_files(parse_hub_source(source), Path(folder))
+            yield Log(_hub_files(parse_hub_source(source), Path(folder)), {})
     elif "://" in source:
         with tempfile.TemporaryDirectory() as folder:
             yield _fetched_files(source, Path(folder))
@@ -65,22 +73,26 @@ def parse_hub_source(source: str) -> HubSource:
     return HubSource(match["repository"], match["subset"], match["revision"], match["split"] or "train")
 
 
-def _local_files(feedback: Path) -> list[LogFile]:
+def _local_files(feedback: Path) -> Log:
     if not feedback.exists():
         raise ValueError(f"expected feedback at {feedback}, found nothing; name your log in params.yaml under inputs")
     if feedback.is_file():
-        return [LogFile(feedback, feedback.name)]
+        return Log([LogFile(feedback, feedback.name)], {})
     below = [(file, file.relative_to(feedback).as_posix()) for file in files_below(feedback)]
-    visible = [LogFile(*item) for item in below if not any(part[0] in "._" for part in item[1].split("/"))]
-    files = [file for file in visible if is_log(file.path)]
+    files, unread = [], {}
+    for path, name in below:
+        if any(part[0] in "._" for part in name.split("/")):
+            unread[name] = "its name begins with a dot or underscore"
+        elif is_log(path):
+            files.append(LogFile(path, name))
+        else:
+            unread[name] = f"of no known kind ({known_suffixes()})"
     if not files:
         raise ValueError(f"{feedback}: expected a file of a known kind ({known_suffixes()}), found none")
-    if others := [file.name for file in visible if not is_log(file.path)]:
-        print(f"normalization: {len(others)} files are of no known kind and were not read, such as {others[0]}")
-    return files
+    return Log(files, unread)
 
 
-def _matching_files(feedback: Path, pattern: str) -> list[LogFile]:
+def _matching_files(feedback: Path, pattern: str) -> Log:
     if not feedback.is_dir():
         raise ValueError(
             f"expected a folder at {feedback} to look for {pattern} in, found none; source: null reads a file"
@@ -90,16 +102,22 @@ def _matching_files(feedback: Path, pattern: str) -> list[LogFile]:
     files = sorted(file for file in feedback.glob(pattern) if file.is_file())
     if not files:
         raise ValueError(f"expected files like {pattern} below {feedback}, found none")
-    return [LogFile(file, file.relative_to(feedback).as_posix()) for file in files]
+    found = [LogFile(file, file.relative_to(feedback).as_posix()) for file in files]
+    names = {file.name for file in found}
+    others = [file.relative_to(feedback).as_posix() for file in files_below(feedback)]
+    return Log(found, {name: f"not like {pattern}" for name in others if name not in names})
 
 
-def _fetched_files(url: str, folder: Path) -> list[LogFile]:
+def _fetched_files(url: str, folder: Path) -> Log:
+    unread: dict[str, str] = {}
     try:
         system, path = fsspec.core.url_to_fs(url)
         if any(sign in path for sign in "*?["):
             found = sorted(system.glob(path))
         elif system.isdir(path):
-            found = sorted(name for name in system.find(path) if is_log(Path(name)))
+            below = sorted(system.find(path))
+            found = [name for name in below if is_log(Path(name))]
+            unread = {PurePosixPath(name).name: "of no known kind" for name in below if not is_log(Path(name))}
         else:
             found = [path]
         files = []
@@ -112,7 +130,7 @@ def _fetched_files(url: str, folder: Path) -> list[LogFile]:
         raise ValueError(f"expected feedback at {url}, but it can't be read: {message}") from None
     if not files:
         raise ValueError(f"expected feedback at {url}, found no files there")
-    return files
+    return Log(files, unread)
 
 
 def _hub_files(source: HubSource, folder: Path) -> list[LogFile]:

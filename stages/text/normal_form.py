@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from stages.contracts.rows import canonical_json, split_of
+from stages.contracts.rows import Split, canonical_json, split_of
 from stages.text.chat_template import ChatRenderer, SpecialTokens
 from stages.text.layouts import Feedback, Text, messages_json
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     # Only for the annotation: importing transformers loads torch, which reading a log has no use for.
     from transformers import PreTrainedTokenizerBase
 
-PlainText = Literal["as_is", "chat"]
+PlainText = Literal["auto", "as_is", "chat"]
 SpecialText = Literal["refuse", "keep"]
 
 
@@ -21,9 +21,11 @@ class NormalForm:
     Args:
         tokenizer: tokenizer of the policy.
         renderer: renders conversations.
-        plain_text: whether a prompt of plain text goes to the model as it is, or as a turn of a user.
+        plain_text: whether a prompt of plain text goes to the model as it is, or as a turn of a user; auto takes it as
+            a turn where there is a chat template.
         special_tokens: whether control tokens inside plain text and messages are refused or taken as such.
         test_share: share of prompts held out.
+        has_template: whether the renderer has a template of its own.
     """
 
     def __init__(
@@ -34,14 +36,21 @@ class NormalForm:
         plain_text: PlainText = "as_is",
         special_tokens: SpecialText = "refuse",
         test_share: float = 0.1,
+        has_template: bool = False,
     ) -> None:
         self.renderer = renderer
         self.plain_text = plain_text
+        if plain_text == "auto":
+            self.plain_text = "chat" if has_template or tokenizer.chat_template else "as_is"
         self.special_tokens = SpecialTokens(tokenizer) if special_tokens == "refuse" else None
         self.test_share = test_share
 
-    def rows(self, feedback: Feedback) -> list[dict[str, Any]]:
+    def rows(self, feedback: Feedback, *, split: Split | None = None) -> list[dict[str, Any]]:
         """One row per completion, chosen before rejected; a bare prompt gives one row without completion.
+
+        Args:
+            feedback: what to make rows of.
+            split: side of the split; None goes by the prompt alone.
 
         Raises:
             RejectedRowError: the text holds control tokens, or the chat template refuses it.
@@ -60,7 +69,7 @@ class NormalForm:
             "prompt_id": prompt_id,
             "pair_id": feedback.pair_id(),
             "weight": feedback.weight,
-            "split": split_of(prompt_id, test_share=self.test_share),
+            "split": split or split_of(prompt_id, test_share=self.test_share),
             "prompt": rendered.prompt,
             "source": canonical_json(feedback.source),
         }

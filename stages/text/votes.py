@@ -1,8 +1,10 @@
 """Votes: what people write for thumbs up and thumbs down, read as one truth value or refused."""
 
+import json
 import math
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from stages.text.reasons import RejectedRowError
 
@@ -31,43 +33,138 @@ WORDS = (
     ("correct", "incorrect"),
     ("right", "wrong"),
     ("helpful", "unhelpful"),
+    ("great", "terrible"),
+    ("excellent", "awful"),
+    ("love", "hate"),
+    ("loved", "hated"),
+    ("approve", "disapprove"),
+    ("approved", "disapproved"),
+    ("satisfied", "dissatisfied"),
+    ("useful", "useless"),
+    ("\N{HEAVY CHECK MARK}", "\N{HEAVY BALLOT X}"),
+    ("\N{CHECK MARK}", "\N{BALLOT X}"),
 )
 UP = frozenset(up for up, _ in WORDS)
-DOWN = frozenset(down for _, down in WORDS)
+DOWN = frozenset(down for _, down in WORDS) | {f"not_{up}" for up, _ in WORDS if up.isalpha() and len(up) > 3}
+NO_VOTE = frozenset({"none", "null", "nil", "n/a", "na", "nan", "no_vote", "no_rating", "unrated", "-", "undefined"})
+"""Words for that nobody voted, or took the vote back."""
+_RETRACTED = frozenset({"retracted", "removed", "deleted", "cleared", "cancelled", "canceled", "withdrawn", "undone"})
+_NEITHER = frozenset({"neutral", "neither", "mixed", "unsure", "abstain"})
+# Variation selectors and skin tones, which change how a thumb looks and not where it points.
+_LOOKS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
+_VALUE_KEYS = ("value", "rating", "score", "vote", "label", "thumb", "thumbs", "feedback", "type", "name")
+
+Meaning = Literal["desired", "undesired", "none"]
 
 
-def parse_vote(value: Any, *, threshold: float | None = None, ignored: Sequence[float | str] = ()) -> bool:
+class VoteWords(NamedTuple):
+    """How the votes of a log are written, as far as params say it."""
+
+    threshold: float | None = None
+    """Smallest rating that is desired; None where the log has no ratings."""
+    undesired_threshold: float | None = None
+    """Largest rating that is undesired; ratings between the two say neither. None takes all below `threshold`."""
+    ignored: Sequence[float | str] = ()
+    """Votes that say neither, such as the middle of a scale."""
+    words: Mapping[str, Meaning] = {}
+    """What words mean that aren't known, or mean something else here."""
+
+
+def parse_vote(
+    value: Any,
+    *,
+    threshold: float | None = None,
+    ignored: Sequence[float | str] = (),
+    spelling: VoteWords | None = None,
+) -> bool:
     """Whether a vote says that the completion is desired.
 
     Truth values of Python and numpy count as they are, and so do words such as "up" and "no", in any case. Numbers,
-    also as text, are compared with `threshold`; without one they must be 1 (desired), 0 or -1 (undesired).
+    also as text, are compared with `threshold`; without one they must be 1 (desired), 0 or -1 (undesired). A vote may
+    be wrapped, as in {"value": 1} and ["up"].
 
     Args:
         value: the vote as logged.
         threshold: smallest rating that is desired; None where the log has no ratings.
         ignored: votes that say neither, such as the middle of a scale.
+        spelling: all that params say about votes, in place of the two before.
 
     Raises:
         RejectedRowError: there is no vote, one of `ignored`, or one that can't be read.
     """
-    value = plain_scalar(value)
-    if is_missing(value):
+    spelling = spelling or VoteWords(threshold, None, ignored)
+    value = unwrapped(value)
+    word = word_of(value)
+    meaning = spelling.words.get(word or str(value).casefold(), spelling.words.get(str(value)))
+    number = _number(value)
+    if meaning == "none" or (meaning is None and (word in _NEITHER or _is_ignored(value, number, spelling.ignored))):
+        raise RejectedRowError("ignored_label", f"{value!r:.80} says neither desired nor undesired")
+    if meaning is not None:
+        return meaning == "desired"
+    if is_no_vote(value):
         raise RejectedRowError(
             "no_label", "expected a vote, found none; `layout: demonstrations` takes completions without votes"
         )
-    number = _number(value)
-    if _is_ignored(value, number, ignored):
-        raise RejectedRowError("ignored_label", f"{value!r} is among ignored_labels")
     if isinstance(value, bool):
         return value
     if number is not None:
-        return _from_number(number, value, threshold)
-    word = "_".join(value.strip().casefold().replace("-", " ").split()) if isinstance(value, str) else ""
+        return _from_number(number, value, spelling)
     if word in UP or word in DOWN:
         return word in UP
     raise RejectedRowError(
         "unknown_label", f"expected a vote such as true, 0, 1, up, down, yes or no, found {value!r:.80}"
     )
+
+
+def unwrapped(value: Any) -> Any:
+    """A vote out of the list or object that it is logged in, if it is the only one there."""
+    for _ in range(4):
+        value = plain_scalar(value)
+        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                return value
+        if isinstance(value, list | tuple) and len(value) == 1:
+            value = value[0]
+        elif isinstance(value, Mapping) and (key := _vote_key(value)):
+            value = value[key]
+        else:
+            return value
+    return value
+
+
+def _vote_key(value: Mapping[str, Any]) -> str | None:
+    # A score beside its name (Langfuse, LangSmith) has both; the first of the keys is the vote.
+    found = [key for key in _VALUE_KEYS if key in value and not isinstance(value[key], list)]
+    return found[0] if found else None
+
+
+def word_of(value: Any) -> str:
+    """A vote as a word: lower case, words joined by underscores, thumbs of one colour; empty for what is no text."""
+    if isinstance(value, bool) or not isinstance(value, str):
+        return ""
+    return "_".join(_LOOKS.sub("", value).strip(" .!").casefold().replace("-", " ").split()) or value.strip()
+
+
+def is_no_vote(value: Any) -> bool:
+    """Whether a vote says that nobody voted, or that a vote was taken back."""
+    value = unwrapped(value)
+    word = word_of(value)
+    return is_missing(value) or value in ([], {}) or word in NO_VOTE or word in _RETRACTED
+
+
+def is_retracted(value: Any) -> bool:
+    """Whether a word, such as the kind of an event, says that a vote was taken back."""
+    words = set(word_of(value).split("_"))
+    return bool(words & (_RETRACTED | {"retract", "remove", "delete", "clear", "undo", "unvote", "unrate", "withdraw"}))
+
+
+def rating_of(value: Any) -> float | None:
+    """The number of a vote that is one other than 1, 0 and -1, so that it takes a threshold to read; else None."""
+    value = unwrapped(value)
+    number = _number(value)
+    return None if number in (None, 0.0, 1.0, -1.0) else number
 
 
 def plain_scalar(value: Any) -> Any:
@@ -81,14 +178,19 @@ def is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value)
 
 
+def is_number(value: Any) -> bool:
+    """Whether a vote is a number, or text that is one; truth values are none."""
+    return _number(unwrapped(value)) is not None
+
+
 def is_minus_one(value: Any) -> bool:
     """Whether a vote is written as -1, so that 0 in the same log may mean that nobody voted."""
-    return _number(plain_scalar(value)) == -1
+    return _number(unwrapped(value)) == -1
 
 
 def is_zero(value: Any) -> bool:
     """Whether a vote is written as the number 0."""
-    return _number(plain_scalar(value)) == 0
+    return _number(unwrapped(value)) == 0
 
 
 def _number(value: Any) -> float | None:
@@ -112,9 +214,12 @@ def _is_ignored(value: Any, number: float | None, ignored: Sequence[float | str]
     return any(value == option or (number is not None and number == option) for option in ignored)
 
 
-def _from_number(number: float, value: Any, threshold: float | None) -> bool:
-    if threshold is not None:
-        return number >= threshold
+def _from_number(number: float, value: Any, spelling: VoteWords) -> bool:
+    if spelling.threshold is not None:
+        low = spelling.undesired_threshold
+        if low is not None and low < number < spelling.threshold:
+            raise RejectedRowError("ignored_label", f"{value!r} is between undesired_threshold and label_threshold")
+        return number >= spelling.threshold
     if number in (0.0, 1.0, -1.0):
         return number == 1.0
     raise RejectedRowError(

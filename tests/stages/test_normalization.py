@@ -40,7 +40,7 @@ def normalize(feedback, base_model, folder, **params):
         completions=folder / "completions",
         rejects=folder / "rejects",
         metrics=folder / "metrics.json",
-        params=NormalizationParams(**params),
+        params=NormalizationParams(**{"plain_text": "as_is", **params}),
     )
     return Result(folder)
 
@@ -225,6 +225,8 @@ LOGGED = st.dictionaries(st.sampled_from(["prompt", "completion", "chosen", "rej
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LOGGED, max_size=12))
 def test_counts_add_up_whatever_the_log_holds(normalized, rows):
+    # A label beside a pair stops the stage, which has a test of its own.
+    rows = [{key: row[key] for key in row if key != "label" or not {"chosen", "rejected"} <= set(row)} for row in rows]
     found = normalized(UP, *rows, {**UP, "prompt": "another"}, max_reject_share=1)
 
     counts = found.counts
@@ -236,8 +238,8 @@ def test_counts_add_up_whatever_the_log_holds(normalized, rows):
 
 
 EXPECTED = {
-    "tulu1_thumbs": (2300, 1268, 893, 139),
-    "tulu1_pairs": (774, 670, 63, 41),
+    "tulu1_thumbs": (2300, 1263, 906, 131),
+    "tulu1_pairs": (774, 671, 65, 38),
     "oasst_thumbs": (430, 430, 0, 0),
     "politeness_pairs": (1094, 1094, 0, 0),
     "gsm8k_thumbs": (5276, 5268, 8, 0),

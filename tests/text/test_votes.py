@@ -23,7 +23,7 @@ def test_reads_votes_against(value):
     assert parse_vote(value) is False
 
 
-@pytest.mark.parametrize("value", ["maybe", [1], {"up": 1}, float("inf"), "nan", object()])
+@pytest.mark.parametrize("value", ["maybe", [1, 0], {"up": 1}, float("inf"), object(), "5/5", "1 star"])
 def test_refuses_what_is_no_vote(value):
     with pytest.raises(RejectedRowError, match="unknown_label"):
         parse_vote(value)

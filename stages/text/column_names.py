@@ -1,0 +1,370 @@
+"""What the names of columns say: which are votes, which identify somebody or something, which hold a time."""
+
+import functools
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from stages.text.votes import is_missing, is_no_vote, plain_scalar, unwrapped
+
+_VOTES = frozenset(
+    [
+        "feedback",
+        "rating",
+        "ratings",
+        "thumb",
+        "thumbs",
+        "thumbsup",
+        "thumbsdown",
+        "score",
+        "scores",
+        "like",
+        "likes",
+        "liked",
+        "dislike",
+        "dislikes",
+        "disliked",
+        "vote",
+        "votes",
+        "voted",
+        "upvote",
+        "upvotes",
+        "upvoted",
+        "downvote",
+        "downvotes",
+        "downvoted",
+        "star",
+        "stars",
+        "reaction",
+        "reactions",
+        "grade",
+        "verdict",
+        "helpful",
+        "unhelpful",
+        "approved",
+        "approval",
+        "label",
+        "labels",
+        "preference",
+        "preferred",
+        "winner",
+        "csat",
+        "nps",
+        "satisfaction",
+        "satisfied",
+        "evaluation",
+        "judgement",
+        "judgment",
+        "annotation",
+        "emoji",
+        "opinion",
+        *("good", "bad", "correct", "incorrect", "wrong", "acceptable", "accepted", "useful", "quality", "approve"),
+        *("desirable", "desired", "undesired", "helpfulness", "correctness", "harmless", "harmlessness", "honesty"),
+        *("relevance", "accuracy", "factuality", "usefulness", "reward", "rewards", "outcome", "y", "annotations"),
+        *("evaluations", "judgements", "judgments", "reviews", "toxicity", "overall"),
+    ]
+)
+# Behind a name of a vote these say that the column is about the vote, and isn't one.
+_ABOUT = frozenset(
+    [
+        "id",
+        "ids",
+        "uuid",
+        "key",
+        "time",
+        "at",
+        "date",
+        "timestamp",
+        "by",
+        "user",
+        "rater",
+        "comment",
+        "comments",
+        "text",
+        "reason",
+        "reasons",
+        "note",
+        "notes",
+        "explanation",
+        "source",
+        "version",
+        "url",
+        "stats",
+        "config",
+        "configid",
+        "name",
+        "tags",
+        "details",
+        "metadata",
+        "index",
+        "model",
+        "scale",
+        "reference",
+        "response",
+        "critique",
+    ]
+)
+QUESTION_PARTS = frozenset(
+    [
+        "input",
+        "system",
+        "context",
+        "contexts",
+        "history",
+        "instruction",
+        "instructions",
+        "question",
+        "query",
+        "passage",
+        "document",
+        "documents",
+        *("doc", "docs", "chunks", "retrieved_documents"),
+        "background",
+        "persona",
+        "preamble",
+        "system_prompt",
+        "system_message",
+        "user_input",
+        "chat_history",
+        "conversation_history",
+        "previous_messages",
+        "retrieved_context",
+    ]
+)
+"""Columns that are part of a question by their name."""
+METADATA = frozenset(
+    [
+        "id",
+        "ids",
+        "uuid",
+        "guid",
+        "hash",
+        "key",
+        "time",
+        "times",
+        "timestamp",
+        "ts",
+        "date",
+        "datetime",
+        "created",
+        "updated",
+        "at",
+        "month",
+        "year",
+        "day",
+        "week",
+        "model",
+        "models",
+        "engine",
+        "user",
+        "users",
+        "annotator",
+        "annotators",
+        "rater",
+        "raters",
+        "worker",
+        "workers",
+        "reviewer",
+        "labeler",
+        "voter",
+        "author",
+        "session",
+        "chat",
+        "conversation",
+        "thread",
+        "dialog",
+        "turn",
+        "turns",
+        "index",
+        "idx",
+        "step",
+        "round",
+        "instance",
+        "app",
+        "application",
+        "source",
+        "sources",
+        "dataset",
+        "subset",
+        "split",
+        "topic",
+        "topics",
+        "category",
+        "categories",
+        "tag",
+        "tags",
+        "comment",
+        "comments",
+        "reason",
+        "reasons",
+        "explanation",
+        "rationale",
+        "critique",
+        "note",
+        "notes",
+        "url",
+        "link",
+        "version",
+        "latency",
+        "duration",
+        "tokens",
+        "token",
+        "cost",
+        "price",
+        "temperature",
+        "seed",
+        "rank",
+        "ip",
+        "email",
+        "platform",
+        "device",
+        "client",
+        "environment",
+        "release",
+        "project",
+        "experiment",
+        "run",
+        "trace",
+        "span",
+        "status",
+        "error",
+        "finish",
+        "stop",
+        "strength",
+        "margin",
+        "generator",
+        "provider",
+        "revision",
+        "batch",
+        "task",
+        "name",
+        "title",
+        "file",
+        "line",
+        "place",
+        "method",
+        "origin",
+        "channel",
+        "country",
+        "region",
+        "confidence",
+        "agreement",
+        "count",
+        "num",
+        "size",
+        "length",
+        "weight",
+        *("event", "events", "action", "operation", "meta", "metadata", "params", "parameters", "usage", "config"),
+        *("extra", "info", "details", "stats", "kwargs", "debug", "logprobs", "timing", "headers", "attributes"),
+    ]
+)
+"""Words of names of columns that are about a row and no part of it."""
+RATERS = (
+    *("rater", "rater_id", "annotator", "annotator_id", "voter", "voter_id", "worker", "worker_id", "reviewer"),
+    *("reviewer_id", "labeler", "labeler_id", "evaluator", "user", "user_id", "userid", "username", "user_name"),
+    *("author_user_id", "account_id", "email"),
+)
+TIMES = (
+    *("voted_at", "rated_at", "feedback_at", "feedback_time", "updated_at", "modified_at", "time", "timestamp", "ts"),
+    *("created_at", "created", "create_time", "created_time", "event_time", "date", "datetime", "start_time"),
+)
+CONVERSATIONS = (
+    *("conversation", "conversation_id", "conv_id", "chat", "chat_id", "session", "session_id", "thread", "thread_id"),
+    *("dialog", "dialog_id", "dialogue", "dialogue_id", "conversation_hash"),
+)
+TURNS = ("turn", "turn_id", "turn_index", "turn_idx", "turn_number", "message_index", "step", "round")
+_REFERENCES = (
+    *("answer", "message", "response", "completion", "generation", "observation", "span", "run", "request", "target"),
+    *("output", "item", "event", "trace"),
+)
+UPS = (
+    *("up", "ups", "upvotes", "upvote", "upvoted", "thumbs_up", "thumbsup", "likes", "like", "liked", "num_up"),
+    *("num_upvotes", "votes_up", "is_liked"),
+)
+DOWNS = (
+    *("down", "downs", "downvotes", "downvote", "downvoted", "thumbs_down", "thumbsdown", "dislikes", "dislike"),
+    *("disliked", "num_down", "num_downvotes", "votes_down", "is_disliked"),
+)
+_NEGATIVE = frozenset(
+    {"bad", "wrong", "incorrect", "unhelpful", "undesired", "dislike", "dislikes", "disliked", "downvote", "downvotes"}
+    | {"downvoted", "thumbsdown", "down", "toxicity", "not"}
+)
+OWN_IDS = ("id", "uuid", "_id")
+
+
+@functools.lru_cache(maxsize=4096)
+def canonical(name: str) -> str:
+    """A name in lower case, its words joined by underscores."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name)
+    return re.sub(r"[^0-9a-z]+", "_", spaced.casefold()).strip("_") or name
+
+
+@functools.lru_cache(maxsize=4096)
+def is_vote(name: str) -> bool:
+    """Whether a column is named like a vote."""
+    words = canonical(name.rpartition(".")[2]).split("_")
+    return not _VOTES.isdisjoint(words) and words[-1] not in _ABOUT
+
+
+@functools.lru_cache(maxsize=4096)
+def is_metadata(name: str) -> bool:
+    """Whether a column is by its name about a row, such as who wrote it and when."""
+    return not METADATA.isdisjoint(canonical(name).split("_"))
+
+
+def first_of(names: Iterable[str], wanted: Iterable[str]) -> str | None:
+    """The name that stands first in `wanted`, however it is spelled."""
+    spelled = {canonical(name): name for name in names}
+    return next((spelled[name] for name in wanted if name in spelled), None)
+
+
+def references(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The kind and id of what a row names by an id, the most particular first; users and conversations left out."""
+    found: list[tuple[int, str, str]] = []
+    for name, value in row.items():
+        words = canonical(name).removesuffix("_id").removesuffix("_uuid")
+        kind = next((i for i, kind in enumerate(_REFERENCES) if words == kind), None)
+        if words in ("parent_run", "parent_message"):
+            kind = None
+        if kind is not None and (found_id := _as_id(value)) is not None:
+            found.append((kind, _REFERENCES[kind], found_id))
+    return [(kind, value) for _, kind, value in sorted(found)]
+
+
+def own_id(row: Mapping[str, Any]) -> str | None:
+    """The id of a row itself."""
+    return next((found for name in OWN_IDS if (found := _as_id(row.get(name))) is not None), None)
+
+
+def _as_id(value: Any) -> str | None:
+    value = plain_scalar(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        return None
+    return str(value) if re.fullmatch(r"\S{1,80}", str(value)) else None
+
+
+@functools.lru_cache(maxsize=4096)
+def is_negative(name: str) -> bool:
+    """Whether a column is named for what is bad, so that true says undesired."""
+    return not _NEGATIVE.isdisjoint(canonical(name).split("_"))
+
+
+def vote_in(row: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """The name and value of the first vote in an object, such as a message; None without one.
+
+    Of a button that says one thing, such as `liked`, only that it was pressed is a vote.
+    """
+    for name, value in row.items():
+        if not is_vote(name) or is_missing(plain_scalar(value)) or is_no_vote(value):
+            continue
+        vote = unwrapped(value)
+        if isinstance(vote, Mapping | list) or is_no_vote(vote):
+            continue
+        if isinstance(vote, bool | int) and (is_negative(name) or canonical(name) in UPS):
+            if vote:
+                return name, not is_negative(name)
+        else:
+            return name, vote
+    return None

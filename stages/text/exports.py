@@ -1,0 +1,568 @@
+"""Exports of the tools that feedback is collected with, read by their shape.
+
+Each reader takes a record apart into items: an answer with or without a vote on it, or a vote on an answer that
+stands elsewhere. An item has cells by our names, and ids by which answers and votes find each other.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stages.text.column_names import canonical, first_of, is_vote, own_id, references, vote_in
+from stages.text.layouts import as_json_value
+from stages.text.reasons import RejectedRowError
+from stages.text.votes import is_missing
+
+Record = Mapping[str, Any]
+
+
+@dataclass
+class Item:
+    """An answer, a vote or both."""
+
+    cells: dict[str, Any]
+    """By our names; `rater`, `time`, `conversation` and `votes_for` among them."""
+    source: dict[str, Any] = field(default_factory=dict)
+    """What else the record says."""
+    own_ids: tuple[str, ...] = ()
+    """Ids that are this answer's own."""
+    other_ids: tuple[str, ...] = ()
+    """Ids of what this answer is part of; they find it where nothing has them as its own."""
+    targets: tuple[str, ...] = ()
+    """Of a vote without answer, the ids that it names, the most particular first."""
+    score: str | None = None
+    """Name of the score, where a log holds several."""
+    error: RejectedRowError | None = None
+    """Why it can't be used."""
+    is_repeated: bool = False
+    """Whether the same answer, under the same id, stands in the log before."""
+
+
+def read_export(record: Record) -> tuple[str, list[Item]] | None:
+    """The format and the items of a record of a known export; None for a row of columns."""
+    for name, (fits, reader) in _READERS.items():
+        if fits(record):
+            try:
+                return name, list(reader(record))
+            except RejectedRowError as error:
+                return name, [Item({}, error=error)]
+    return None
+
+
+# ---- Open WebUI ----
+
+
+def _is_open_webui(record: Record) -> bool:
+    data, meta = record.get("data"), record.get("meta")
+    return isinstance(data, Mapping) and "rating" in data and (isinstance(meta, Mapping) or "snapshot" in record)
+
+
+def _open_webui(record: Record) -> Iterator[Item]:
+    data, meta = record["data"], record.get("meta") or {}
+    shared = {
+        "label": data["rating"],
+        "rater": record.get("user_id"),
+        "time": record.get("updated_at", record.get("created_at")),
+        "conversation": meta.get("chat_id"),
+    }
+    source = {"model": data.get("model_id", meta.get("model_id")), "reason": data.get("reason")}
+    source |= {"comment": data.get("comment"), "tags": data.get("tags"), "user": record.get("user_id")}
+    chat = _below(record, "snapshot", "chat", "chat") or _below(record, "snapshot", "chat")
+    if chat is None:
+        yield Item(shared, source, targets=_named("message", meta.get("message_id")))
+        return
+    messages = _messages_of_chat(chat)
+    wanted = str(meta.get("message_id"))
+    if wanted not in messages:
+        raise RejectedRowError("missing_turns", f"the rated message {wanted} isn't in the snapshot of its chat")
+    path = path_to(messages, wanted)
+    model = messages[wanted].get("model") or source["model"]
+    yield Item({**shared, "messages": path}, {**source, "model": model}, own_ids=_named("message", wanted))
+
+
+def _messages_of_chat(chat: Record) -> dict[str, Record]:
+    held = _below(chat, "history", "messages") or chat.get("messages") or {}
+    if isinstance(held, Mapping):
+        return {str(key): {"id": key, **message} for key, message in held.items()}
+    listed = [message for message in held if isinstance(message, Mapping)]
+    ids = [str(message.get("id", i)) for i, message in enumerate(listed)]
+    # A list stands in the order of the conversation, if its messages don't name their parents.
+    before = [None, *ids]
+    return {name: {"parentId": before[i], **message} for i, (name, message) in enumerate(zip(ids, listed, strict=True))}
+
+
+def _is_chat(record: Record) -> bool:
+    return isinstance(_below(record, "chat", "history", "messages"), Mapping)
+
+
+def _chat(record: Record) -> Iterator[Item]:
+    shared = {"conversation": record.get("id"), "rater": record.get("user_id")}
+    yield from rated_messages(_messages_of_chat(record["chat"]), shared)
+
+
+# ---- trees and lists of messages ----
+
+
+def rated_messages(messages: Mapping[str, Record], shared: Record) -> Iterator[Item]:
+    """Each rated answer with the turns before it.
+
+    Args:
+        messages: by id, each naming the one before it.
+        shared: cells that all have.
+
+    Raises:
+        RejectedRowError: no answer is rated, or turns are missing.
+    """
+    num_rated = 0
+    for name, message in messages.items():
+        found = vote_in(message)
+        if found is None or speaker_of(message) != "assistant":
+            continue
+        num_rated += 1
+        time = message.get("updatedAt", message.get("createdAt", message.get("timestamp")))
+        cells = {**shared, "label": found[1], "time": time, "messages": path_to(messages, name)}
+        source = {"model": message.get("model")} if message.get("model") else {}
+        yield Item(cells, source, own_ids=_named("message", name))
+    if not num_rated:
+        raise RejectedRowError("no_label", "expected a conversation in which an answer is rated, found none")
+
+
+def speaker_of(message: Record) -> str | None:
+    """Role of who wrote a message; None if it doesn't say."""
+    if "isCreatedByUser" in message:
+        return "user" if message["isCreatedByUser"] in (True, "true", 1) else "assistant"
+    author = message.get("author")
+    spoken = author.get("role") if isinstance(author, Mapping) else None
+    spoken = message.get("role", message.get("from", message.get("sender", spoken)))
+    return _SPEAKERS.get(str(spoken).casefold(), None if spoken is None else str(spoken))
+
+
+_SPEAKERS = {
+    **dict.fromkeys(("human", "user", "prompter", "customer", "you"), "user"),
+    **dict.fromkeys(("gpt", "ai", "assistant", "model", "bot", "chatgpt", "aimessagechunk", "agent"), "assistant"),
+}
+
+
+def text_of(message: Record) -> Any:
+    """What a message says: text or parts of it."""
+    for key in ("content", "text", "value", "message"):
+        if not is_missing(message.get(key)) and message.get(key) != []:
+            content = message[key]
+            if isinstance(content, Mapping) and "parts" in content:
+                return [
+                    part if isinstance(part, Mapping) else {"type": "text", "text": part} for part in content["parts"]
+                ]
+            return content
+    return None
+
+
+def plain_message(message: Record) -> dict[str, Any]:
+    """A message with what a template reads and nothing else."""
+    kept = {
+        key: message[key] for key in ("name", "tool_calls", "tool_call_id", "reasoning_content") if message.get(key)
+    }
+    return {"role": speaker_of(message), "content": text_of(message), **kept}
+
+
+def _parent_of(message: Record) -> str | None:
+    name = first_of(message, ("parent_id", "parent_message_id", "parent", "parent_uuid", "reply_to"))
+    parent = message.get(name) if name else None
+    if parent is None or str(parent) in ("", "root", "client-created-root") or not str(parent).strip("0-"):
+        return None
+    return str(parent)
+
+
+def path_to(messages: Mapping[str, Record], name: str) -> list[dict[str, Any]]:
+    """The messages from the beginning of a conversation to one of them.
+
+    Raises:
+        RejectedRowError: one of them is missing.
+    """
+    path: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    place: str | None = name
+    while place is not None:
+        if place not in messages or place in seen:
+            raise RejectedRowError(
+                "missing_turns", f"expected the turns before message {name}, found no message {place}"
+            )
+        seen.add(place)
+        message = messages[place]
+        # Nodes without a speaker, such as the root of a tree, hold no text.
+        if speaker_of(message) is not None:
+            path.append(plain_message(message))
+        place = _parent_of(message)
+    return path[::-1]
+
+
+def message_id(message: Record) -> str | None:
+    """The id of a message in a table or a list of messages."""
+    name = first_of(message, ("message_id", "id", "uuid"))
+    value = message.get(name) if name else None
+    return None if is_missing(value) else str(value)
+
+
+def is_message_row(record: Record) -> bool:
+    """Whether a record is one message that names the one before it or its conversation."""
+    if speaker_of(record) is None or not isinstance(text_of(record), str | list) or "conversations" in record:
+        return False
+    return message_id(record) is not None and (
+        first_of(record, ("parent_id", "parent_message_id", "conversation_id", "parent")) is not None
+    )
+
+
+def _is_librechat(record: Record) -> bool:
+    held = record.get("messages", record.get("messagesTree"))
+    if not isinstance(held, list) or not all(isinstance(message, Mapping) for message in held):
+        return False
+    return any("messageId" in message or "parentMessageId" in message for message in held)
+
+
+def _librechat(record: Record) -> Iterator[Item]:
+    messages: dict[str, Record] = {}
+    waiting: list[tuple[Record, str | None]] = [
+        (message, None) for message in record.get("messages", record.get("messagesTree"))
+    ]
+    while waiting:
+        message, parent = waiting.pop(0)
+        name = message_id(message) or str(len(messages))
+        messages[name] = {"parentMessageId": parent, **message}
+        waiting += [(child, name) for child in message.get("children") or [] if isinstance(child, Mapping)]
+    shared = {"conversation": record.get("conversationId"), "rater": record.get("user")}
+    yield from rated_messages(messages, shared)
+
+
+def _is_reply_tree(record: Record) -> bool:
+    prompt = record.get("prompt")
+    return isinstance(prompt, Mapping) and isinstance(prompt.get("replies"), list)
+
+
+def _reply_tree(record: Record) -> Iterator[Item]:
+    messages: dict[str, Record] = {}
+    waiting: list[tuple[Record, str | None]] = [(record["prompt"], None)]
+    while waiting:
+        message, parent = waiting.pop(0)
+        name = message_id(message) or str(len(messages))
+        messages[name] = {**message, "parent_id": parent}
+        waiting += [(child, name) for child in message.get("replies") or [] if isinstance(child, Mapping)]
+    yield from rated_messages(messages, {"conversation": record.get("message_tree_id")})
+
+
+def _has_rated_turns(record: Record) -> bool:
+    held = record.get("messages", record.get("conversations", record.get("conversation")))
+    if not isinstance(held, list) or not all(isinstance(message, Mapping) for message in held):
+        return False
+    return any(speaker_of(message) == "assistant" and vote_in(message) is not None for message in held)
+
+
+def _rated_turns(record: Record) -> Iterator[Item]:
+    key = next(key for key in ("messages", "conversations", "conversation") if key in record)
+    rest = {name: as_json_value(value) for name, value in record.items() if name != key}
+    turns: list[dict[str, Any]] = []
+    if isinstance(record.get("system"), str) and record["system"] and speaker_of(record[key][0]) != "system":
+        turns.append({"role": "system", "content": record["system"]})
+    conversation = first_of(record, ("conversation_id", "chat_id", "chat", "session_id", "thread_id", "id"))
+    rater = first_of(record, ("rater", "annotator", "user_id", "user"))
+    for number, message in enumerate(record[key]):
+        turns.append(plain_message(message))
+        found = vote_in(message) if speaker_of(message) == "assistant" else None
+        if found is None:
+            continue
+        cells = {"messages": list(turns), "label": found[1], "tools": record.get("tools")}
+        cells["conversation"] = record[conversation] if conversation else None
+        cells["rater"] = record[rater] if rater else None
+        cells["time"] = message.get("time", message.get("timestamp", record.get("time")))
+        yield Item(cells, {**rest, "turn": number})
+
+
+# ---- LangSmith ----
+
+
+def _is_langsmith_run(record: Record) -> bool:
+    marks = {"run_type", "feedback_stats", "trace_id", "dotted_order", "session_id", "feedback", "start_time"}
+    return "inputs" in record and "outputs" in record and not marks.isdisjoint(record)
+
+
+def _langsmith_run(record: Record) -> Iterator[Item]:
+    cells, ids = _exchange(record.get("inputs"), record.get("outputs")), _named("run", record.get("id"))
+    cells["time"] = record.get("start_time")
+    cells["conversation"] = _below(record, "extra", "metadata", "thread_id")
+    source = {"name": record.get("name"), "run_type": record.get("run_type")}
+    others = _named("trace", record.get("trace_id"))
+    stats = record.get("feedback_stats")
+    votes = [(str(key), _counted(found)) for key, found in (stats if isinstance(stats, Mapping) else {}).items()]
+    listed = record.get("feedback")
+    votes += [
+        (str(vote.get("key")), {"label": _score(vote), "time": vote.get("created_at")})
+        for vote in (listed if isinstance(listed, list) else [])
+        if isinstance(vote, Mapping)
+    ]
+    yield Item(dict(cells), source, own_ids=ids, other_ids=others)
+    for key, vote in votes:
+        yield Item(vote, {}, targets=ids or ("run:?",), score=key)
+
+
+def _counted(found: Any) -> dict[str, Any]:
+    if not isinstance(found, Mapping) or is_missing(found.get("avg")) or not found.get("n"):
+        return {"label": None}
+    number, mean = int(found["n"]), float(found["avg"])
+    votes_for = mean * number
+    if number > 1 and 0 <= mean <= 1 and abs(votes_for - round(votes_for)) < 1e-6:
+        return {"up": round(votes_for), "down": number - round(votes_for)}
+    return {"label": mean}
+
+
+def _is_langsmith_feedback(record: Record) -> bool:
+    return "run_id" in record and "key" in record and not {"score", "value"}.isdisjoint(record)
+
+
+def _langsmith_feedback(record: Record) -> Iterator[Item]:
+    rater = record.get("user_id") or _below(record, "feedback_source", "user_id")
+    time = record.get("modified_at") or record.get("created_at")
+    cells = {"label": _score(record), "rater": rater, "time": time, "event": own_id(record)}
+    yield Item(cells, {}, targets=_named("run", record["run_id"]), score=str(record["key"]))
+
+
+def _score(vote: Record) -> Any:
+    for key in ("score", "value"):
+        if not is_missing(vote.get(key)):
+            return vote[key]
+    return None
+
+
+# ---- Langfuse ----
+
+
+def _is_langfuse_score(record: Record) -> bool:
+    ids = {"traceId", "observationId", "trace_id", "observation_id"}
+    return (
+        "name" in record
+        and not {"value", "stringValue"}.isdisjoint(record)
+        and not ids.isdisjoint(record)
+        and ("input" not in record)
+    )
+
+
+def _langfuse_score(record: Record) -> Iterator[Item]:
+    yield _langfuse_vote(record, "")
+
+
+def _langfuse_vote(record: Record, trace: str) -> Item:
+    observation = record.get("observationId", record.get("observation_id"))
+    trace = record.get("traceId", record.get("trace_id")) or trace
+    value = record.get("stringValue") if is_missing(record.get("value")) else record["value"]
+    time = record.get("updatedAt", record.get("timestamp", record.get("createdAt")))
+    rater = record.get("authorUserId") or record.get("userId")
+    cells = {"label": value, "time": time, "rater": rater, "event": own_id(record)}
+    targets = _named("observation", observation) or _named("trace", trace) or ("trace:?",)
+    return Item(cells, {}, targets=targets, score=str(record["name"]))
+
+
+def _is_langfuse(record: Record) -> bool:
+    marks = {"traceId", "projectId", "observations", "scores", "bookmarked", "htmlPath", "sessionId", "trace_id"}
+    return "input" in record and "output" in record and not marks.isdisjoint(record) and "instruction" not in record
+
+
+def _langfuse(record: Record) -> Iterator[Item]:
+    trace = record.get("traceId", record.get("trace_id"))
+    name = "trace" if trace is None else "observation"
+    ids, others = _named(name, record.get("id")), _named("trace", trace)
+    source = {key: record.get(key) for key in ("name", "model", "type") if record.get(key)}
+    try:
+        cells = _exchange(record["input"], record["output"])
+        cells |= {"conversation": record.get("sessionId"), "tools": _below(record, "input", "tools")}
+        yield Item(cells, source, own_ids=ids, other_ids=others)
+    except RejectedRowError as error:
+        yield Item({}, own_ids=ids, error=error)
+    for score in record.get("scores") or []:
+        if isinstance(score, Mapping) and "name" in score:
+            yield _langfuse_vote({**score, "observationId": score.get("observationId")}, str(trace or record.get("id")))
+    for observation in record.get("observations") or []:
+        if isinstance(observation, Mapping) and observation.get("type") == "GENERATION":
+            yield from _langfuse({"traceId": record.get("id"), **observation})
+
+
+# ---- OpenAI ----
+
+
+def _is_openai(record: Record) -> bool:
+    asked = record.get("request", record.get("body", record))
+    answered = record.get("response", record.get("completion", record))
+    if not isinstance(asked, Mapping) or not isinstance(answered, Mapping):
+        return False
+    answered = answered.get("body", answered)
+    asked = asked.get("body", asked)
+    if not isinstance(asked, Mapping) or not isinstance(answered, Mapping) or asked.get("object") == "chat.completion":
+        return False
+    has_answer = isinstance(answered.get("choices"), list) or isinstance(answered.get("output"), list)
+    return has_answer and isinstance(asked.get("messages", asked.get("input")), list | str)
+
+
+def _openai(record: Record) -> Iterator[Item]:
+    asked = record.get("request", record.get("body", record))
+    asked = asked.get("body", asked)
+    answered = record.get("response", record.get("completion", record))
+    answered = answered.get("body", answered)
+    cells = _exchange(asked.get("messages", asked.get("input")), answered)
+    if isinstance(asked.get("instructions"), str):
+        cells["prompt"] = [{"role": "system", "content": asked["instructions"]}, *cells["prompt"]]
+    cells["tools"] = asked.get("tools") or record.get("tools")
+    rest = {
+        key: value
+        for key, value in record.items()
+        if key not in ("request", "response", "body", "messages", "input", "choices", "completion", "tools", "output")
+    }
+    if found := vote_in({key: value for key, value in rest.items() if key != "usage"}):
+        cells["label"] = found[1]
+    elif any(is_vote(key) for key in rest):
+        cells["label"] = None
+    metadata = rest.get("metadata")
+    if "label" not in cells and isinstance(metadata, Mapping) and (found := vote_in(metadata)):
+        cells["label"] = found[1]
+    rater, time = first_of(rest, ("rater", "user_id", "user")), first_of(rest, ("time", "timestamp", "created_at"))
+    cells |= {"rater": rest[rater] if rater else None, "time": rest[time] if time else None}
+    ids = {answered.get("id"), record.get("id"), record.get("custom_id"), record.get("request_id")} - {None}
+    source = {key: as_json_value(value) for key, value in rest.items() if not isinstance(value, Mapping | list)}
+    names = tuple(f"any:{name}" for name in sorted(map(str, ids)))
+    yield Item(cells, {**source, "model": answered.get("model")}, own_ids=names)
+
+
+# ---- what a model was asked and what it answered, whatever holds it ----
+
+_TEXT_KEYS = ("question", "query", "input", "prompt", "text", "content", "message", "user_input", "human_input")
+_ANSWER_KEYS = (
+    "output",
+    "answer",
+    "response",
+    "text",
+    "content",
+    "result",
+    "completion",
+    "message",
+    "reply",
+    "generation",
+)
+
+
+def _exchange(asked: Any, answered: Any) -> dict[str, Any]:
+    prompt, answer = _turns(asked, "user", _TEXT_KEYS), _turns(answered, "assistant", _ANSWER_KEYS)
+    # What agents and graphs give back is the whole conversation, its beginning included.
+    if len(answer) > len(prompt) and [_said(turn) for turn in answer[: len(prompt)]] == [
+        _said(turn) for turn in prompt
+    ]:
+        answer = answer[len(prompt) :]
+    cells: dict[str, Any] = {"prompt": prompt, "completion": answer}
+    if isinstance(asked, Mapping) and asked.get("tools"):
+        cells["tools"] = asked["tools"]
+    if isinstance(answered, Mapping) and isinstance(answered.get("choices"), list) and answered["choices"]:
+        cells["finish_reason"] = answered["choices"][0].get("finish_reason")
+    return cells
+
+
+def _said(turn: Record) -> tuple[Any, Any]:
+    return turn.get("role"), turn.get("content")
+
+
+def _turns(value: Any, role: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    """A value as turns of a conversation; plain text is one turn of `role`."""
+    if isinstance(value, str) and value.strip():
+        return [{"role": role, "content": value}]
+    if isinstance(value, list) and value:
+        value = value[0] if len(value) == 1 and isinstance(value[0], list) else value
+        return [_turn(item, role) for item in value]
+    if isinstance(value, Mapping):
+        for key in ("messages", "generations", "choices"):
+            if isinstance(value.get(key), list) and value[key]:
+                found = value[key]
+                return _turns(found if key == "messages" else _first_answer(found), role, keys)
+        if "role" in value or "kwargs" in value:
+            return [_turn(value, role)]
+        found = [key for key in keys if not is_missing(value.get(key))]
+        if len(found) == 1 or (found and role == "assistant"):
+            return _turns(value[found[0]], role, keys)
+    raise RejectedRowError(
+        "unknown_layout", f"expected what the {role} said as text or messages, found {as_json_value(value)!s:.80}"
+    )
+
+
+def _first_answer(found: list[Any]) -> list[Any]:
+    first = found[0][0] if isinstance(found[0], list) and found[0] else found[0]
+    if isinstance(first, Mapping) and isinstance(first.get("message"), Mapping):
+        return [first["message"]]
+    return [first]
+
+
+def _turn(value: Any, role: str) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"role": role, "content": value}
+    if not isinstance(value, Mapping):
+        raise RejectedRowError("bad_messages", f"expected a message, found {value!r:.80}")
+    inner = value.get("kwargs", value)
+    inner = inner.get("data", inner) if isinstance(inner, Mapping) else value
+    kind = inner.get("role") or _langchain_role(inner.get("type"), value.get("id"))
+    if inner.get("type") == "function_call":
+        call = {"name": inner.get("name"), "arguments": inner.get("arguments")}
+        calls = [{"id": inner.get("call_id"), "type": "function", "function": call}]
+        return {"role": "assistant", "content": None, "tool_calls": calls}
+    if inner.get("type") == "function_call_output":
+        return {"role": "tool", "content": inner.get("output"), "tool_call_id": inner.get("call_id")}
+    kept = {key: inner[key] for key in ("name", "tool_calls", "tool_call_id", "reasoning_content") if inner.get(key)}
+    if calls := _below(inner, "additional_kwargs", "tool_calls"):
+        kept["tool_calls"] = calls
+    speaker = _SPEAKERS.get(str(kind).casefold(), kind) if kind else role
+    return {"role": speaker, "content": text_of(inner), **kept}
+
+
+_LANGCHAIN = {"human": "user", "ai": "assistant", "system": "system", "tool": "tool", "aimessagechunk": "assistant"}
+
+
+def _langchain_role(kind: Any, path: Any) -> str | None:
+    if isinstance(kind, str) and kind.casefold() in _LANGCHAIN:
+        return _LANGCHAIN[kind.casefold()]
+    if isinstance(path, list) and path:
+        return _LANGCHAIN.get(str(path[-1]).casefold().removesuffix("chunk").removesuffix("message"))
+    return None
+
+
+def _below(record: Any, *keys: str) -> Any:
+    for key in keys:
+        if not isinstance(record, Mapping):
+            return None
+        record = record.get(key)
+    return record
+
+
+def _named(kind: str, value: Any) -> tuple[str, ...]:
+    return () if is_missing(value) else (f"{kind}:{value}",)
+
+
+def row_targets(record: Record) -> tuple[str, ...]:
+    """The ids that a vote in a table of its own names; its own id is one only where there is no other."""
+    named = [f"{kind}:{value}" for kind, value in references(record)]
+    own = own_id(record)
+    return tuple(named) or ((f"any:{own}",) if own is not None else ())
+
+
+def row_ids(record: Record) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The ids of an answer in a table: its own, and those of what it is part of."""
+    own = own_id(record)
+    named = references({name: value for name, value in record.items() if canonical(name).endswith(("_id", "_uuid"))})
+    particular = [f"{kind}:{value}" for kind, value in named if kind != "trace"]
+    whole = [f"{kind}:{value}" for kind, value in named if kind == "trace"]
+    return ((f"any:{own}",) if own is not None else ()) + tuple(particular), tuple(whole)
+
+
+_Reader = Callable[[Record], Iterator[Item]]
+_READERS: Mapping[str, tuple[Callable[[Record], bool], _Reader]] = {
+    "open_webui": (_is_open_webui, _open_webui),
+    "open_webui_chat": (_is_chat, _chat),
+    "librechat": (_is_librechat, _librechat),
+    "reply_tree": (_is_reply_tree, _reply_tree),
+    "langsmith_feedback": (_is_langsmith_feedback, _langsmith_feedback),
+    "langsmith_run": (_is_langsmith_run, _langsmith_run),
+    "langfuse_score": (_is_langfuse_score, _langfuse_score),
+    "openai": (_is_openai, _openai),
+    "langfuse": (_is_langfuse, _langfuse),
+    "rated_turns": (_has_rated_turns, _rated_turns),
+}
+"""By the name of a format: whether a record has its shape, and what reads it. The first that fits reads a record."""

@@ -1,0 +1,64 @@
+"""Runs `normalization` on logs that tests write, and gives back what a reader would recount."""
+
+import json
+from typing import NamedTuple
+
+from stages.contracts.artifact import read_table
+from stages.contracts.completions import COMPLETIONS
+from stages.contracts.rejects import REJECTS
+from stages.normalization import NormalizationParams, run
+
+
+class Read(NamedTuple):
+    rows: list
+    rejects: list
+    counts: dict
+
+    def votes(self):
+        """By question and answer as plain text, the label of each unpaired row."""
+        return {said(row): row["label"] for row in self.rows}
+
+    def pairs(self):
+        """Question, better answer and worse answer of each pair."""
+        return [
+            (*said(chosen), said(rejected)[1]) for chosen, rejected in zip(self.rows[::2], self.rows[1::2], strict=True)
+        ]
+
+
+def said(row):
+    """What was asked last and what was answered."""
+    messages = json.loads(row["messages"])
+    return _last(messages["prompt"]), _last(messages["completion"])
+
+
+def turns(row):
+    """Every turn of the prompt as speaker and text."""
+    return [(turn["role"], turn["content"]) for turn in json.loads(row["messages"])["prompt"]]
+
+
+def _last(value):
+    return value if value is None or isinstance(value, str) else value[-1]["content"]
+
+
+def write(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = rows if isinstance(rows, str) else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def read(log, base_model, folder, **params):
+    folder.mkdir(parents=True, exist_ok=True)
+    run(
+        feedback=log,
+        base_model=base_model,
+        completions=folder / "completions",
+        rejects=folder / "rejects",
+        metrics=folder / "metrics.json",
+        params=NormalizationParams(**{"test_share": 0.0, "max_reject_share": 1.0, **params}),
+    )
+    return Read(
+        read_table(folder / "completions", COMPLETIONS).to_pylist(),
+        read_table(folder / "rejects", REJECTS).to_pylist(),
+        json.loads((folder / "metrics.json").read_text()),
+    )
