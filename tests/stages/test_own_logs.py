@@ -650,14 +650,22 @@ def test_unrated_answers_of_an_export_are_no_demonstrations(reads):
     assert found.counts["reject_reasons"] == {"unrated": 1}
 
 
+WITH_CALLS = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}{{ call.function.name }} {{ call.function.arguments | tojson }}"
+    "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
 def test_a_tool_call_is_an_answer(reads):
     call = {"id": "k", "type": "function", "function": {"name": "rain", "arguments": '{"place": "Ulm"}'}}
     tools = [{"type": "function", "function": {"name": "rain", "parameters": {"type": "object"}}}]
     answer = {"role": "assistant", "content": None, "tool_calls": [call]}
     row = {"request": {"messages": [human("Rain?")], "tools": tools}, "response": {"choices": [{"message": answer}]}}
 
-    (found,) = reads([{**row, "label": True}]).rows
+    (found,) = reads([{**row, "label": True}], chat_template=WITH_CALLS).rows
 
+    assert found["completion"] == 'rain {"place": "Ulm"}<|im_end|>'
     messages = json.loads(found["messages"])
     assert messages["tools"] == tools
     assert messages["completion"][0]["tool_calls"] == [call]

@@ -42,7 +42,7 @@ def completions(tmp_path_factory, base_model):
         completions=folder / "completions",
         rejects=folder / "rejects",
         metrics=folder / "metrics.json",
-        params=NormalizationParams(),
+        params=NormalizationParams(plain_text="as_is"),
     )
     return folder / "completions"
 
