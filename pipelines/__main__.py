@@ -13,11 +13,13 @@ from stages.contracts.stage import PARAMS_FILE, parse_section, read_params
 def check(_: argparse.Namespace) -> int:
     """Check params.yaml and dvc.yaml against the code; print each problem in one line."""
     from pipelines.checks import graph_problems
-    from pipelines.graph import read_graph
+    from pipelines.graph import read_graph, targets_of
     from pipelines.params import load_params
 
-    inputs = load_params().inputs.model_dump()
-    problems = graph_problems(read_graph(), inputs)
+    params = load_params()
+    nodes = read_graph()
+    targets_of(params.run.methods, nodes)
+    problems = graph_problems(nodes, params)
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:

@@ -2,14 +2,17 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipelines.graph import StageNode
-from stages.code import code_listings
+from pipelines.graph import StageNode, is_rows
+from pipelines.params import Params
+from stages.code import code_listings, code_names
 from stages.contracts.stage import CODE, parse_listing, role_of
+from stages.trainers import METHODS
 
 SOURCE = Path("stages")
 METRICS_ARGUMENTS = {"metrics", "verdict"}
@@ -18,42 +21,108 @@ WRITTEN = {"artifacts", "models", "metrics", "plots", "reports"}
 """Folders of what stages write."""
 
 
-def graph_problems(nodes: Sequence[StageNode], inputs: Mapping[str, Any]) -> list[str]:
+def graph_problems(nodes: Sequence[StageNode], params: Params) -> list[str]:
     """A sentence per difference between an entry of dvc.yaml and what its stage reads and writes.
 
     Args:
         nodes: the graph.
-        inputs: section `inputs` of params.yaml, paths that stages may depend on though no flag names them.
+        params: params.yaml; of its `inputs`, stages may depend on paths that no flag names.
     """
     written = {out for node in nodes for out in node.outs}
-    paths = {str(value) for value in inputs.values()}
-    problems = []
-    for node in nodes:
-        problems += [f"dvc.yaml: {node.name} {problem}" for problem in _problems_of(node, paths, written)]
-    return problems
+    known = _Known({str(value) for value in params.inputs.model_dump().values()}, written, params, code_names(SOURCE))
+    return [f"dvc.yaml: {node.name} {problem}" for node in nodes for problem in _problems_of(node, known)] + [
+        f"dvc.yaml: {node.name} {problem}" for node in nodes for problem in start_problems(node, nodes)
+    ]
 
 
-def _problems_of(node: StageNode, inputs: set[str], written: set[str]) -> Iterator[str]:
-    if node.module is not None:
+class _Known(NamedTuple):
+    """What an entry is held against."""
+
+    inputs: set[str]
+    written: set[str]
+    params: Params
+    code: set[str]
+
+
+def _problems_of(node: StageNode, known: _Known) -> Iterator[str]:
+    if node.module is None:
+        if any("stages" in word for word in node.command):
+            yield "runs a stage otherwise than as `python -m stages.NAME`, so that nothing is known of it"
+        return
+    try:
         entry = _entry_of(node)
-        yield from entry.problems
-        if not entry.problems:
-            yield from _differences(
-                "deps", entry.reads, node.deps, also=[dep for dep in node.deps if _is_own(dep, inputs)]
-            )
-            for kind, listed in node.outputs.items():
-                yield from _differences(kind, entry.writes[kind], listed)
-            yield from _differences("params", entry.params, node.params)
+    except ModuleNotFoundError:
+        near = get_close_matches(node.module, [f"stages.{name}" for name in known.code], n=1)
+        yield f"runs {node.module}, and there is no such stage" + (f"; did you mean {near[0]}?" if near else "")
+        return
+    yield from entry.problems
+    yield from _choice_problems(node, known.params)
+    if not entry.problems:
+        own = [dep for dep in node.deps if _is_own(dep, known.inputs)]
+        yield from _differences("deps", entry.reads, node.deps, also=own)
+        for kind, listed in node.outputs.items():
+            yield from _differences(kind, entry.writes[kind], listed)
+        yield from _differences("params", entry.params, node.params)
+    yield from _dep_problems(node, known)
+
+
+def _dep_problems(node: StageNode, known: _Known) -> Iterator[str]:
     for dep in node.deps:
-        if dep.partition("/")[0] in WRITTEN and not _is_written(dep, written):
-            yield f"depends on {dep}, which no stage writes{_remedy(dep)}"
+        is_code = Path(dep).parent == CODE
+        if is_code and Path(dep).name not in known.code:
+            yield f"depends on {dep}, and no stage or method is called so"
+        elif dep.partition("/")[0] in WRITTEN and not _is_written(dep, known.written):
+            yield f"depends on {dep}, which no stage writes{_remedy(dep, known)}"
+
+
+def _choice_problems(node: StageNode, params: Params) -> Iterator[str]:
+    """What params.yaml asks of a stage and its entry doesn't give, or the other way round."""
+    given = _flags(node.command)
+    name = given.get("--params", [""])[0]
+    section: Any = params
+    for part in name.split(".") if name else []:
+        section = getattr(section, part, None)
+    if "--method" in given:
+        method, key = given["--method"][0], name.rpartition(".")[2]
+        expected = getattr(section, "method", None) or (key if key in METHODS else method)
+        if method != expected:
+            yield f"trains {name} by {method}, which params.yaml has by {expected}"
+    wants_models = getattr(section, "reward", None) == "model"
+    if "reward_models" in _arguments_of(node) and wants_models != ("--reward-models" in given):
+        yield (
+            f"{'lacks' if wants_models else 'gives'} --reward-models, and {name}.reward is {section.reward}; they go "
+            "together"
+        )
+    wants_margins = getattr(section, "margin_column", None) is not None
+    if node.module == "stages.training_rows" and wants_margins and "--completions" not in given:
+        yield f"lacks --completions, from which {name}.margin_column is read"
+    if node.module == "stages.prompt_embedding":
+        encoder, watched = params.prompt_embedding.encoder, params.inputs.encoder
+        if Path(encoder).is_dir() and Path(encoder) != Path(watched):
+            yield f"reads the encoder {encoder}, which DVC doesn't watch; set inputs.encoder to it as well"
+
+
+def start_problems(node: StageNode, nodes: Sequence[StageNode]) -> Iterator[str]:
+    """Where rows were scored under another model than a training starts from and is compared with."""
+    start = _flags(node.command).get("--base-model", [""])[0] if node.module == "stages.training" else ""
+    behind = {out: other for other in nodes for out in other.outs}
+    waiting, seen = ([dep for dep in node.deps if is_rows(dep)] if start else []), set()
+    while waiting:
+        maker = behind.get(waiting.pop())
+        if maker is None or maker.name in seen:
+            continue
+        seen.add(maker.name)
+        waiting += [dep for dep in maker.deps if is_rows(dep)]
+        for dep in maker.deps:
+            if "reference_logps" in Path(dep).parent.name and Path(dep).name != Path(start).name:
+                yield f"starts from {start}, and {maker.name} reads log-probabilities of another model, {dep}"
 
 
 def _differences(kind: str, needed: Iterable[str], listed: Iterable[str], also: Iterable[str] = ()) -> Iterator[str]:
     """What a list of dvc.yaml lacks and what it has too much; `also` it may have."""
     missing, idle = set(needed).difference(listed), set(listed).difference(needed, also)
-    yield from (f"lacks {name} in its {kind}, which its command names" for name in sorted(missing))
-    yield from (f"has {name} in its {kind}, which its command doesn't name" for name in sorted(idle))
+    yield from (f"lacks {name} in its {kind}, which it needs" for name in sorted(missing))
+    yield from (f"has {name} in its {kind}, which it has no use for" for name in sorted(idle))
 
 
 def _is_own(dep: str, inputs: set[str]) -> bool:
@@ -65,11 +134,13 @@ def _is_written(dep: str, written: set[str]) -> bool:
     return any(dep == out or dep.startswith(f"{out}/") or out.startswith(f"{dep}/") for out in written)
 
 
-def _remedy(dep: str) -> str:
-    parts = Path(dep).parts
-    if "reference_logps" in parts[1] if len(parts) > 2 else False:
-        return f"; add {parts[-1]} to `references` in params.yaml, so that what starts from it is scored"
-    return ""
+def _remedy(dep: str, known: _Known) -> str:
+    folder, name = Path(dep).parent.name, Path(dep).name
+    if "reference_logps" not in folder or name in known.params.references:
+        return ""
+    if not _is_written(f"models/{name}", known.written):
+        return f"; no stage writes models/{name} either, so look at start_from"
+    return f"; add {name} to `references` in params.yaml, so that what starts from it is scored"
 
 
 @dataclass(frozen=True)
@@ -82,8 +153,12 @@ class _Entry:
     problems: list[str]
 
 
+def _arguments_of(node: StageNode) -> Mapping[str, Parameter]:
+    return signature(import_module(str(node.module)).run, eval_str=True).parameters
+
+
 def _entry_of(node: StageNode) -> _Entry:
-    arguments = signature(import_module(str(node.module)).run, eval_str=True).parameters
+    arguments = _arguments_of(node)
     roles = {name: role_of(argument.annotation) for name, argument in arguments.items()}
     given = _flags(node.command)
     problems = [

@@ -70,9 +70,9 @@ def _environment() -> Iterator[Finding]:
 
 
 def _graph() -> Iterator[Finding]:
-    inputs = load_params().inputs.model_dump()
+    params = load_params()
     nodes = read_graph()
-    problems = graph_problems(nodes, inputs)
+    problems = graph_problems(nodes, params)
     yield from (Finding("graph", "FAIL", problem) for problem in problems)
     if not problems:
         yield Finding("graph", "ok", f"{len(nodes)} stages; params.yaml and dvc.yaml agree with the code")

@@ -38,12 +38,23 @@ def code_listings(source: Path) -> dict[str, str]:
     Args:
         source: the folder of the stages.
     """
-    stages = {file.stem for file in source.glob("*.py")} - {"__init__", "code", "training"}
-    listings = {stage: code_listing([f"stages.{stage}"]) for stage in sorted(stages)}
+    return {name: code_listing(modules) for name, modules in _modules_by_name(source).items()}
+
+
+def code_names(source: Path) -> set[str]:
+    """Names of the files that the stage writes."""
+    return set(_modules_by_name(source))
+
+
+def _modules_by_name(source: Path) -> dict[str, list[str]]:
+    # An editor may leave files of other names beside them.
+    files = [file for file in source.glob("*.py") if file.stem.isidentifier() and file.is_file()]
+    stages = {file.stem for file in files} - {"__init__", "code", "training"}
+    found = {stage: [f"stages.{stage}"] for stage in sorted(stages)}
     for name, method in METHODS.items():
         if f"{name}_training" not in stages:
-            listings[f"{name}_training"] = code_listing(["stages.training", *method.modules])
-    return listings
+            found[f"{name}_training"] = ["stages.training", *method.modules]
+    return found
 
 
 if __name__ == "__main__":

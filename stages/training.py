@@ -57,6 +57,9 @@ def run(
     from stages.trainers.core.as_stage import train_on, write_base_pointer, write_curves, write_model
     from stages.trainers.core.job import Job
 
+    said = getattr(params, "method", None)
+    if said not in {None, method}:
+        raise ValueError(f"expected a section of {method}, found one that says method: {said}; mend dvc.yaml")
     read_pointer(base_model)  # needed when the model is written, which is hours later
     found = read_rows(rows, tokens, kind=method_of(method).rows)
     counts = found.counts["train"]

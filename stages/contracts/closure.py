@@ -55,8 +55,8 @@ def _read_memo(memo: Path) -> dict[str, str]:
 def code_files(modules: Iterable[str | Path]) -> list[Path]:
     """Files of `modules` and of all modules of this project that they import, also inside functions.
 
-    The `__init__.py` of `stages`, `pipelines` and their folders are left out: they hold a docstring or a table of lazy
-    names, and no behaviour. Those of a folder below, such as `stages/trainers/reward`, hand on what stands in it.
+    The `__init__.py` of a folder is left out where it holds a docstring or a table of lazy names alone. What is loaded
+    by a name in a string isn't seen; a method's trainer, which is, is given by name.
 
     Args:
         modules: dotted names, such as "stages.tokenization", or files.
@@ -94,10 +94,30 @@ def _imports(file: Path, _written: int) -> frozenset[Path]:
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        found.update(path for name in names if (path := _file_of(name)))
+        elif isinstance(node, ast.ImportFrom):
+            above = file.relative_to(ROOT).parts[: -node.level] if node.level and file.is_relative_to(ROOT) else ()
+            module = ".".join([*above, *filter(None, [node.module])])
+            names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            found.update(path for path in (_file_of(name), *_packages_of(name)) if path)
     return frozenset(found)
+
+
+def _packages_of(module: str) -> list[Path]:
+    """The `__init__.py` of the folders that a module lies in, where they do more than name things lazily."""
+    parts = module.split(".")
+    if parts[0] not in PACKAGES:
+        return []
+    files = [ROOT.joinpath(*parts[:depth], "__init__.py") for depth in range(1, len(parts) + 1)]
+    return [file for file in files if file.is_file() and _does_something(file, file.stat().st_mtime_ns)]
+
+
+@cache
+def _does_something(package: Path, _written: int) -> bool:
+    """Whether the file of a package holds more than a docstring, and is no table of lazy names."""
+    body = ast.parse(package.read_bytes()).body
+    is_table = any(isinstance(node, ast.FunctionDef) and node.name == "__getattr__" for node in body)
+    return not is_table and any(not isinstance(node, ast.Expr) for node in body)
 
 
 def _file_of(module: str) -> Path | None:
@@ -111,6 +131,9 @@ def _file_of(module: str) -> Path | None:
 
 def meaning_digest(file: Path) -> str:
     """Digest of a source file without what changes no result: comments, docstrings, blank lines and line breaks.
+
+    Nor does the comma count that a formatter puts behind the last of several things in brackets. Its quotes count, and
+    the parentheses that it puts around what it breaks.
 
     It is made of tokens and not of a syntax tree, so that any version of Python gives the same.
 

@@ -11,7 +11,7 @@ from stages.contracts.training_rows import TRAINING_ROWS
 
 
 def rewrite_rows(rows: Path, rewritten: Path, change: Callable[[pa.Table], pa.Table], *, left_out_as: str) -> None:
-    """Write what `change` makes of an artifact of rows; how many it leaves out is counted beside the counts there were.
+    """Write what `change` makes of an artifact of rows; what is left and left out is counted.
 
     Args:
         rows: `training_rows` artifact to read.
@@ -31,10 +31,23 @@ def rewrite_rows(rows: Path, rewritten: Path, change: Callable[[pa.Table], pa.Ta
             f"{rows}: expected rows to train on, found all {numbers['train'][0]:,} left out: {left_out_as}"
         )
     counts = {
-        split: {**found, left_out_as: numbers[split][0] - numbers[split][1]} for split, found in meta["counts"].items()
+        split: {**found, **_counted(after, meta["kind"], split), left_out_as: numbers[split][0] - numbers[split][1]}
+        for split, found in meta["counts"].items()
     }
     print(", ".join(f"{split}: {old:,} rows, {new:,} kept" for split, (old, new) in numbers.items()))
     write_table(rewritten, after, TRAINING_ROWS, meta={**meta, "counts": counts})
+
+
+def _counted(rows: pa.Table, kind: str, split: str) -> dict[str, int]:
+    """What there is of the rows of a split, under the names that their kind has for it."""
+    inside = rows.filter(pc.equal(rows["split"], split))
+    if kind == "labelled":
+        desired = pc.sum(inside["label"]).as_py() or 0
+        return {"desired": desired, "undesired": len(inside) - desired}
+    if kind == "pairs":
+        return {"pairs": len(inside)}
+    others = "held_out" if kind == "demonstrations" else "test"
+    return {"train": _number(rows, "train"), others: _number(rows, "test")}
 
 
 def _number(rows: pa.Table, split: str) -> int:

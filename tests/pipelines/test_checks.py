@@ -7,10 +7,11 @@ import pytest
 
 from pipelines.checks import edited_code, graph_problems
 from pipelines.graph import read_graph
+from pipelines.params import check_params, load_params
 from stages.contracts.closure import ROOT
 from stages.contracts.stage import CODE
 
-INPUTS = {"encoder": "models/base"}
+PARAMS = load_params(ROOT / "params.yaml")
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,29 @@ def changed(nodes, name, **fields):
     return [dataclasses.replace(node, **fields) if node.name == name else node for node in nodes]
 
 
+def starting_from_sft(nodes, *names):
+    """The graph with what the stages read of `base` read of `sft`."""
+    for name in names:
+        node = of(nodes, name)
+        fields = {
+            field: tuple(
+                word.replace("models/base", "models/sft").replace("reference_logps/base", "reference_logps/sft")
+                for word in getattr(node, field)
+            )
+            for field in ("deps", "command")
+        }
+        nodes = changed(nodes, name, **fields)
+    return nodes
+
+
+def with_params(**sections):
+    """params.yaml with other values in some of its sections."""
+    values = PARAMS.model_dump()
+    for name, section in sections.items():
+        values[name] = {**values[name], **section}
+    return check_params(values)
+
+
 def without(values, left_out):
     assert left_out in values
     return tuple(value for value in values if value != left_out)
@@ -34,7 +58,7 @@ def of(nodes, name):
 
 
 def test_the_graph_has_no_differences(nodes):
-    assert graph_problems(nodes, INPUTS) == []
+    assert graph_problems(nodes, PARAMS) == []
 
 
 @pytest.mark.parametrize(
@@ -51,9 +75,7 @@ def test_the_graph_has_no_differences(nodes):
 def test_what_is_missing_is_named(nodes, stage, field, value, problem):
     fields = {field: without(getattr(of(nodes, stage), field), value)}
 
-    assert graph_problems(changed(nodes, stage, **fields), INPUTS) == [
-        f"dvc.yaml: {stage} {problem}, which its command names"
-    ]
+    assert graph_problems(changed(nodes, stage, **fields), PARAMS) == [f"dvc.yaml: {stage} {problem}, which it needs"]
 
 
 @pytest.mark.parametrize(
@@ -67,19 +89,19 @@ def test_what_is_missing_is_named(nodes, stage, field, value, problem):
 def test_what_is_too_much_is_named(nodes, stage, field, value):
     fields = {field: (*getattr(of(nodes, stage), field), value)}
 
-    assert graph_problems(changed(nodes, stage, **fields), INPUTS) == [
-        f"dvc.yaml: {stage} has {value} in its {field}, which its command doesn't name"
+    assert graph_problems(changed(nodes, stage, **fields), PARAMS) == [
+        f"dvc.yaml: {stage} has {value} in its {field}, which it has no use for"
     ]
 
 
 def test_metrics_and_plots_stand_where_dvc_shows_them(nodes):
     normalization = of(nodes, "normalization")
 
-    problems = graph_problems(changed(nodes, "normalization", metrics=()), INPUTS)
+    problems = graph_problems(changed(nodes, "normalization", metrics=()), PARAMS)
 
     assert problems == [
-        f"dvc.yaml: normalization has {normalization.metrics[0]} in its outs, which its command doesn't name",
-        f"dvc.yaml: normalization lacks {normalization.metrics[0]} in its metrics, which its command names",
+        f"dvc.yaml: normalization has {normalization.metrics[0]} in its outs, which it has no use for",
+        f"dvc.yaml: normalization lacks {normalization.metrics[0]} in its metrics, which it needs",
     ]
 
 
@@ -88,7 +110,7 @@ def test_flags_that_a_stage_has_not_and_needs_are_named(nodes):
     place = command.index("--completions")
     words = (*command[:place], "--completion", *command[place + 1 :])
 
-    assert graph_problems(changed(nodes, "tokenization", command=words), INPUTS) == [
+    assert graph_problems(changed(nodes, "tokenization", command=words), PARAMS) == [
         "dvc.yaml: tokenization gives --completion, which stages.tokenization doesn't take",
         "dvc.yaml: tokenization lacks --completions, which stages.tokenization needs",
     ]
@@ -96,14 +118,7 @@ def test_flags_that_a_stage_has_not_and_needs_are_named(nodes):
 
 def test_a_start_that_is_not_scored_is_named_with_what_to_do(nodes):
     """As with `training.bco.start_from: sft` and `references: [base]`."""
-    rows = of(nodes, "bco_rows")
-    base, sft = "artifacts/reference_logps/base", "artifacts/reference_logps/sft"
-    fields = {
-        "deps": tuple(sft if dep == base else dep for dep in rows.deps),
-        "command": tuple(sft if word == base else word for word in rows.command),
-    }
-
-    (problem,) = graph_problems(changed(nodes, "bco_rows", **fields), INPUTS)
+    (problem,) = graph_problems(starting_from_sft(nodes, "bco_rows", "training@bco"), PARAMS)
 
     assert problem == (
         "dvc.yaml: bco_rows depends on artifacts/reference_logps/sft, which no stage writes; add sft to `references` "
@@ -115,8 +130,56 @@ def test_a_path_of_inputs_may_be_watched_though_no_flag_names_it(nodes):
     stage = of(nodes, "prompt_embedding")
     more = changed(nodes, "prompt_embedding", deps=(*stage.deps, "encoders/mine"))
 
-    assert graph_problems(more, {**INPUTS, "encoder": "encoders/mine"}) == []
-    assert len(graph_problems(more, INPUTS)) == 1
+    assert graph_problems(more, with_params(inputs={"encoder": "encoders/mine"})) == []
+    assert len(graph_problems(more, PARAMS)) == 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "old", "new", "problem"),
+    [
+        ("training@kto", "kto", "bco", "trains training.kto by bco, which params.yaml has by kto"),
+        ("training@bco", "bco", "bcoo", "depends on artifacts/code/bcoo_training, and no stage or method is called so"),
+    ],
+)
+def test_a_wrong_method_of_an_entry_is_named(nodes, stage, old, new, problem):
+    node = of(nodes, stage)
+    place = node.command.index("--method") + 1
+    fields = {
+        "command": (*node.command[:place], new, *node.command[place + 1 :]),
+        "deps": tuple(dep.replace(f"code/{old}_", f"code/{new}_") for dep in node.deps),
+    }
+
+    assert f"dvc.yaml: {stage} {problem}" in graph_problems(changed(nodes, stage, **fields), PARAMS)
+
+
+def test_rows_scored_under_another_model_than_the_start_are_named(nodes):
+    (problem,) = graph_problems(starting_from_sft(nodes, "training@bco"), PARAMS)
+
+    assert problem == (
+        "dvc.yaml: training@bco starts from models/sft, and bco_rows reads log-probabilities of another model, "
+        "artifacts/reference_logps/base"
+    )
+
+
+def test_choices_that_the_graph_doesnt_serve_are_named(nodes):
+    training = {"ppo": {**PARAMS.training.ppo.model_dump(), "reward": "model"}}
+    rows = {"reward": {"margin_column": "better_by"}}
+
+    assert graph_problems(nodes, with_params(training=training, rows=rows)) == [
+        "dvc.yaml: reward_rows lacks --completions, from which rows.reward.margin_column is read",
+        "dvc.yaml: ppo_training lacks --reward-models, and training.ppo.reward is model; they go together",
+    ]
+
+
+def test_a_stage_that_is_none_is_named_with_the_nearest(nodes):
+    command = tuple(
+        word.replace("tokenization", "tokenisation") if "stages." in word else word
+        for word in of(nodes, "tokenization").command
+    )
+
+    assert graph_problems(changed(nodes, "tokenization", command=command), PARAMS) == [
+        "dvc.yaml: tokenization runs stages.tokenisation, and there is no such stage; did you mean stages.tokenization?"
+    ]
 
 
 def test_an_edit_is_told_by_the_stages_that_run_the_file(nodes, tmp_path, monkeypatch):
