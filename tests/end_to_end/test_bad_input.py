@@ -59,7 +59,7 @@ def test_a_log_in_which_every_row_is_rejected(based):
 def test_feedback_of_one_class(based):
     rows = [{"prompt": f"prompt {i}", "completion": "yes", "label": True} for i in range(30)]
 
-    error = fails_with(based, log_of(based, rows), "density_ratio")
+    error = fails_with(based, log_of(based, rows), "bco_rows")
 
     assert "desired" in error
     assert "undesired" in error
