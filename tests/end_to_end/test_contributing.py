@@ -166,7 +166,8 @@ def test_code_is_one_dependency_whose_comments_rerun_nothing(workspace):
     refused = workspace.dvc("repro", "--single-item", "--force", "training@bco", check=False)
     assert refused.returncode != 0
     assert "found stages/losses/bco.py edited since; run `dvc repro code` first" in refused.stderr + refused.stdout
-    flow = pipelines(workspace, "run", "training@bco").stdout
+    done = pipelines(workspace, "run", "training@bco")
+    flow = done.stdout + done.stderr
     assert "training@bco follows from an edit of stages/losses/bco.py" in flow
     assert re.search(r"\d+ stages: \d+ Cached, 2 Completed", flow), flow
 
