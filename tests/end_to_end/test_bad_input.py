@@ -56,6 +56,7 @@ def test_a_log_in_which_every_row_is_rejected(based):
     assert "bad.jsonl:1" in error
 
 
+@pytest.mark.long
 def test_feedback_of_one_class(based):
     rows = [{"prompt": f"prompt {i}", "completion": "yes", "label": True} for i in range(30)]
 

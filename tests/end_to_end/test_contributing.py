@@ -82,6 +82,7 @@ def test_a_method_is_added_by_the_documented_steps_in_at_most_eight_files(worksp
     assert len(files) + 2 <= 8, files
 
 
+@pytest.mark.long
 def test_the_guides_filter_stands_between_rows_and_training(workspace):
     (code,) = (code for title, code in blocks() if title == "stages/short_rows.py")
     (entry,) = (code for title, code in blocks() if title == "dvc.yaml" and "short_rows" in code)
@@ -109,6 +110,7 @@ def test_the_guides_filter_stands_between_rows_and_training(workspace):
     assert workspace.repro("training@bco") == {"short_rows", "training@bco"}
 
 
+@pytest.mark.long
 def test_a_second_reward_model_and_a_ppo_that_reads_two_are_entries(workspace):
     text = (workspace.root / "dvc.yaml").read_text()
     line = next(line for line in text.splitlines() if line.startswith("      reward: {method: reward"))

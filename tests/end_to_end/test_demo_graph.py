@@ -123,6 +123,7 @@ def test_a_repro_after_it_does_nothing(reproduced):
     assert reproduced.repro() == set()
 
 
+@pytest.mark.long
 def test_a_repro_from_clean_gives_the_same_bytes(reproduced, tmp_path):
     other = Workspace(tmp_path / "elsewhere", SMALL)
     other.set_params(DEMO_GATE)
@@ -150,6 +151,7 @@ def test_a_change_reruns_what_reads_it_and_what_follows(workspace, monkeypatch, 
     assert would_run(workspace, monkeypatch, *BCO) == (rerun | AFTER_TRAINING if change else set())
 
 
+@pytest.mark.long
 def test_methods_share_tokens_and_reference_log_probabilities(server, workspace):
     """What BCO's graph computed isn't computed again for KTO and DPO, which add their own stages only."""
     assert workspace.repro("evaluation@kto") == {
@@ -186,6 +188,7 @@ def test_every_other_method_runs_to_its_evaluation(workspace):
         assert (workspace.root / f"reports/{page}.html").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_a_method_starts_from_the_model_of_another_and_dvc_runs_what_the_plan_says(workspace, monkeypatch):
     workspace.set_params({"training": {"bco": {"start_from": "sft"}}, "references": ["base", "sft"]})
     planned = would_run(workspace, monkeypatch, "evaluation@bco")
@@ -205,6 +208,7 @@ def test_editing_the_loss_reruns_training_and_stops_where_its_result_is_the_same
     assert workspace.repro() == {"code", "training@bco"}
 
 
+@pytest.mark.long
 def test_a_change_set_back_is_restored_and_not_computed(workspace):
     workspace.set_params({"training": {"bco": {"beta": 0.3}}})
     workspace.repro("training@bco")
@@ -217,6 +221,7 @@ def test_a_change_set_back_is_restored_and_not_computed(workspace):
     assert workspace.outputs()["models/bco"] != changed
 
 
+@pytest.mark.long
 def test_the_rows_of_a_grown_log_keep_their_side_and_only_new_ones_are_computed(workspace):
     import pyarrow.compute as pc
 
@@ -258,6 +263,7 @@ def test_an_input_edited_while_a_stage_runs_leaves_the_lock_true(workspace):
     assert re.search(r"modified: +training\.bco", workspace.dvc("status").stdout)
 
 
+@pytest.mark.long
 def test_killing_dvc_takes_the_stage_with_it_and_the_next_run_goes_on(workspace):
     workspace.set_params({"training": {"bco": {"num_train_epochs": 30, "save_steps": 5}}})
     process = workspace.start_dvc("repro", "training@bco")
@@ -275,6 +281,7 @@ def test_killing_dvc_takes_the_stage_with_it_and_the_next_run_goes_on(workspace)
     assert "going on from checkpoint" in log
 
 
+@pytest.mark.long
 def test_a_gate_that_is_not_met_fails_the_run_and_keeps_the_report(server, workspace):
     workspace.set_params({"gate": {"bco": {"minimums": {"true_reward/gain": 5.0}}}})
 
@@ -313,6 +320,7 @@ def test_commands_of_the_readme_work(reproduced, words):
     assert reproduced.dvc(*words).returncode == 0
 
 
+@pytest.mark.long
 def test_an_experiment_runs_with_another_beta_what_the_plan_says(workspace, monkeypatch):
     workspace.command("git", "add", "--all")
     workspace.command("git", "commit", "--quiet", "-m", "Start")

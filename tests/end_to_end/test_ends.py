@@ -16,7 +16,7 @@ from tests.counting import Counting
 from tests.prefect_server import run_id_in, wait_until
 from tests.workspace import stages_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.long]
 
 
 @pytest.fixture

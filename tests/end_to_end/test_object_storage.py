@@ -43,6 +43,7 @@ def contents(workspace: Workspace) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_fresh_clone_pulls_what_was_pushed(bucket, tmp_path):
     first = Workspace(tmp_path / "first", SMALL)
     first.dvc("remote", "add", "--default", "store", f"{bucket}/dvc")
@@ -70,6 +71,7 @@ def write_log(folder: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_normalization_reads_its_log_from_a_bucket(bucket, tmp_path):
     model = tmp_path / "model"
     write_model(model)
@@ -95,6 +97,7 @@ def test_normalization_reads_its_log_from_a_bucket(bucket, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_says_which_bucket_it_cannot_read(bucket, tmp_path):
     model = tmp_path / "model"
     write_model(model)

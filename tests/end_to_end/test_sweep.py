@@ -6,7 +6,7 @@ import pytest
 
 from tests.counting import Counting
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")
