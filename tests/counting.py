@@ -74,16 +74,16 @@ from stages.contracts.stage import PARAMS_FILE, Section, parse_section, read_par
 from stages.count import CountParams
 
 
+def load_params(path: Path = PARAMS_FILE) -> "Params":
+    """All of params.yaml, checked."""
+    return parse_section(Params, read_params("", path), where="")
+
+
 class Params(Section):
     """All of params.yaml."""
 
     counts: dict[str, CountParams] = {}
     graph: dict[str, Any] = {}
-
-
-def load_params(path: Path = PARAMS_FILE) -> Params:
-    """All of params.yaml, checked."""
-    return parse_section(Params, read_params("", path), where="")
 '''
 
 GRAPH = """
