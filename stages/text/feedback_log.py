@@ -89,6 +89,8 @@ class _Belonging:
     messages: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     turns: dict[str, dict[float, list[tuple[Any, Any]]]] = field(default_factory=dict)
     scores: Counter[str] = field(default_factory=Counter)
+    holds_voted_answers: bool = False
+    """Whether some answers have a vote in their own record."""
 
     def register(self, number: int, item: Item) -> None:
         """Note an answer under its ids."""
@@ -124,6 +126,10 @@ class _Belonging:
                 self.lost[number] = RejectedRowError("ambiguous_vote", f"several answers have the id {targets[0]}")
             else:
                 self.of_answer.setdefault(found[0], []).append(vote)
+
+
+def _has_vote(item: Item) -> bool:
+    return not is_no_vote(item.cells.get("label")) or not is_missing(item.cells.get("up"))
 
 
 def _spellings(target: str) -> tuple[str, ...]:
@@ -254,7 +260,7 @@ class FeedbackLog:
                 number += self._note(number, item)
         self._check_scores(belonging.scores)
         belonging.join()
-        if belonging.votes and len(belonging.lost) == len(belonging.votes):
+        if belonging.votes and len(belonging.lost) == len(belonging.votes) and not belonging.holds_voted_answers:
             raise ValueError(
                 f"none of {len(belonging.votes):,} votes finds its answer: this is a table of votes without answers, "
                 f"or their ids differ ({belonging.lost[0].detail}); add the answers to the log"
@@ -269,6 +275,7 @@ class FeedbackLog:
             return False
         if item.error is None:
             self._belonging.register(number, item)
+            self._belonging.holds_voted_answers |= _has_vote(item)
         return True
 
     def _check_scores(self, scores: Mapping[str, int]) -> None:
@@ -443,7 +450,7 @@ class FeedbackLog:
             item.cells["up"], item.cells["down"] = (value_at(row, path) for path in self.shape.counts)
 
     def _is_vote_alone(self, item: Item) -> bool:
-        has_vote = not is_no_vote(item.cells.get("label")) or not is_missing(item.cells.get("up"))
+        has_vote = _has_vote(item)
         if not self.shape.has_answers:
             return True
         if has_vote and not any(name in item.cells for name in ("prompt", *_ANSWERS[1:])):

@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from stages.contracts.artifact import read_table
@@ -222,6 +222,8 @@ CELL = st.sampled_from([None, "", " ", "a", "b", "a</s>", 1, True, [], [{"role":
 LOGGED = st.dictionaries(st.sampled_from(["prompt", "completion", "chosen", "rejected", "label", "messages"]), CELL)
 
 
+# A label of blanks beside an answer without a question points to an answer that isn't there.
+@example([{"label": " ", "completion": "a"}])
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(LOGGED, max_size=12))
 def test_counts_add_up_whatever_the_log_holds(normalized, rows):

@@ -62,7 +62,7 @@ def write_model(
         # Else peft writes the folder that the base was read from, which on another machine is another one, and the
         # names of layers in the order of a set, which changes from process to process.
         adapter.target_modules = sorted(adapter.target_modules)
-        adapter.base_model_name_or_path = pointer.repository or pointer.path or base_model.as_posix()
+        adapter.base_model_name_or_path = pointer.repository or pointer.path or _as_seen(base_model)
         if adapter.modules_to_save:
             adapter.modules_to_save = sorted(adapter.modules_to_save)
     # The vocabulary is the base's; to find that out by itself, peft would ask the hub.
@@ -71,6 +71,11 @@ def write_model(
     _write_serving(tokenizer, model, folder, serving or {})
     write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), **facts)
     write_text(folder / "README.md", trainer.card(base_model=pointer.repository))
+
+
+def _as_seen(folder: Path) -> str:
+    """A folder as one that stands in the workspace finds it; the name alone where that would be this machine's."""
+    return folder.name if folder.is_absolute() else folder.as_posix()
 
 
 def _write_serving(tokenizer: Any, model: Any, folder: Path, serving: Serving) -> None:
