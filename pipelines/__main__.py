@@ -121,6 +121,15 @@ def data_updated(arguments: argparse.Namespace) -> int:
     return tell_data_update(arguments.source)
 
 
+def convert(arguments: argparse.Namespace) -> int:
+    """Write the weights of a model folder that only a pickle holds as safetensors beside it; no code of it is run."""
+    from stages.models.conversion import convert as convert_folder
+
+    for file in convert_folder(arguments.folder):
+        print(f"wrote {file}")
+    return 0
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": check,
     "params": params,
@@ -133,6 +142,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "serve": serve,
     "ui": ui,
     "data-updated": data_updated,
+    "convert": convert,
 }
 
 
@@ -147,6 +157,7 @@ def main() -> int:
     _add_run_flags(subparsers.choices["run"], subparsers.choices["sweep"])
     _add_serving_flags(subparsers.choices["serve"], subparsers.choices["ui"])
     subparsers.choices["data-updated"].add_argument("source", nargs="?", default="", help="what is new, or who says so")
+    subparsers.choices["convert"].add_argument("folder", type=Path, help="folder with pytorch_model.bin or a like file")
     arguments = parser.parse_args()
     try:
         return COMMANDS[arguments.command](arguments)

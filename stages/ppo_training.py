@@ -7,6 +7,7 @@ the score while it holds the policy near its start. It goes on from its last che
 bytes.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -147,15 +148,18 @@ def _trainer(base_model: Path, tokenizer: Any, config: Any, params: PPOTrainingP
         num_warmup_steps=params.warmup_steps,
         num_training_steps=params.num_steps,
     )
-    return PPOTrainer(
-        config,
-        model,
-        None,
-        tokenizer,
-        optimizer=optimizer,
-        num_shared_layers=params.num_shared_layers,
-        lr_scheduler=schedule,
-    )
+    with warnings.catch_warnings():
+        # The stage makes the batches.
+        warnings.filterwarnings("ignore", message="no dataset", category=UserWarning)
+        return PPOTrainer(
+            config,
+            model,
+            None,
+            tokenizer,
+            optimizer=optimizer,
+            num_shared_layers=params.num_shared_layers,
+            lr_scheduler=schedule,
+        )
 
 
 if __name__ == "__main__":

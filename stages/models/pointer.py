@@ -204,8 +204,9 @@ def _check_safetensors(folder: Path) -> None:
         return
     others = sorted(file.name for pattern in ("*.bin", "*.pt", "*.pth", "*.gguf") for file in folder.glob(pattern))
     raise ValueError(
-        f"{folder}: expected weights as *.safetensors, found {', '.join(others) or 'no weights'}; convert them with "
-        "save_pretrained of transformers where you trust their origin (other formats can run code when they are read)"
+        f"{folder}: expected weights as *.safetensors, found {', '.join(others) or 'no weights'}; `python -m "
+        f"pipelines convert {folder}` writes those of a *.bin beside it, reading tensors alone; others are converted "
+        "where they came from"
     )
 
 

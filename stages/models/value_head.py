@@ -4,7 +4,8 @@ A folder that `save_pretrained` writes is a folder of the plain model with one f
 reads it as well.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
@@ -28,7 +29,8 @@ from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.models.seq2seq import seq2seq_logps
 
 VALUE_HEAD_FILE = "value_head.safetensors"
-_HEAD_PREFIX = "v_head."
+HEAD_PREFIX = "v_head."
+"""Of the names of the head's weights."""
 _MODEL_PREFIX = "pretrained_model."
 _HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -110,8 +112,14 @@ class PreTrainedModelWithValueHead(nn.Module):
             kinds = {True: "an encoder-decoder", False: "a causal language model"}
             other = AutoModelForSeq2SeqLMWithValueHead if found else AutoModelForCausalLMWithValueHead
             raise ValueError(f"expected {kinds[self.is_encoder_decoder]}, found {kinds[found]}; take {other.__name__}")
+        if pretrained_model.get_output_embeddings() is None:
+            raise ValueError(
+                f"expected a model with a head that predicts tokens, found {type(pretrained_model).__name__}; load it "
+                f"with {self.auto_class.__name__}"
+            )
         self.pretrained_model = pretrained_model
         self.config = pretrained_model.config
+        self.register_load_state_dict_pre_hook(_read_names_of_trl)  # type: ignore[no-untyped-call] # torch
         self.is_peft_model = is_peft_model(pretrained_model)
         self.has_new_adapter = has_new_adapter
         text_config = self.config.get_text_config(decoder=True)
@@ -263,10 +271,12 @@ class PreTrainedModelWithValueHead(nn.Module):
             peft_config: adapter to lay on the model; only its weights and the head are trained then. One that the model
                 comes with becomes part of its weights.
             is_trainable: whether an adapter that is loaded goes on being trained.
-            kwargs: arguments of the value head, and of `from_pretrained` of the model.
+            kwargs: arguments of the value head, and of `from_pretrained` of the model. `use_safetensors=False` reads
+                weights that only a pickle holds, tensors alone and no code.
 
         Raises:
-            ValueError: the model isn't of this class's kind, or arguments come with a model that is there already.
+            ValueError: the model isn't of this class's kind, a pickle that may hold the head isn't read, or arguments
+                come with a model that is there already.
         """
         head_names = ("summary_dropout_prob", "v_head_init_strategy", "v_head_initializer_range")
         head_arguments = {name: kwargs.pop(name) for name in head_names if name in kwargs}
@@ -274,7 +284,10 @@ class PreTrainedModelWithValueHead(nn.Module):
         head: dict[str, Tensor] = {}
         if isinstance(source, str | Path):
             hub_arguments = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
-            head = _saved_head(str(source), hub_arguments)
+            reads_pickle = kwargs.pop("use_safetensors", True) is False
+            # What transformers takes for "safetensors where there are some".
+            kwargs["use_safetensors"] = None if reads_pickle else True
+            head = saved_head(str(source), hub_arguments, reads_pickle=reads_pickle)
             source = _load(cls.auto_class, str(source), is_trainable=is_trainable, hub=hub_arguments, **kwargs)
         elif kwargs:
             raise ValueError(
@@ -305,7 +318,7 @@ class PreTrainedModelWithValueHead(nn.Module):
         if state_dict is not None:
             kwargs["state_dict"] = _part(weights, _MODEL_PREFIX)
         self.pretrained_model.save_pretrained(str(save_directory), **kwargs)
-        head = {name: weight.detach().cpu().contiguous() for name, weight in _part(weights, _HEAD_PREFIX).items()}
+        head = {name: weight.detach().cpu().contiguous() for name, weight in _part(weights, HEAD_PREFIX).items()}
         save_file(head, str(Path(save_directory) / VALUE_HEAD_FILE), metadata={"format": "pt"})
 
 
@@ -323,6 +336,17 @@ class AutoModelForSeq2SeqLMWithValueHead(PreTrainedModelWithValueHead):
     is_encoder_decoder = True
 
 
+def _read_names_of_trl(_: nn.Module, weights: dict[str, Tensor], prefix: str, *__: Any) -> None:
+    """TRL's state dict has the model's weights under their own names, and only those of the head under a prefix."""
+    own = [name for name in weights if name.startswith(prefix)]
+    if any(name.startswith(f"{prefix}{_MODEL_PREFIX}") for name in own):
+        return
+    for name in own:
+        rest = name.removeprefix(prefix)
+        if not rest.startswith(HEAD_PREFIX):
+            weights[f"{prefix}{_MODEL_PREFIX}{rest}"] = weights.pop(name)
+
+
 def _part(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): weight for name, weight in weights.items() if name.startswith(prefix)}
 
@@ -331,30 +355,81 @@ def _load(auto_class: Any, name: str, *, is_trainable: bool, hub: Mapping[str, A
     """The model that `name` leads to, with the adapter laid on it that may stand there."""
     if "torch_dtype" in kwargs:
         kwargs["dtype"] = kwargs.pop("torch_dtype")
-    if _file_of(name, "adapter_config.json", hub) is None:
-        return auto_class.from_pretrained(name, use_safetensors=True, **kwargs)
+    if file_of(name, "adapter_config.json", hub) is None:
+        return auto_class.from_pretrained(name, **kwargs)
     # peft is slow to import, and only adapters need it.
     from peft import PeftConfig, PeftModel
 
+    if kwargs["use_safetensors"] and file_of(name, "adapter_model.safetensors", hub) is None:
+        _refuse_pickles(name, _weights_of(name, "adapter_model.bin", hub))
     config = PeftConfig.from_pretrained(name, **hub)
     base_kwargs = {key: value for key, value in kwargs.items() if key not in {"revision", "subfolder"}}
-    base = auto_class.from_pretrained(config.base_model_name_or_path, use_safetensors=True, **base_kwargs)
+    base = auto_class.from_pretrained(config.base_model_name_or_path, **base_kwargs)
     with quiet_about_checkpointing():
         return PeftModel.from_pretrained(base, name, is_trainable=is_trainable, **hub)
 
 
-def _file_of(name: str, file: str, hub: Mapping[str, Any]) -> str | None:
+def file_of(name: str, file: str, hub: Mapping[str, Any]) -> str | None:
+    """Where a file of a folder or repository lies; None if it has none of that name."""
     return cached_file(name, file, _raise_exceptions_for_missing_entries=False, **hub)
 
 
-def _saved_head(name: str, hub: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights of a value head that was saved with a model: in a file of its own, or among the model's weights."""
-    file = _file_of(name, VALUE_HEAD_FILE, hub)
+def saved_head(name: str, hub: Mapping[str, Any], *, reads_pickle: bool) -> dict[str, Tensor]:
+    """Weights of a value head that was saved with a model, as this class or TRL does.
+
+    It is in a file of its own, or among the model's weights, which may be sharded. Beside an adapter TRL writes it into
+    a pickle.
+
+    Args:
+        name: folder or repository.
+        hub: arguments of `cached_file`.
+        reads_pickle: whether weights that only a pickle holds are read, tensors alone.
+
+    Returns:
+        Weights by their names in `ValueHead`; none where no head was saved.
+
+    Raises:
+        ValueError: there is a pickle, which may hold a head, and it isn't to be read.
+    """
+    file = file_of(name, VALUE_HEAD_FILE, hub)
     if file is not None:
         return load_file(file)
-    file = _file_of(name, "model.safetensors", hub)
-    if file is None:
-        return {}
+    if safe := _weights_of(name, "model.safetensors", hub):
+        return _head_among(safe, _read_safetensors)
+    pickles = _weights_of(name, "pytorch_model.bin", hub)
+    if not reads_pickle:
+        _refuse_pickles(name, pickles)
+    return _head_among(pickles, _read_pickle)
+
+
+def _refuse_pickles(name: str, files: list[str]) -> None:
+    if files:
+        raise ValueError(
+            f"{name}: expected the weights as safetensors, found {Path(files[0]).name}, a pickle, which may hold the "
+            f"value head; `python -m pipelines convert {name}` writes safetensors beside it, or use_safetensors=False "
+            "reads the tensors of a file that you trust"
+        )
+
+
+def _weights_of(name: str, file: str, hub: Mapping[str, Any]) -> list[str]:
+    """Files of a model's weights: one, or the shards that an index of that name lists."""
+    index = file_of(name, f"{file}.index.json", hub)
+    if index is None:
+        whole = file_of(name, file, hub)
+        return [] if whole is None else [whole]
+    shards = sorted(set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    return [found for shard in shards if (found := file_of(name, shard, hub)) is not None]
+
+
+def _head_among(files: list[str], read: Callable[[str], dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: weight for file in files for name, weight in read(file).items()}
+
+
+def _read_safetensors(file: str) -> dict[str, Tensor]:
     with safe_open(file, framework="pt") as weights:
-        names = [key for key in weights.keys() if key.startswith(_HEAD_PREFIX)]  # noqa: SIM118 - no mapping
-        return {key.removeprefix(_HEAD_PREFIX): weights.get_tensor(key) for key in names}
+        names = [key for key in weights.keys() if key.startswith(HEAD_PREFIX)]  # noqa: SIM118 - no mapping
+        return {key.removeprefix(HEAD_PREFIX): weights.get_tensor(key) for key in names}
+
+
+def _read_pickle(file: str) -> dict[str, Tensor]:
+    return _part(torch.load(file, map_location="cpu", weights_only=True), HEAD_PREFIX)

@@ -5,8 +5,8 @@ positions that begin anew, sees no other one, and doesn't predict the one behind
 """
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
@@ -181,6 +181,10 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
     def set_epoch(self, epoch: int) -> None:
         """Take the order of epoch `epoch` from the next pass on."""
         self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Rows of the data that are packed, as documented; packed rows are fewer or more."""
+        return len(cast(Sized, self.dataset))
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         # Each worker process would otherwise give all rows.

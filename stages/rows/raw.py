@@ -13,6 +13,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
+from stages.rows.given import check_finite
 from stages.text.chat_template import ChatRenderer
 from stages.text.encoding import EncodedRow, encode_rows
 from stages.text.layouts import Feedback, read_feedback
@@ -131,10 +132,7 @@ class RowReader(NamedTuple):
             for key, rows in dataset.items():
                 self.check(rows, name=f"{name} {key}", as_pairs=as_pairs)
         elif dataset is not None:
-            if not isinstance(dataset, Dataset):
-                raise ValueError(
-                    f"{name}: expected a datasets.Dataset, found {type(dataset).__name__}; Dataset.from_list makes one"
-                )
+            check_finite(dataset, name)
             self._check_columns(dataset, name, as_pairs=as_pairs)
 
     def _check_columns(self, dataset: Dataset, name: str, *, as_pairs: bool) -> None:

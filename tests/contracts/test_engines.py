@@ -19,7 +19,7 @@ from stages.contracts.row_cache import cached_rows
 from stages.contracts.stage import StageFailure
 from tests.contracts.workers import meet
 
-ENGINES = ["inline", pytest.param("processes", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)]
+ENGINES = ["inline", pytest.param("processes", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.long)]
 
 
 @dataclass(frozen=True)

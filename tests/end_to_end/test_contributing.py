@@ -41,6 +41,7 @@ def pipelines(workspace, *words, check=True):
     return workspace.command(sys.executable, "-m", "pipelines", *words, check=check)
 
 
+@pytest.mark.long
 def test_a_method_is_added_by_the_documented_steps_in_at_most_eight_files(workspace):
     for title, code in blocks():
         if "hinge" not in code:
@@ -148,6 +149,7 @@ def test_a_second_reward_model_and_a_ppo_that_reads_two_are_entries(workspace):
     assert lineages[0]["rows"] == lineages[1]["rows"]
 
 
+@pytest.mark.long
 def test_code_is_one_dependency_whose_comments_rerun_nothing(workspace):
     loss = workspace.root / "stages/losses/bco.py"
     head = workspace.root / "stages/models/value_head.py"

@@ -31,7 +31,7 @@ def read(folder):
     return json.loads((folder / "found.json").read_text()), torch.load(folder / "weights.pt", weights_only=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_p10_two_processes_are_one(tmp_path):
     folders = [tmp_path / name for name in ("one", "two")]
     for folder in folders:

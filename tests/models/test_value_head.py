@@ -1,6 +1,7 @@
 """Models with a value head: passes, files, adapters, and layers shared with a reference."""
 
 import json
+from pickle import UnpicklingError
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from stages.models.conversion import convert
 from stages.models.loading import load_causal_lm
 from stages.models.shared_layers import create_reference_model
 from stages.models.value_head import (
@@ -159,6 +161,98 @@ def test_a_head_among_the_models_weights_is_found(tmp_path):
     again = AutoModelForCausalLMWithValueHead.from_pretrained(str(tmp_path))
 
     assert torch.equal(again.v_head.summary.weight, model.v_head.summary.weight)
+
+
+def as_trl_leaves_it(folder, kind):
+    """A folder of a model with its head in the layout of TRL, and the model."""
+    base = tiny_llama(seed=3)
+    if kind == "adapter":
+        base.save_pretrained(folder / "base")
+        model = with_head(AutoModelForCausalLM.from_pretrained(folder / "base"), peft_config=lora())
+    else:
+        model = with_head(base)
+    head = {f"v_head.{name}": weight for name, weight in model.v_head.state_dict().items()}
+    if kind == "adapter":
+        model.pretrained_model.save_pretrained(folder, save_embedding_layers=False)
+        torch.save(head, folder / "pytorch_model.bin")
+        return model
+    weights = {**model.pretrained_model.state_dict(), **head}
+    if kind == "shards":
+        base.save_pretrained(folder, state_dict=weights, max_shard_size="6KB")
+        assert len(list(folder.glob("model-*.safetensors"))) > 2
+        return model
+    base.config.save_pretrained(folder)
+    names = sorted(weights)
+    shards = {"pickle": [names], "pickled shards": [names[::2], names[1::2]]}[kind]
+    files = ["pytorch_model.bin"] if len(shards) == 1 else [f"pytorch_model-0000{i + 1}-of-00002.bin" for i in range(2)]
+    for file, part in zip(files, shards, strict=True):
+        torch.save({name: weights[name] for name in part}, folder / file)
+    if len(shards) > 1:
+        places = {name: file for file, part in zip(files, shards, strict=True) for name in part}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    return model
+
+
+@pytest.mark.parametrize("kind", ["shards", "adapter", "pickle", "pickled shards"])
+@pytest.mark.parametrize("way", ["converted", "read"])
+def test_a_head_that_trl_saved_is_found_or_asked_for(tmp_path, kind, way):
+    model = as_trl_leaves_it(tmp_path, kind)
+    chosen = {}
+    if kind != "shards":
+        with pytest.raises(
+            ValueError, match=r"found pytorch_model.*bin, a pickle.*pipelines convert .*use_safetensors"
+        ):
+            AutoModelForCausalLMWithValueHead.from_pretrained(tmp_path)
+        if way == "converted":
+            before = {file.name for file in tmp_path.iterdir()}
+            written = {file.name for file in convert(tmp_path)}
+            assert written == {file.name for file in tmp_path.iterdir()} - before
+        else:
+            chosen = {"use_safetensors": False}
+
+    again = AutoModelForCausalLMWithValueHead.from_pretrained(tmp_path, **chosen)
+
+    for name, weight in model.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name
+
+
+class Opens:
+    """A thing whose pickle would write a file when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_no_code_of_a_pickle_is_run(tmp_path):
+    tiny_llama().config.save_pretrained(tmp_path)
+    torch.save({"v_head.summary.weight": Opens(tmp_path / "run")}, tmp_path / "pytorch_model.bin")
+
+    with pytest.raises(ValueError, match=r"pytorch_model.bin: expected a pickle of tensors alone"):
+        convert(tmp_path)
+    with pytest.raises(UnpicklingError):
+        AutoModelForCausalLMWithValueHead.from_pretrained(tmp_path, use_safetensors=False)
+
+    assert not (tmp_path / "run").exists()
+    assert not list(tmp_path.glob("*.safetensors"))
+
+
+def test_nothing_is_converted_over_what_is_there(tmp_path):
+    as_trl_leaves_it(tmp_path, "pickle")
+    convert(tmp_path)
+
+    with pytest.raises(ValueError, match=r"model.safetensors: expected no such file yet"):
+        convert(tmp_path)
+    with pytest.raises(ValueError, match="expected pytorch_model.bin, its shards or adapter_model.bin, found none"):
+        convert(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_a_model_without_a_head_for_tokens_is_refused(name):
+    with pytest.raises(ValueError, match=r"expected a model with a head that predicts tokens.*AutoModelForCausalLM"):
+        with_head(tiny_model(name).base_model)
 
 
 def test_weights_gathered_elsewhere_are_what_is_saved(tmp_path):

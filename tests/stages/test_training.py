@@ -157,7 +157,7 @@ def start_bco(artifacts, written, params):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [None, {"r": 2, "dropout": 0.1}])
+@pytest.mark.parametrize("lora", [None, pytest.param({"r": 2, "dropout": 0.1}, marks=pytest.mark.long)])
 def test_goes_on_after_kill_9_to_the_same_bytes(artifacts, tmp_path, lora):
     params = {**PARAMS, "num_train_epochs": 8, "disable_dropout": False, "lora": lora, "gradient_accumulation_steps": 2}
     assert start_bco(artifacts, outputs(tmp_path / "whole"), params).wait() == 0

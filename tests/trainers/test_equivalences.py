@@ -183,7 +183,7 @@ def in_two_processes(folder):
     return torch.load(folder / "found.pt", weights_only=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_are_one(tmp_path):
     one = all_methods.trained(tmp_path / "one", num_processes=1)
     two = in_two_processes(tmp_path / "two")

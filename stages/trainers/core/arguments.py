@@ -154,6 +154,7 @@ class DocumentedArguments(_FormerFields, TrainingArguments):  # type: ignore[mis
         Raises:
             ValueError: a former argument asks for what is gone, or for something else than its successor does.
         """
+        self._forget_masked_tokens()
         for name, former in FORMER_ARGUMENTS.items():
             if name != "warmup_ratio" and getattr(self, name) != _default_of(type(self), name):
                 self._carry_over(name, former)
@@ -164,6 +165,51 @@ class DocumentedArguments(_FormerFields, TrainingArguments):  # type: ignore[mis
         if self.bf16 is None:
             self.bf16 = not self.fp16 and not self.use_cpu and _accelerator_has_bf16()
         super().__post_init__()  # type: ignore[no-untyped-call] # transformers
+        self.__dict__["_is_made"], self.__dict__["_is_changed"] = True, False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        before = self.__dict__.get(name)
+        super().__setattr__(name, value)
+        if self.__dict__.get("_is_made"):
+            self.__dict__["_is_changed"] = True
+            self._follow(name, before)
+
+    def settle(self) -> None:
+        """Take up what was set since the arguments were made, as if it had been said then; trainers call it first.
+
+        Raises:
+            ValueError: as at construction.
+        """
+        if self.__dict__["_is_changed"]:
+            self.__dict__["_is_made"] = False
+            self.__post_init__()
+
+    def _follow(self, name: str, before: Any) -> None:
+        """Let what depends on an argument, which has just been set, agree with it: whoever speaks last is heard."""
+        value = getattr(self, name)
+        if name.startswith(("gradient_checkpointing", "activation_checkpointing")):
+            kind, _, part = name.partition("_checkpointing")
+            other = {"gradient": "activation", "activation": "gradient"}[kind]
+            self.__dict__[f"{other}_checkpointing{part}"] = value
+        elif name == "warmup_ratio":
+            self.__dict__["warmup_steps"] = 0
+        elif (former := FORMER_ARGUMENTS.get(name)) is not None:
+            default = _default_of(type(self), name)
+            if value != default and former.successor is None:
+                self._carry_over(name, former)
+            elif value != default or before not in (default, value):
+                carried = former.carry(value) if value != default else _default_of(type(self), former.successor or "")
+                self.__dict__[former.successor or ""] = carried
+        else:
+            for old, former in FORMER_ARGUMENTS.items():
+                if former.successor == name:
+                    self.__dict__[old] = _default_of(type(self), old)
+
+    def _forget_masked_tokens(self) -> None:
+        """`to_dict` writes the name of a token in place of the token."""
+        for name in [name for name in vars(self) if name.endswith("_token")]:
+            if getattr(self, name) == f"<{name.upper()}>":
+                setattr(self, name, None)
 
     def __getstate__(self) -> dict[str, Any]:
         # Transformers pickles the arguments into folders that it pushes to the hub, where a token is no one's to read.
@@ -199,6 +245,27 @@ class DocumentedArguments(_FormerFields, TrainingArguments):  # type: ignore[mis
             self.activation_checkpointing_kwargs or self.gradient_checkpointing_kwargs
         )
         self.gradient_checkpointing = self.gradient_checkpointing_kwargs = None
+
+
+def settle(args: Any) -> None:
+    """Let arguments that were set after construction have the effect that they have at construction.
+
+    Args:
+        args: arguments of a trainer.
+
+    Raises:
+        ValueError: one of them is unknown to transformers 5, and `args` are its own, which would ignore it.
+    """
+    if isinstance(args, DocumentedArguments):
+        args.settle()
+    elif isinstance(args, TrainingArguments):
+        known = {field.name for field in dataclasses.fields(args)}
+        for name, former in FORMER_ARGUMENTS.items():
+            if name in vars(args) and name not in known:
+                raise ValueError(
+                    f"{name}={getattr(args, name)!r}: TrainingArguments of transformers 5 have no such argument; "
+                    f"{former.remedy}"
+                )
 
 
 def _accelerator_has_bf16() -> bool:

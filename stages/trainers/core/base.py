@@ -1,7 +1,7 @@
 """What all trainers share that follow the loop of transformers: order of rows, means, safeguards, checkpoints."""
 
 import logging
-from collections.abc import Mapping, Sized
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -10,9 +10,10 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, has_length
 
 from stages.contracts.files import write_text
+from stages.rows.given import rows_of
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, write_state
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import MetricSums, Share
@@ -59,6 +60,11 @@ class FeedbackTrainer(Trainer):
                 "docs/scale.md), starts one for each",
                 num_devices,
             )
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer, by its name in transformers 4."""
+        return self.processing_class
 
     # ---- what a method says ----
 
@@ -126,8 +132,10 @@ class FeedbackTrainer(Trainer):
         return super().get_test_dataloader(self._prepared_late(test_dataset))
 
     def _prepared_late(self, dataset: Any) -> Any:
-        is_ready = not isinstance(dataset, Dataset) or any(dataset is rows for rows in self._all_rows())
-        return dataset if is_ready else self._prepared(dataset, "eval_dataset")
+        if dataset is None or isinstance(dataset, str) or any(dataset is rows for rows in self._all_rows()):
+            return dataset
+        given = rows_of(dataset, "eval_dataset")
+        return self._prepared(given, "eval_dataset") if isinstance(given, Dataset) else given
 
     def _all_rows(self) -> list[Any]:
         """The datasets given at construction, as they were prepared."""
@@ -154,7 +162,7 @@ class FeedbackTrainer(Trainer):
         """The micro-batches of an optimizer step, the last of which says if it holds rows that don't count."""
         batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
         rows: Any = self.train_dataset
-        if batches and not self.args.dataloader_drop_last and isinstance(rows, Sized):
+        if batches and not self.args.dataloader_drop_last and has_length(rows):
             mark_own_rows(batches[-1], self._train_batch_size, self.accelerator, num_rows=len(rows))
         return batches, number
 

@@ -3,20 +3,20 @@
 import logging
 from collections.abc import Callable, Mapping
 from inspect import Parameter, signature
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from stages.models.adapters import is_peft_model, is_quantised, keep_differentiable, with_adapter
 from stages.models.frozen import disable_dropout
+from stages.trainers.core.given import adapter_config, name_of
 
 logger = logging.getLogger(__name__)
 
 
-def load_model(model: PreTrainedModel | nn.Module | str, init_kwargs: Mapping[str, Any] | None, *, name: str) -> Any:
-    """`model` itself, or the one that a string names.
+def load_model(model: Any, init_kwargs: Mapping[str, Any] | None, *, name: str) -> Any:
+    """`model` itself, or the one that a string or a path names.
 
     Args:
         model: a model, a folder or a repository.
@@ -26,7 +26,8 @@ def load_model(model: PreTrainedModel | nn.Module | str, init_kwargs: Mapping[st
     Raises:
         ValueError: arguments come with a model that is there already, or `dtype` names no type of torch.
     """
-    if not isinstance(model, str):
+    source = name_of(model)
+    if source is None:
         if init_kwargs:
             raise ValueError(
                 f"expected {name}_init_kwargs only with {name} as a name to load, found a {type(model).__name__}; "
@@ -35,9 +36,9 @@ def load_model(model: PreTrainedModel | nn.Module | str, init_kwargs: Mapping[st
         return model
     kwargs = dict(init_kwargs or {})
     dtype = kwargs.pop("torch_dtype", kwargs.pop("dtype", "auto"))
-    config = AutoConfig.from_pretrained(model, **{key: kwargs[key] for key in _CONFIG_KWARGS if key in kwargs})
+    config = AutoConfig.from_pretrained(source, **{key: kwargs[key] for key in _CONFIG_KWARGS if key in kwargs})
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return loader.from_pretrained(model, dtype=_torch_type(dtype, name), use_safetensors=True, **kwargs)
+    return loader.from_pretrained(source, dtype=_torch_type(dtype, name), use_safetensors=True, **kwargs)
 
 
 _CONFIG_KWARGS = ("revision", "trust_remote_code", "cache_dir", "token", "local_files_only", "subfolder")
@@ -57,12 +58,13 @@ def prepare_policy(model: Any, *, peft_config: Any, args: Any) -> Any:
 
     Args:
         model: the model as loaded.
-        peft_config: configuration of the adapter; None trains what is trainable in `model`.
+        peft_config: configuration of the adapter, or a dict of it; None trains what is trainable in `model`.
         args: for dropout, precision and checkpointing of activations.
 
     Raises:
         ValueError: the weights have 4 or 8 bits, so that they can't be trained, and there is no adapter.
     """
+    peft_config = adapter_config(peft_config)
     if args.disable_dropout:
         disable_dropout(model)
     config = getattr(model, "config", None)
@@ -100,8 +102,21 @@ def is_encoder_decoder(model: Any, given: bool | None) -> bool:
 
     Args:
         model: the model, or None if it is made later.
-        given: what the config says; None reads it off the model.
+        given: what the arguments of the trainer say; only of a model that is made later they are believed.
     """
-    if given is not None:
-        return given
-    return cast(bool, getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    if model is None:
+        return bool(given)
+    found = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    if given is not None and given != found:
+        logger.warning("is_encoder_decoder=%s: the model's own config says %s, which is taken", given, found)
+    return found
+
+
+def check_made(model: Any, *, is_encoder_decoder: bool) -> None:
+    """Raise ValueError unless a model that `model_init` made is of the kind that rows were encoded for."""
+    found = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    if found != is_encoder_decoder:
+        raise ValueError(
+            f"is_encoder_decoder: expected {found}, for such a model is what model_init makes, found "
+            f"{is_encoder_decoder}; set it in args, for rows are encoded before there is a model"
+        )

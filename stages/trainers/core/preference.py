@@ -17,12 +17,15 @@ from stages.models.loading import load_causal_lm
 from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.models.seq2seq import seq2seq_logps
 from stages.rows.collation import PreferenceCollator, default_collator, stacked
+from stages.rows.given import rows_of
 from stages.rows.raw import PAIR, LeftOut, Lengths, RowReader, reference_column
+from stages.trainers.core.arguments import settle
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.config import PreferenceConfig
+from stages.trainers.core.given import name_of, tokenizer_given
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import Share
-from stages.trainers.core.policy import is_encoder_decoder, load_model, prepare_policy, prepared_init
+from stages.trainers.core.policy import check_made, is_encoder_decoder, load_model, prepare_policy, prepared_init
 from stages.trainers.core.processes import shard_on_cpu
 from stages.trainers.core.reference import (
     add_reference_logps,
@@ -30,6 +33,7 @@ from stages.trainers.core.reference import (
     choose_reference,
     has_reference_logps,
     read_reference_logps,
+    reference_again,
 )
 from stages.trainers.core.safeguards import refuse_non_finite
 from stages.trainers.core.samples import write_samples
@@ -51,22 +55,23 @@ class PreferenceTrainer(FeedbackTrainer):
 
     Args:
         model: the policy: a model, or the folder or repository of one. None if `model_init` makes it.
-        ref_model: the reference, likewise. None takes the policy as it is at the start: without its adapter if it
-            gets one, with frozen copies of the adapter if it comes with one, else a copy of the whole. No model is
-            kept where the datasets have `reference_logps`, or `args.precompute_ref_log_probs` computes them.
+        ref_model: the reference, likewise; the policy's name loads it a second time. None takes the policy as it is at
+            the start: without its adapter if it gets one, with frozen copies of the adapter if it comes with one, else
+            a copy of the whole. No model is kept where the datasets have `reference_logps`, or
+            `args.precompute_ref_log_probs` computes them.
         args: configuration of the method.
         train_dataset: raw rows, or rows with the columns that the stages make (`input_ids`, `prompt_length`, `label`,
             and what else the method reads). A method of single rows learns from both rows of a pair; one of pairs
             reads `chosen_input_ids`, `chosen_prompt_length` and the same for `rejected_`.
         eval_dataset: the same for evaluation, or several by name.
-        processing_class: the tokenizer.
+        processing_class: the tokenizer. None takes the one beside a model that is given by name.
         data_collator: makes a batch of encoded rows; None pads them on the right. See `PreferenceCollator` for the
             tensors that a batch holds.
         model_init: makes the model anew at each call of `train`.
         callbacks: called besides the usual ones.
         optimizers: optimizer and schedule to use in place of those that `args` describe.
         preprocess_logits_for_metrics: called with rewards and labels before they are kept for `compute_metrics`.
-        peft_config: adapter to lay on the policy; None trains the model itself.
+        peft_config: adapter to lay on the policy, or a dict of its configuration; None trains the model itself.
         compute_metrics: called with the reward (predictions) and the label (label_ids) of each row.
         model_adapter_name: adapter that is trained, where the policy has several.
         ref_adapter_name: adapter that is the reference.
@@ -109,11 +114,17 @@ class PreferenceTrainer(FeedbackTrainer):
                 f"expected args as a {self.config_class.__name__}, found {type(args).__name__}; it takes the same "
                 "arguments and the method's own"
             )
-        if (model is None) == (model_init is None) or (ref_model is not None and ref_model is model):
+        settle(args)
+        # The same name twice is loaded twice.
+        is_policy = ref_model is not None and ref_model is model and name_of(model) is None
+        if (model is None) == (model_init is None) or is_policy:
             raise ValueError(
                 "expected a policy as one of model and model_init, and as ref_model another model or None; "
                 "None takes the policy as it is at the start"
             )
+        processing_class = tokenizer_given(processing_class, model)
+        train_dataset = rows_of(train_dataset, "train_dataset")
+        eval_dataset = rows_of(eval_dataset, "eval_dataset")
         if args.generate_during_eval and processing_class is None:
             raise ValueError(
                 "expected processing_class, a tokenizer, to sample with for generate_during_eval, found none"
@@ -134,6 +145,8 @@ class PreferenceTrainer(FeedbackTrainer):
         def prepare(made: Any) -> Any:
             made = prepare_policy(made, peft_config=peft_config, args=args)
             check_adapters(made, *filter(None, (ref_adapter_name, model_adapter_name)))
+            if model is None:
+                check_made(made, is_encoder_decoder=self.is_encoder_decoder)
             return made
 
         if model is not None:
@@ -155,11 +168,12 @@ class PreferenceTrainer(FeedbackTrainer):
             optimizers=optimizers,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        self._reference_again = reference_again(ref_model, args)
         self.reference = choose_reference(
             ref_model,
             policy=self._policy,
             args=args,
-            prepare=lambda made: self.accelerator.prepare_model(made, evaluation_mode=True),
+            prepare=self._prepare_reference,
             has_new_adapter=peft_config is not None,
             policy_adapter=model_adapter_name,
             reference_adapter=ref_adapter_name,
@@ -248,6 +262,28 @@ class PreferenceTrainer(FeedbackTrainer):
 
     # ---- reference ----
 
+    def _prepare_reference(self, model: Any) -> Any:
+        return self.accelerator.prepare_model(model, evaluation_mode=True)
+
+    def _prepared_late(self, dataset: Any) -> Any:
+        """As the base class does; where log-probabilities come before training, those under the reference too."""
+        rows = super()._prepared_late(dataset)
+        is_scored = has_reference_logps(rows, self._all_sequences()) if isinstance(rows, Dataset) else True
+        if rows is dataset or is_scored or self.reference is not None or not self.needs_reference:
+            return rows
+        found = self._reference_again()
+        if found is None:
+            return rows
+        self.reference = SeparateModel(self._prepare_reference(found))
+        try:
+            return self._with_reference_logps(rows)
+        finally:
+            self._let_reference_go()
+
+    def _let_reference_go(self) -> None:
+        self.reference = None
+        self.accelerator.free_memory()  # which has a list of all models that it was shown
+
     def _has_all_reference_logps(self) -> bool:
         found = self._all_rows()
         return bool(found) and all(has_reference_logps(rows, self._all_sequences()) for rows in found)
@@ -265,8 +301,7 @@ class PreferenceTrainer(FeedbackTrainer):
             self.eval_dataset = self._with_reference_logps(self.eval_dataset)
         is_read = self.args.generate_during_eval and isinstance(self.reference, SeparateModel)
         if isinstance(self.reference, PolicyItself | SeparateModel) and not is_read:
-            self.reference = None
-            self.accelerator.free_memory()  # which has a list of all models that it was shown
+            self._let_reference_go()
 
     def _with_reference_logps(self, rows: Any) -> Any:
         missing = [name for name in self._all_sequences() if reference_column(name) not in rows.column_names]
@@ -297,7 +332,7 @@ class PreferenceTrainer(FeedbackTrainer):
         if self.reference is None:
             raise ValueError(
                 f"expected a column {reference_column(sequences[0])}, for no reference model is kept, found none; give "
-                "the dataset at construction"
+                "the dataset at construction, or keep the model that you gave as ref_model"
             )
         with torch.no_grad(), self.accelerator.autocast(), self.reference.active() as model:
             return self.logps_of(model, batch, sequences).logps

@@ -1,5 +1,6 @@
 """The reference of a trainer: which model it is, and the log-probabilities that it gives to rows."""
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from stages.models.frozen import (
     frozen_copy,
 )
 from stages.rows.raw import reference_column
+from stages.trainers.core.given import name_of
 from stages.trainers.core.policy import load_model
 from stages.trainers.core.scored import Batch
 
@@ -38,8 +40,22 @@ def check_reference_arguments(ref_model: Any, init_kwargs: Mapping[str, Any] | N
         raise ValueError("expected the reference as one of ref_model and ref_adapter_name, found both; leave one out")
     if ref_model is None and init_kwargs:
         raise ValueError("expected ref_model, a name to load with ref_model_init_kwargs, found none")
-    if ref_model is not None and not isinstance(ref_model, str):
+    if ref_model is not None and name_of(ref_model) is None:
         load_model(ref_model, init_kwargs, name="ref_model")
+
+
+def reference_again(ref_model: Any, args: Any) -> Callable[[], Any]:
+    """A function that gives the reference that was let go, for rows that come later; None where it is gone for good.
+
+    Args:
+        ref_model: what the trainer was given: a model, which isn't kept alive by this, the name of one, or None.
+        args: configuration of the trainer.
+    """
+    if ref_model is None:
+        return lambda: None
+    if name_of(ref_model) is None:
+        return weakref.ref(ref_model)
+    return lambda: load_model(ref_model, args.ref_model_init_kwargs, name="ref_model")
 
 
 def choose_reference(

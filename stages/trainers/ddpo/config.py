@@ -43,8 +43,9 @@ class DDPOConfig:
     """Epochs between two checkpoints; the first and the last epoch are saved too."""
     num_checkpoint_limit: PositiveInt = 5
     """Checkpoints kept."""
-    mixed_precision: Literal["no", "fp16", "bf16"] = "fp16"
-    """Precision of the computation; fp16 needs an accelerator."""
+    mixed_precision: Literal["no", "fp16", "bf16"] | None = "fp16"
+    """Precision of the computation; fp16 needs an accelerator. None takes what the launcher of accelerate says, and
+    without one the model's own."""
     allow_tf32: bool = True
     """Whether float32 products on an Nvidia GPU may be computed in TF32."""
     resume_from: str | None = ""

@@ -105,6 +105,8 @@ class DDPOTrainer:
         sd_pipeline: DefaultDDPOStableDiffusionPipeline,
         image_samples_hook: ImageHook | None = None,
     ) -> None:
+        # What was set since it was made is checked as at construction.
+        config.__post_init__()
         self.config = config
         self.reward_fn = reward_function
         self.prompt_fn = prompt_function

@@ -18,6 +18,7 @@ from stages.models.frozen import SeparateModel
 from stages.rows.batching import stacked_rows
 from stages.rows.raw import PAIR, Lengths, encode_batch
 from stages.text.encoding import encode_rows
+from stages.trainers.core.arguments import settle
 from stages.trainers.core.metrics import MetricSums
 from stages.trainers.core.preference import PreferenceTrainer
 from stages.trainers.core.samples import answers
@@ -42,6 +43,7 @@ def arguments_of(trainer_class: Any, given: Mapping[str, Any]) -> dict[str, Any]
     if given["tokenizer"] is not None and given["processing_class"] is not None:
         raise ValueError("expected the tokenizer once, found tokenizer and processing_class; leave out tokenizer")
     args = given["args"]
+    settle(args)
     is_plain = not isinstance(args, trainer_class.config_class)
     config = _config_of(args, trainer_class.config_class) if is_plain else args
     fields = {field.name: field.default for field in dataclasses.fields(config)}

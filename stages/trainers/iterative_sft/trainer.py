@@ -21,10 +21,12 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from stages.losses.sft import IGNORED
 from stages.rows.collation import default_collator
+from stages.rows.given import rows_of
 from stages.rows.label_collation import LabelCollator
 from stages.text.truncation import TruncationMode
-from stages.trainers.core.arguments import DocumentedArguments
+from stages.trainers.core.arguments import DocumentedArguments, settle
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
+from stages.trainers.core.given import tokenizer_given
 from stages.trainers.core.metrics import MetricSums, Share, share_of
 from stages.trainers.core.policy import load_model
 from stages.trainers.core.seeding import set_seed
@@ -65,7 +67,7 @@ class IterativeSFTTrainer(TokenLossTrainer):
 
     def __init__(  # noqa: PLR0917 - the documented order
         self,
-        model: PreTrainedModel | str | None = None,
+        model: PreTrainedModel | str | Path | None = None,
         args: TrainingArguments | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
         optimizers: Any = (None, None),
@@ -77,7 +79,10 @@ class IterativeSFTTrainer(TokenLossTrainer):
         compute_metrics: Any = None,
         optimize_device_cache: bool | None = False,
     ) -> None:
+        settle(args)
         args = _checked_arguments(args, optimizers)
+        tokenizer = tokenizer_given(tokenizer, model)
+        eval_dataset = rows_of(eval_dataset, "eval_dataset")
         if tokenizer is None or model is None:
             raise ValueError(f"expected a model and its tokenizer, found {type(model).__name__} and {tokenizer}")
         self.step_rows = StepRows(tokenizer, max_length, cast(TruncationMode, truncation_mode))

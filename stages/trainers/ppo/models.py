@@ -1,6 +1,7 @@
 """What a PPO trainer holds: policy and reference, how they are sampled from, data, trackers and files."""
 
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -96,6 +97,12 @@ class PPOModels:
         self.model, self.optimizer = self.accelerator.prepare(policy, optimizer)
         self.data_collator = DataCollatorForLanguageModeling(self.tokenizer, mlm=False)
         self.dataset = dataset
+        if dataset is None:
+            warnings.warn(
+                f"no dataset: each step takes batch_size={config.batch_size} queries of your own",
+                UserWarning,
+                stacklevel=2,
+            )
         self.dataloader = None if dataset is None else self.prepare_dataloader(dataset, data_collator)
 
         control = self.config

@@ -36,6 +36,8 @@ def check_arguments(  # noqa: PLR0917 - the order of the trainer
     """
     if not isinstance(config, PPOConfig):
         raise ValueError(f"expected config as a PPOConfig, found a {type(config).__name__}")
+    # What was set since it was made is checked, and what follows from it is filled, as at construction.
+    config.__post_init__()
     if not isinstance(model, PreTrainedModelWithValueHead):
         raise ValueError(
             f"expected a model with a value head, found a {type(model).__name__}; make one with "

@@ -76,6 +76,25 @@ class RewardDataCollatorWithPadding:
         return -(-width // multiple) * multiple
 
 
+class PairCollator(PreferenceCollator):
+    """The default collator of pairs: of our columns under our names, of the documented ones under theirs.
+
+    Args:
+        tokenizer: pads rows; None lets only rows of our columns pass.
+        pad_id: id that fills short rows.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase | None, pad_id: int) -> None:
+        super().__init__(pad_id)
+        self.tokenizer = tokenizer
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The batch of `rows`; see `PreferenceCollator` and `RewardDataCollatorWithPadding`."""
+        if self.tokenizer is not None and f"input_ids_{SIDES[0]}" in rows[0]:
+            return RewardDataCollatorWithPadding(self.tokenizer)(rows)
+        return super().__call__(rows)
+
+
 def agree_on_padding(model: Any, collator: Any) -> None:
     """Let the model and the collator pad with one token: the model's, or the tokenizer's for a model without one."""
     config = getattr(model, "config", None)

@@ -4,22 +4,24 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
-from datasets import Dataset
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from stages.losses.reward import RewardLoss, reward_loss
 from stages.models.scoring import check_reward_model, reward_model_of, scores_of
 from stages.rows.collation import default_collator, stacked
+from stages.rows.given import check_finite, rows_of
 from stages.rows.raw import PAIR, LeftOut, Lengths, RowReader
+from stages.trainers.core.arguments import settle
 from stages.trainers.core.base import FeedbackTrainer
+from stages.trainers.core.given import adapter_config, name_of, tokenizer_given
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import Share, share_of
 from stages.trainers.core.policy import prepare_policy, prepared_init
 from stages.trainers.core.safeguards import refuse_non_finite
 from stages.trainers.core.scored import Batch, num_own_rows, own_share
 from stages.trainers.core.seeding import set_seed
-from stages.trainers.reward.batches import RewardDataCollatorWithPadding, agree_on_padding, with_our_names
+from stages.trainers.reward.batches import PairCollator, RewardDataCollatorWithPadding, agree_on_padding, with_our_names
 from stages.trainers.reward.config import RewardConfig, check_adapter, checked_length
 from stages.trainers.reward.rows import read_pair_rows
 
@@ -78,19 +80,25 @@ class RewardTrainer(FeedbackTrainer):
         max_length: int | None = None,
         peft_config: Any = None,
     ) -> None:
+        settle(args)
         self.max_length = checked_length(args, max_length)
         if (model is None) == (model_init is None):
             raise ValueError("expected a reward model as one of model and model_init, found both or none; give one")
+        peft_config = adapter_config(peft_config)
         check_adapter(peft_config)
         set_seed(args.seed)
+        tokenizer = tokenizer_given(tokenizer, model)
         self.args = args
         self.tokenizer_of_rows = tokenizer
         self.reads_rows = data_collator is None
         self.left_out: dict[str, LeftOut] = {}
         self.num_truncated: dict[str, int] = {}
-        collator = data_collator or default_collator(tokenizer, padding_value=None, is_encoder_decoder=False)
+        collator = data_collator
+        if collator is None:
+            pad_id = default_collator(tokenizer, padding_value=None, is_encoder_decoder=False).pad_id
+            collator = PairCollator(tokenizer, pad_id)
         datasets = [
-            self._prepared(rows, name)
+            self._prepared(rows_of(rows, name), name)
             for rows, name in ((train_dataset, "train_dataset"), (eval_dataset, "eval_dataset"))
         ]
 
@@ -131,10 +139,7 @@ class RewardTrainer(FeedbackTrainer):
         """Encoded pairs of a dataset; a collator that was given reads it as it is."""
         if not self.reads_rows:
             return dataset
-        if not isinstance(dataset, Dataset):
-            raise ValueError(
-                f"{name}: expected a datasets.Dataset, found {type(dataset).__name__}; Dataset.from_list makes one"
-            )
+        check_finite(dataset, name)
         reader = RowReader(self.tokenizer_of_rows, Lengths(), num_proc=self.args.dataset_num_proc)
         found = read_pair_rows(dataset, reader, name=name, max_length=self.max_length, too_long=self.args.too_long)
         self.left_out[name], self.num_truncated[name] = found.left_out, found.num_truncated
@@ -195,9 +200,10 @@ class RewardTrainer(FeedbackTrainer):
 
 
 def _loaded(model: Any) -> Any:
-    if not isinstance(model, str):
+    source = name_of(model)
+    if source is None:
         return model
-    return AutoModelForSequenceClassification.from_pretrained(model, num_labels=1, use_safetensors=True)
+    return AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, use_safetensors=True)
 
 
 def _loss(batch: Batch, chosen: Tensor, rejected: Tensor) -> RewardLoss:

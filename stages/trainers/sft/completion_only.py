@@ -4,16 +4,19 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+import torch
+from torch import Tensor
+from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from stages.losses.sft import IGNORED
 from stages.rows.label_collation import LabelCollator
 
 
-class DataCollatorForCompletionOnlyLM(LabelCollator):
+class DataCollatorForCompletionOnlyLM(LabelCollator, DataCollatorForLanguageModeling):
     """Makes a batch in which only answers are learned from.
 
-    With a response template alone, what stands behind its last occurrence is learned. With an instruction template
+    Rows are dicts with `input_ids`, or lists or tensors of ids; they are padded on the tokenizer's side. With a
+    response template alone, what stands behind its last occurrence is learned. With an instruction template
     too, a conversation's every answer is: from behind each response template up to the next instruction template.
 
     Args:
@@ -44,7 +47,8 @@ class DataCollatorForCompletionOnlyLM(LabelCollator):
         if pad_id is None:
             raise ValueError("expected a tokenizer with a pad token or an EOS, found neither; set one of the two")
         super().__init__(pad_id)
-        self.tokenizer = tokenizer
+        # What the base class of transformers keeps; its own way of making labels isn't asked.
+        self.tokenizer, self.mlm, self.pad_to_multiple_of, self.return_tensors = tokenizer, False, None, "pt"
         self.response_template = response_template
         self.instruction_template = instruction_template
         self.response_ids = _template_ids(response_template, tokenizer, "response_template")
@@ -53,6 +57,30 @@ class DataCollatorForCompletionOnlyLM(LabelCollator):
             if instruction_template is None
             else _template_ids(instruction_template, tokenizer, "instruction_template")
         )
+
+    def __call__(self, features: Sequence[Any], return_tensors: str | None = None) -> dict[str, Tensor]:
+        """The batch of `features`; tensors of shape (n, t) as `LabelCollator` makes them.
+
+        Raises:
+            ValueError: `return_tensors` asks for something else than tensors of torch.
+        """
+        if return_tensors not in {None, "pt"}:
+            raise ValueError(f'expected return_tensors="pt", found {return_tensors!r}')
+        rows = [row if isinstance(row, Mapping) else {"input_ids": row} for row in features]
+        batch = super().__call__(rows)
+        if self.tokenizer.padding_side == "right":
+            return batch
+        room = [batch["input_ids"].shape[1] - len(row["input_ids"]) for row in rows]
+        return {
+            name: torch.stack([row.roll(places) for row, places in zip(values, room, strict=True)])
+            if values.ndim == 2
+            else values
+            for name, values in batch.items()
+        }
+
+    def torch_call(self, examples: Sequence[Any]) -> dict[str, Tensor]:
+        """The same, under the name that the base class has for it."""
+        return self(examples)
 
     def labels_of(self, row: Mapping[str, Any], ids: list[int]) -> list[int]:  # noqa: ARG002 - the ids say it all
         """Labels of a row: the ids of its answers; a row without one is warned of."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import datasets
 from datasets import Dataset
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
@@ -89,12 +90,12 @@ class SFTData:
         """Whether packed texts see no other one."""
         return bool(self.dataset_kwargs.get("keep_documents_apart", False))
 
-    def check(self, collator: Any, *datasets: Any) -> None:
+    def check(self, collator: Any, *given: Any) -> None:
         """See that datasets can be used, without reading them.
 
         Args:
             collator: what the trainer was given as `data_collator`.
-            datasets: what it was given as datasets.
+            given: what it was given as datasets.
 
         Raises:
             ValueError: one can't, or the collator needs to see where rows begin, and they are packed.
@@ -104,15 +105,29 @@ class SFTData:
                 "expected packing=False with DataCollatorForCompletionOnlyLM, which looks for one answer in a row, "
                 "found True; to pack, give prompt and completion and completion_only_loss=True"
             )
-        for dataset in datasets:
+        for dataset in given:
             for name, rows in dataset.items() if isinstance(dataset, Mapping) else [("dataset", dataset)]:
                 if isinstance(rows, Dataset):
                     self._reader().check(rows, name=name)
+                elif isinstance(rows, datasets.IterableDataset):
+                    self._check_stream(rows, name)
                 elif rows is not None and not isinstance(rows, IterableDataset):
                     raise ValueError(
                         f"{name}: expected a datasets.Dataset or a ConstantLengthDataset, found {type(rows).__name__}; "
                         "Dataset.from_list makes one"
                     )
+
+    def _check_stream(self, rows: datasets.IterableDataset, name: str) -> None:
+        if self.packing and not self.reads_texts:
+            raise ValueError(
+                f"{name}: expected texts to pack as they come, found a stream and neither dataset_text_field nor "
+                "formatting_func; name the column, or give a datasets.Dataset"
+            )
+        first = list(rows.take(1))
+        if not first:
+            raise ValueError(f"{name}: expected rows, found none")
+        if not self.packing:
+            self._reader().check(Dataset.from_list(first), name=name)
 
     def collator(self) -> LabelCollator:
         """What makes batches of these rows."""
@@ -129,6 +144,8 @@ class SFTData:
         Raises:
             ValueError: there is nothing to learn from, or a row can't be used.
         """
+        if isinstance(dataset, datasets.IterableDataset):
+            return (self._packer(dataset) if self.packing else self._reader().stream(dataset, name=name)), LeftOut({})
         if isinstance(dataset, IterableDataset):
             if isinstance(dataset, ConstantLengthDataset) and not dataset.infinite:
                 return packed_dataset(dataset.rows()), LeftOut({})

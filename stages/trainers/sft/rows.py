@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
 from stages.rows.raw import LeftOut, is_encoded, without_needless_spans
@@ -97,6 +97,33 @@ class SFTRowReader(NamedTuple):
             raise ValueError(f"{name}: expected rows to learn from, found none left ({left_out})")
         return rows, left_out
 
+    def stream(self, dataset: IterableDataset, *, name: str) -> IterableDataset:
+        """The same of a stream, whose rows are encoded as they are asked for; what is left out is logged then.
+
+        Raises:
+            ValueError: raw rows come without a tokenizer; later, what a row of the stream makes `read` raise.
+        """
+        columns = dataset.column_names or list(next(iter(dataset)))
+        if self.text_field is None and self.formatting_func is None and "input_ids" in columns:
+            kept = [column for column in columns if column in _ENCODED or (self.keeps_columns and column != "label")]
+            liked = dataset.filter(_is_liked, fn_kwargs={"name": name}) if "label" in columns else dataset
+            return liked.remove_columns([column for column in columns if column not in kept])
+        encoded = dataset.map(
+            self._encode,
+            batched=True,
+            batch_size=self.batch_size if self.batch_size and self.batch_size > 0 else 1000,
+            remove_columns=columns,
+            with_indices=True,
+            fn_kwargs={"name": name},
+        )
+        return encoded.filter(_is_kept, fn_kwargs={"name": name}).remove_columns(["left_out", "is_cut"])
+
+    def _encode(self, rows: Mapping[str, Sequence[Any]], indices: Sequence[int], *, name: str) -> dict[str, list[Any]]:
+        if self.tokenizer is None:
+            raise ValueError(f"{name}: expected a tokenizer to encode raw rows with, found none")
+        is_text = self.text_field is not None or self.formatting_func is not None
+        return (encode_texts if is_text else encode_conversations)(rows, indices, reader=self)
+
     def _liked(self, dataset: Dataset, name: str) -> tuple[Dataset, Counter[str]]:
         """Encoded rows that people liked, and those that nobody judged."""
         if "input_ids" not in dataset.column_names:
@@ -113,17 +140,15 @@ class SFTRowReader(NamedTuple):
         return (rows if self.keeps_columns else rows.select_columns(columns)), counts
 
     def _encoded(self, dataset: Dataset, name: str) -> tuple[Dataset, Counter[str]]:
-        if self.tokenizer is None:
-            raise ValueError(f"{name}: expected a tokenizer to encode raw rows with, found none")
         is_text = self.text_field is not None or self.formatting_func is not None
         encoded = dataset.map(
-            encode_texts if is_text else encode_conversations,
+            self._encode,
             batched=True,
             batch_size=self.batch_size if self.batch_size and self.batch_size > 0 else None,
             remove_columns=dataset.column_names,
             num_proc=self.num_proc,
             with_indices=True,
-            fn_kwargs={"reader": self},
+            fn_kwargs={"name": name},
             desc=f"Encoding the {name}",
         )
         counts = Counter(reason for reason in encoded["left_out"] if reason)
@@ -134,6 +159,16 @@ class SFTRowReader(NamedTuple):
             logger.warning("%s: cut %d of %d rows to %s tokens", name, num_cut, len(encoded), self.max_length)
         rows = encoded.remove_columns(["left_out", "is_cut"])
         return (rows if is_text else without_needless_spans(rows)), counts
+
+
+def _is_liked(row: Mapping[str, Any], *, name: str) -> bool:
+    return _is_kept({"left_out": "" if row["label"] is None or row["label"] else "undesired"}, name=name)
+
+
+def _is_kept(row: Mapping[str, Any], *, name: str) -> bool:
+    if row["left_out"]:
+        logger.warning("%s: left out of the stream: a row, %s", name, row["left_out"])
+    return not row["left_out"]
 
 
 def encode_texts(

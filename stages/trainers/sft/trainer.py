@@ -9,13 +9,15 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from stages.models.documents import keeps_documents_apart
 from stages.models.loading import load_causal_lm
+from stages.rows.given import rows_of
 from stages.rows.label_collation import LabelCollator
 from stages.rows.raw import LeftOut
-from stages.trainers.core.arguments import DocumentedArguments
+from stages.trainers.core.arguments import DocumentedArguments, settle
+from stages.trainers.core.given import name_of, tokenizer_of
 from stages.trainers.core.job import Job
 from stages.trainers.core.policy import load_model, prepare_policy, prepared_init
 from stages.trainers.core.seeding import set_seed
@@ -111,6 +113,7 @@ class SFTTrainer(TokenLossTrainer):
         dataset_kwargs: dict[str, Any] | None = None,
     ) -> None:
         args = SFTConfig("tmp_trainer") if args is None else args
+        settle(args)
         _check_arguments(model, model_init, model_init_kwargs, args)
         _set_noise(args, neftune_noise_alpha)
         if infinite is not None:
@@ -135,6 +138,7 @@ class SFTTrainer(TokenLossTrainer):
             args.seed,
             dataset_kwargs or {},
         )
+        train_dataset, eval_dataset = rows_of(train_dataset, "train_dataset"), rows_of(eval_dataset, "eval_dataset")
         self.data.check(data_collator, train_dataset, eval_dataset)
         set_seed(args.seed)
         self.left_out: dict[str, LeftOut] = {}
@@ -231,31 +235,12 @@ class SFTTrainer(TokenLossTrainer):
         return rows
 
 
-def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer that was saved beside a model.
-
-    Args:
-        model: a folder or repository, or a model that was loaded from one.
-
-    Raises:
-        ValueError: the model doesn't say where it came from, or there is no tokenizer there.
-    """
-    name = model if isinstance(model, str) else getattr(getattr(model, "config", None), "_name_or_path", "")
-    try:
-        if not name:
-            raise OSError("the model doesn't say where it came from")
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"expected a tokenizer, or one that belongs to the model, found none: {error}") from None
-    return tokenizer
-
-
 def _check_arguments(model: Any, model_init: Any, model_init_kwargs: Any, args: Any) -> None:
     if not isinstance(args, TrainingArguments):
         raise ValueError(f"expected args as SFTConfig or TrainingArguments, found {type(args).__name__}")
     if (model is None) == (model_init is None):
         raise ValueError("expected a model as one of model and model_init, found both or neither")
-    if model_init_kwargs and not isinstance(model, str):
+    if model_init_kwargs and name_of(model) is None:
         # Says so before the dataset is read.
         load_model(model if model is not None else model_init, model_init_kwargs, name="model")
 

@@ -1,0 +1,47 @@
+"""A dataset as people hand it to a trainer, in any of the types that libraries allow."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import datasets
+from datasets import Dataset
+
+
+def rows_of(given: Any, name: str) -> Any:
+    """A dataset as its rows are, whatever format it shows them in; several by name stay a mapping.
+
+    Args:
+        given: a `datasets.Dataset` in any format, a list of dicts, a pandas table, a mapping of these by name, or
+            anything else, which stays as it is.
+        name: what to call it in messages.
+
+    Raises:
+        ValueError: it holds the splits of a dataset where one of them is meant.
+    """
+    if isinstance(given, Mapping):
+        if name == "train_dataset":
+            splits = ", ".join(map(str, given))
+            raise ValueError(
+                f"train_dataset: expected one dataset, found {type(given).__name__} of {splits}; give "
+                "train_dataset=data['train'], and eval_dataset=data['test']"
+            )
+        return {key: rows_of(rows, f"{name} {key}") for key, rows in given.items()}
+    if isinstance(given, Dataset):
+        kind = given.format["type"]
+        # What a transform shows is what is meant; the other formats show the same rows in other types.
+        return Dataset.from_list(list(given)) if kind == "custom" else given.with_format(None) if kind else given
+    if type(given).__module__.partition(".")[0] == "pandas" and hasattr(given, "columns"):
+        return Dataset.from_pandas(given, preserve_index=False)
+    if isinstance(given, Sequence) and given and all(isinstance(row, Mapping) for row in given):
+        return Dataset.from_list([dict(row) for row in given])
+    return given
+
+
+def check_finite(rows: Any, name: str) -> None:
+    """Raise ValueError unless `rows` are a dataset of which it is known how many rows it has."""
+    if isinstance(rows, Dataset):
+        return
+    remedy = "Dataset.from_list makes one"
+    if isinstance(rows, datasets.IterableDataset):
+        remedy = "Dataset.from_list(list(stream)) makes one of a stream that ends"
+    raise ValueError(f"{name}: expected a datasets.Dataset, found {type(rows).__name__}; {remedy}")

@@ -1,0 +1,64 @@
+"""A model, a tokenizer or an adapter as people hand it to a trainer, in any of the types that libraries allow."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+
+def name_of(model: Any) -> str | None:
+    """The folder or repository that a model is given by, as text or as a path; None for anything else."""
+    return os.fspath(model) if isinstance(model, str | os.PathLike) else None
+
+
+def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer that was saved beside a model.
+
+    Args:
+        model: a folder or repository, or a model that was loaded from one.
+
+    Raises:
+        ValueError: the model doesn't say where it came from, or there is no tokenizer there.
+    """
+    name = name_of(model) or getattr(getattr(model, "config", None), "_name_or_path", "")
+    try:
+        if not name:
+            raise OSError("the model doesn't say where it came from")
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"expected a tokenizer, or one that belongs to the model, found none: {error}") from None
+    return tokenizer
+
+
+def tokenizer_given(tokenizer: Any, model: Any) -> Any:
+    """The tokenizer given, or without one that of a model that is given by name."""
+    return tokenizer_of(model) if tokenizer is None and name_of(model) is not None else tokenizer
+
+
+def adapter_config(given: Any) -> Any:
+    """The configuration of an adapter, which may be given as the dict that `to_dict` of one makes.
+
+    Args:
+        given: a configuration of peft, a mapping with `peft_type` and its arguments, or None.
+
+    Raises:
+        ValueError: the mapping names no type that peft knows, or arguments that the type doesn't take.
+    """
+    if not isinstance(given, Mapping):
+        return given
+    # peft is slow to import, and only adapters need it.
+    from peft import get_peft_config
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    known = [kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING]
+    kind = getattr(given.get("peft_type"), "value", given.get("peft_type"))
+    if kind not in known:
+        raise ValueError(
+            f"peft_config: expected a dict with peft_type as one of {', '.join(known)}, found {kind!r}; or give a "
+            "configuration of peft, such as LoraConfig(...)"
+        )
+    try:
+        return get_peft_config({**given, "peft_type": kind})
+    except TypeError as error:
+        raise ValueError(f"peft_config: {error}; expected arguments of peft's {kind}") from None
