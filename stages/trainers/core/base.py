@@ -232,6 +232,14 @@ class FeedbackTrainer(Trainer):
             self.restore_method_state({})
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
 
+    def _run_epoch(self, *arguments: Any, **named: Any) -> None:
+        # Resumed behind its last step, the loop of transformers 5.23 would begin the epoch that this step stands in
+        # where it left off, and stop only behind one step more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*arguments, **named)  # type: ignore[no-untyped-call] # transformers
+
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
