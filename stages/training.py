@@ -71,10 +71,11 @@ def run(
 
     is_base = trainer.before_saving(params)
     serving = read_serving(tokens, TOKENS)
-    write_model(trainer, model, base_model, serving=serving, rows=tree_digest(rows), **trainer.lineage_facts(params))
+    facts = {"rows": tree_digest(rows), **trainer.lineage_facts(params)}
+    write_model(trainer, model, base_model, serving=serving, params=params, **facts)
     if is_base:
         write_base_pointer(model, base_model)
-    write_curves(trainer, plots, metrics, rows=counts, **held_out)
+    write_curves(trainer, plots, metrics, rows=counts, **trainer.start_facts(), **held_out)
 
 
 def _held_out_loss(trainer: Any) -> float | None:

@@ -7,7 +7,14 @@ from typing import Any
 import pandas as pd
 
 from stages.contracts.files import write_json, write_text
-from stages.models.pointer import fingerprint, read_pointer, tokenizer_fingerprint, write_lineage, write_pointer
+from stages.models.pointer import (
+    fingerprint,
+    precision_of,
+    read_pointer,
+    tokenizer_fingerprint,
+    write_lineage,
+    write_pointer,
+)
 from stages.text.serving import Serving, with_defaults
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
@@ -38,7 +45,13 @@ def write_curves(trainer: FeedbackTrainer, plots: Path, metrics: Path, **facts: 
 
 
 def write_model(
-    trainer: FeedbackTrainer, folder: Path, base_model: Path, *, serving: Serving | None = None, **facts: Any
+    trainer: FeedbackTrainer,
+    folder: Path,
+    base_model: Path,
+    *,
+    params: Any,
+    serving: Serving | None = None,
+    **facts: Any,
 ) -> None:
     """Write what was trained: weights or adapter, tokenizer, lineage with `facts`, and the model's page.
 
@@ -48,6 +61,7 @@ def write_model(
         trainer: after training.
         folder: folder to write.
         base_model: `base_model` artifact that training started from.
+        params: section of params.yaml, for the precision that it trained in.
         serving: how the rows were rendered and where they end, if otherwise than the base model's.
         facts: finite JSON values for the lineage.
     """
@@ -69,7 +83,8 @@ def write_model(
     model.save_pretrained(folder, state_dict=weights, **({"save_embedding_layers": False} if adapters else {}))
     tokenizer: Any = trainer.processing_class
     _write_serving(tokenizer, model, folder, serving or {})
-    write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), **facts)
+    precision = precision_of(base_model)._replace(dtype=params.dtype, bf16=params.bf16)._asdict()
+    write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), precision=precision, **facts)
     write_text(folder / "README.md", trainer.card(base_model=pointer.repository))
 
 

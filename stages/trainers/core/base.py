@@ -75,6 +75,10 @@ class FeedbackTrainer(Trainer):
         """
         return {}
 
+    def start_facts(self) -> dict[str, Any]:
+        """What was measured before the first step, as finite JSON values, also if that was before a kill."""
+        return {}
+
     def before_saving(self, params: Any) -> bool:  # noqa: ARG002 - what methods override
         """Called before the stage `training` writes the model; whether others may then start from it."""
         return False
