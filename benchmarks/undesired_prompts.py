@@ -3,10 +3,10 @@
     python -m benchmarks.undesired_prompts
 
 Each world has eight topics with equally many prompts, 2,000 in all, one vote on each. Topics differ in how often they
-are voted down, by log-odds from -s to s (--spread) around a level that leaves so many thumbs down as the row says. Where
-the model is at fault, the reference finds answers to such topics less likely, in their order; where the raters are, its
-confidence has nothing to do with it. The diagnosis is given a shift that is there (AUC 0.8) and its default thresholds.
-Printed are the shares of worlds in which it names the right cause, the wrong one, and none.
+are voted down, by log-odds from -s to s (--spread) around a level that leaves so many thumbs down as the row says.
+Where the model is at fault, the reference finds answers to such topics less likely, in their order; where the raters
+are, its confidence has nothing to do with it. The diagnosis is given a shift that is there (AUC 0.8) and its default
+thresholds. Printed are the shares of worlds in which it names the right cause, the wrong one, and none.
 """
 
 import argparse

@@ -85,7 +85,7 @@ def run(
     beta = trainer.kl_ctl.value or 1.0
     serving = read_serving(completions, COMPLETIONS)
     facts = {"beta": beta, "reward_shift": 0.0, "rows": tree_digest(rows)}
-    write_model(trainer, model, base_model, serving=serving, params=params, **facts)
+    write_model(trainer, model, base_model, serving=serving, params=params, learned={"rows": counts}, **facts)
     if not trainer.is_world_process_zero():
         return
     write_text(plots, curves_of(points).to_csv(index=False, lineterminator="\n"))

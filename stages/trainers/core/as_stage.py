@@ -1,6 +1,7 @@
 """A training as a stage of the graph: going on after a kill, and what it leaves behind."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from stages.models.pointer import (
 from stages.text.serving import Serving, with_defaults
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
+from stages.trainers.core.model_card import rows_on_card
 from stages.trainers.core.processes import whole_weights
 
 
@@ -51,6 +53,7 @@ def write_model(
     *,
     params: Any,
     serving: Serving | None = None,
+    learned: Mapping[str, Mapping[str, int]] | None = None,
     **facts: Any,
 ) -> None:
     """Write what was trained: weights or adapter, tokenizer, lineage with `facts`, and the model's page.
@@ -63,6 +66,7 @@ def write_model(
         base_model: `base_model` artifact that training started from.
         params: section of params.yaml, for the precision that it trained in.
         serving: how the rows were rendered and where they end, if otherwise than the base model's.
+        learned: counts of what became of the rows, for the page, `rows` at least; None leaves them out.
         facts: finite JSON values for the lineage.
     """
     spread: Any = getattr(trainer, "model_wrapped", trainer.model)
@@ -85,7 +89,7 @@ def write_model(
     _write_serving(tokenizer, model, folder, serving or {})
     precision = precision_of(base_model)._replace(dtype=params.dtype, bf16=params.bf16)._asdict()
     write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), precision=precision, **facts)
-    write_text(folder / "README.md", trainer.card(base_model=pointer.repository))
+    write_text(folder / "README.md", trainer.card(base_model=pointer.repository) + rows_on_card(learned or {}))
 
 
 def _as_seen(folder: Path) -> str:
