@@ -74,6 +74,9 @@ def describe_template(folder: Path | None, row: Path | None) -> int:
         arguments=params.template_arguments,
         stop_tokens=listed,
         earlier_thoughts=params.earlier_thoughts,
+        fold_system=params.fold_system,
+        join_turns=params.join_turns,
+        learned_turns=params.learned_turns,
     )
     console.print(f"template of {where}, arguments {json.dumps(params.template_arguments)}", markup=False)
     stops = list(dict.fromkeys([*listed, *filter(None, (tokenizer.eos_token, renderer.turn_end()))]))

@@ -80,7 +80,7 @@ def tokenizer_alone(folder: Path) -> PreTrainedTokenizerBase:
         raise ValueError(f"{folder}: the tokenizer can't be loaded: {one_line(error)}") from None
     named = {name: _token(facts.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
     others = [_token(token) for token in facts.get("added_tokens_decoder", {}).values() if token.get("special")]
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call] # transformers
         tokenizer_object=Tokenizer(WordLevel({})),
         **{name: token for name, token in named.items() if token},
         additional_special_tokens=[token for token in others if token not in named.values()],
