@@ -88,6 +88,13 @@ def doctor(_: argparse.Namespace) -> int:
     return 1 if any(finding.verdict == "FAIL" for finding in findings) else 0
 
 
+def describe(arguments: argparse.Namespace) -> int:
+    """Print what a chat template makes of a row: prompt, what is learned, where it ends, and the checks."""
+    from pipelines.describing import describe_template
+
+    return describe_template(arguments.template, arguments.row)
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """Start the flow on a schedule, and early when the data changed, until interrupted; needs a server."""
     from pipelines.serving import serve as serve_flow
@@ -139,6 +146,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "sweep": sweep,
     "status": status,
     "doctor": doctor,
+    "describe": describe,
     "serve": serve,
     "ui": ui,
     "data-updated": data_updated,
@@ -154,6 +162,7 @@ def main() -> int:
         subparsers.add_parser(name, help=command.__doc__, description=command.__doc__)
     target = f"file to write it to, where editors of {PARAMS_FILE} find it"
     subparsers.choices["params"].add_argument("--write", type=Path, metavar="FILE", help=target)
+    _add_describing_flags(subparsers.choices["describe"])
     _add_run_flags(subparsers.choices["run"], subparsers.choices["sweep"])
     _add_serving_flags(subparsers.choices["serve"], subparsers.choices["ui"])
     subparsers.choices["data-updated"].add_argument("source", nargs="?", default="", help="what is new, or who says so")
@@ -179,6 +188,13 @@ def _jobs(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
     return int(text)
+
+
+def _add_describing_flags(describe: argparse.ArgumentParser) -> None:
+    folder = "any folder with a tokenizer_config.json; the base model if not said"
+    describe.add_argument("--template", type=Path, nargs="?", required=True, metavar="FOLDER", help=folder)
+    row = "JSON or JSONL with a row as the log has it, the first of which is taken; a sample if not said"
+    describe.add_argument("--row", type=Path, metavar="FILE", help=row)
 
 
 def _add_serving_flags(serve: argparse.ArgumentParser, ui: argparse.ArgumentParser) -> None:

@@ -48,7 +48,12 @@ class BaseModelParams(Section):
     trust_remote_code: bool = False
     """Whether code that the model brings may run. It runs with your rights: read it first."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Type in which the weights are loaded."""
+    """Type in which the weights are loaded where no other section says one."""
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = None
+    """How attention is computed, by its name in transformers, in all stages alike; null leaves it to transformers."""
+    quantisation: Literal["8bit", "4bit"] | None = None
+    """Bits that the weights are held in, in all stages alike: needs bitsandbytes, and `lora` to train. Null for all
+    bits of the type."""
     scratch: ScratchParams = ScratchParams()
     """Sizes and training of a model from scratch."""
     seed: int = Field(0, ge=0)
@@ -139,6 +144,8 @@ def _write_checked_pointer(base_model: Path, model: Path, params: BaseModelParam
         tokenizer_fingerprint=tokenizer_fingerprint(model),
         trust_remote_code=params.trust_remote_code,
         dtype=params.dtype,
+        attention=params.attention,
+        quantisation=params.quantisation,
         pad_token=str(tokenizer.pad_token),
         pad_token_is_eos=tokenizer.pad_token == tokenizer.eos_token,
     )

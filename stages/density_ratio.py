@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from stages.contracts.artifact import read_table, write_table
+from stages.contracts.artifact import read_manifest, read_table, write_table
 from stages.contracts.density_ratios import DENSITY_RATIOS
 from stages.contracts.files import write_json, write_text
 from stages.contracts.prompt_embeddings import PROMPT_EMBEDDINGS
@@ -98,6 +98,8 @@ def run(
 
     feedback = _feedback(tokens, prompt_embeddings)
     facts: dict[str, Any] = {"correction": params.correction, "parity": params.parity}
+    if num_cut := read_manifest(prompt_embeddings, PROMPT_EMBEDDINGS)["meta"].get("prompts_cut"):
+        facts["prompts_cut"] = {"number": num_cut, "share": num_cut / len(feedback.prompt_ids)}
     plots.mkdir(parents=True, exist_ok=True)
     try:
         fitted = fit(
@@ -140,8 +142,8 @@ def run(
     print(
         f"density_ratio: {labels.sum():,} desired and {(~labels).sum():,} undesired rows; held-out AUC "
         f"{found['auc']['value']:.3f} [{found['auc']['low']:.3f}, {found['auc']['high']:.3f}]; undesired rows weighted "
-        f"by the ratio are worth {found['effective_sample_share']['udm']:.0%} of their number; correction "
-        f"{params.correction}"
+        f"by the ratio are worth {found['effective_sample_share']['udm']:.0%} of their number, "
+        f"{sum(found['clamped_share'].values()):.0%} of these weights are clamped; correction {params.correction}"
     )
 
 

@@ -116,7 +116,8 @@ def run(
     ).run()
 
     serving = read_serving(completions, COMPLETIONS)
-    write_model(trainer, model, base_model, serving=serving, beta=1.0, reward_shift=0.0, rows=tree_digest(rows))
+    facts = {"beta": 1.0, "reward_shift": 0.0, "rows": tree_digest(rows)}
+    write_model(trainer, model, base_model, serving=serving, params=params, learned={"rows": counts}, **facts)
     columns = [name for name in COLUMNS if any(name in point for point in points)]
     curves = pd.DataFrame(points, columns=columns).astype({"round": int, "step": int})
     write_text(plots, curves.to_csv(index=False, lineterminator="\n"))

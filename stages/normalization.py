@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from stages.contracts.completions import COMPLETIONS
 from stages.contracts.files import write_json
 from stages.contracts.stage import EXIT_REJECTED, Input, Output, Section, StageFailure, stage_main
-from stages.text.chat_template import DEFAULT_DATE, ChatRenderer, EarlierThoughts
+from stages.text.chat_template import DEFAULT_DATE, ChatRenderer, EarlierThoughts, LearnedTurns
 from stages.text.columns import NONE, Place, Settings, value_at
 from stages.text.duplicates import ballot_of
 from stages.text.feedback_log import Event, FeedbackLog, Unrated, VoteWeight
@@ -80,6 +80,13 @@ class NormalizationParams(Section):
     earlier_thoughts: EarlierThoughts = "refuse"
     """What becomes of a prompt whose template leaves out what the assistant thought in earlier turns, as those of
     thinking models do: it is rejected, or taken as_served, without those thoughts."""
+    fold_system: bool = False
+    """Whether a system text that the template refuses or leaves out is said in the user's first turn instead of
+    costing the row; your server has to do the same."""
+    join_turns: bool = False
+    """Whether turns of the user in a row that the template refuses become one turn, as above."""
+    learned_turns: LearnedTurns = "all"
+    """Whether of a completion of several turns all answers of the assistant are learned, or the last one."""
     encoding: str | None = None
     """Encoding of text files, such as cp1252. Null: UTF-8, or UTF-16 where a file is written in it."""
     max_row_bytes: int = Field(MAX_ROW_BYTES, gt=0)
@@ -147,6 +154,9 @@ def run(
         arguments=params.template_arguments,
         stop_tokens=listed,
         earlier_thoughts=params.earlier_thoughts,
+        fold_system=params.fold_system,
+        join_turns=params.join_turns,
+        learned_turns=params.learned_turns,
     )
     normal_form = NormalForm(
         tokenizer,
@@ -175,6 +185,7 @@ def run(
         groups = SplitGroups(test_share=params.test_share)
         counts = _write_rows(log, normal_form, groups, group_by=params.group_by, kept=kept, refused=refused)
         counts |= _unread(log, found.unread, plain_text=normal_form.plain_text)
+        counts["understood"] += renderer.sentences()
         serving = serving_meta(
             template=params.chat_template,
             arguments=params.template_arguments,

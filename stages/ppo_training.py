@@ -85,7 +85,8 @@ def run(
     # The best policy under the penalty is the reference, tilted by reward / coefficient: that coefficient is beta.
     beta = trainer.kl_ctl.value or 1.0
     serving = read_serving(completions, COMPLETIONS)
-    write_model(trainer, model, base_model, serving=serving, beta=beta, reward_shift=0.0, rows=tree_digest(rows))
+    facts = {"beta": beta, "reward_shift": 0.0, "rows": tree_digest(rows)}
+    write_model(trainer, model, base_model, serving=serving, params=params, learned={"rows": counts}, **facts)
     if not trainer.is_world_process_zero():
         return
     write_text(plots, curves_of(points).to_csv(index=False, lineterminator="\n"))

@@ -36,9 +36,9 @@ class PromptEmbeddingParams(Section):
     """Put before each text, for encoders that were trained with one, such as "clustering: "."""
     max_length: int | None = Field(None, gt=0)
     """Tokens read of a prompt at most; null reads what the encoder can."""
-    keep: Literal["end", "both_ends", "start"] = "end"
+    keep: Literal["end", "both_ends", "start", "chunks"] = "end"
     """What is read of a prompt that is longer: its end, where a question tends to stand behind what it is asked about,
-    its start, or as much of both."""
+    its start, as much of both, or all of it in chunks, of whose embeddings the mean is taken."""
     batch_size: int = Field(32, gt=0)
     """Prompts of a forward pass; bounds memory and can change a value's last bits."""
     trust_remote_code: bool = False

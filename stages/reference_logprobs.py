@@ -24,6 +24,8 @@ class ReferenceLogprobsParams(Section):
 
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of the weights. bfloat16 halves memory and moves values by about one in a thousand."""
+    bf16: bool = False
+    """Whether to compute in bfloat16 whatever the type of the weights, as trainings with `bf16: true` do."""
     batch_size: int = Field(16, gt=0)
     """Rows of a forward pass; bounds memory and can change a value's last bits."""
     chunk_size: int = Field(256, gt=0)

@@ -39,6 +39,9 @@ class ShiftDiagnosisParams(Section):
     """Rows that a group needs to count; of smaller ones the mean is mostly noise."""
     min_groups: int = Field(5, gt=1)
     """Groups needed to say anything about the cause."""
+    min_prompts: int = Field(50, ge=0)
+    """Prompts of either label needed to say anything: with 50, one or two of 100 simulated worlds get the wrong cause,
+    with 20 up to a fifth (docs/experiments.md)."""
     min_auc: float = Field(0.55, ge=0.5, lt=1)
     """AUC below which there is no shift to speak of."""
     competence_correlation: float = Field(0.8, ge=-1, le=1)
@@ -101,6 +104,7 @@ def run(
     labels = rows["label"].to_numpy().astype(bool)
     prompts = rows["prompt_id"].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
     sums = rows["reference_logps"].to_numpy().astype(np.float64)
+    num_prompts = min(len(np.unique(prompts[labels == label])) for label in (True, False))
     groups, correlations = {}, {}
     for kind, logps in {"per_token": sums / np.maximum(rows["num_tokens"].to_numpy(), 1), "sum": sums}.items():
         groups[kind] = group_rows(chosen, labels, logps, min_rows=params.min_group_rows)
@@ -111,17 +115,22 @@ def run(
     used = "per_token" if params.per_token else "sum"
     found = diagnose(
         auc=Interval(**shift["auc"]),
-        effective_share=shift["effective_sample_share"]["udm"],
+        effective_share=shift["effective_sample_share"]["udm_before_clamping"],
         correlation=correlations[used],
         num_groups=len(groups[used]),
+        num_prompts=num_prompts,
         thresholds=Thresholds(
             competence=params.competence_correlation,
             rater_bias=params.rater_bias_correlation,
             min_auc=params.min_auc,
             min_groups=params.min_groups,
             min_effective_share=params.min_effective_share,
+            min_prompts=params.min_prompts,
         ),
     )
+    clamped = sum(shift["clamped_share"].values())
+    if found.recommendation == "udm" and clamped:
+        found = found._replace(reason=f"{found.reason}; {clamped:.0%} of their weights are clamped")
     agrees = shift["correction"] in found.fitting
     advice = f"; params.yaml has correction {shift['correction']}" + ("" if agrees else ", which doesn't fit that")
     print(f"shift_diagnosis: {found.verdict}, recommended correction {found.recommendation}{advice}. {found.reason}")
@@ -133,6 +142,7 @@ def run(
             "reason": found.reason,
             "correction": shift["correction"],
             "correction_fits": agrees,
+            "prompts_of_the_rarer_label": num_prompts,
             "grouped_by": grouped_by,
             "correlation": {kind: None if value is None else value._asdict() for kind, value in correlations.items()},
             "groups": {group.name: {k: v for k, v in group._asdict().items() if k != "name"} for group in groups[used]},

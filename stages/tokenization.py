@@ -107,6 +107,14 @@ def run(
             counts["num_tokens"] += len(result.input_ids)
             longest = max(longest, len(result.input_ids))
             kept.add(_token_row(row, result))
+        if refused.num_rows or counts["truncated"]:
+            kept.set_meta(
+                losses={
+                    "completions": rows.num_rows,
+                    "rejected": refused.num_rows,
+                    "truncated": counts["truncated"],
+                }
+            )
     lengths = _lengths(encoded)
     if rows.num_rows and not kept.num_rows:
         raise StageFailure(

@@ -53,7 +53,7 @@ def run(
     from stages.contracts.tokens import TOKENS
     from stages.models.pointer import read_pointer
     from stages.rows.reading import read_rows
-    from stages.text.serving import read_serving
+    from stages.text.serving import read_losses, read_serving
     from stages.trainers.core.as_stage import train_on, write_base_pointer, write_curves, write_model
     from stages.trainers.core.job import Job
 
@@ -71,10 +71,21 @@ def run(
 
     is_base = trainer.before_saving(params)
     serving = read_serving(tokens, TOKENS)
-    write_model(trainer, model, base_model, serving=serving, rows=tree_digest(rows), **trainer.lineage_facts(params))
+    facts = {"rows": tree_digest(rows), **trainer.lineage_facts(params)}
+    losses = read_losses(tokens, TOKENS)
+    learned = {"encoded": losses, "rows": counts}
+    write_model(trainer, model, base_model, serving=serving, params=params, learned=learned, **facts)
     if is_base:
         write_base_pointer(model, base_model)
-    write_curves(trainer, plots, metrics, rows=counts, **held_out)
+    write_curves(
+        trainer,
+        plots,
+        metrics,
+        rows=counts,
+        **({"encoded": losses} if losses else {}),
+        **trainer.start_facts(),
+        **held_out,
+    )
 
 
 def _held_out_loss(trainer: Any) -> float | None:

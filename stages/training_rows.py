@@ -10,9 +10,9 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from stages.contracts.stage import Input, Output, Section, stage_main
+from stages.contracts.stage import EXIT_REJECTED, Input, Output, Section, StageFailure, stage_main
 from stages.contracts.training_rows import Kind
 
 NEEDED: dict[str, tuple[str, ...]] = {
@@ -26,6 +26,10 @@ NEEDED: dict[str, tuple[str, ...]] = {
 OPTIONAL = {"labelled": ("density_ratios", "mismatched_reference_logps"), "pairs": ("reference_logps",)}
 
 
+LOST = ("pairs_with_prompts_cut_differently",)
+"""Counts of rows that could have been learned from, and were lost on the way."""
+
+
 class RowsParams(Section):
     """A section below `rows` of params.yaml."""
 
@@ -34,6 +38,9 @@ class RowsParams(Section):
     for no margin."""
     margin_values: dict[str, float] | None = None
     """Margin that each text of that column stands for, such as {slight: 0.3, clear: 1.0}; null takes its numbers."""
+
+    max_reject_share: float = Field(0.5, ge=0, le=1)
+    """Share of the pairs that may be left out, as truncation cut their two prompts differently; more fail the stage."""
 
     @model_validator(mode="after")
     def _values_have_a_column(self) -> Self:
@@ -66,11 +73,12 @@ def run(
         completions: `completions` artifact, for prompts, and for the margins of pairs.
         image_prompts: `image_prompts` artifact, for that kind.
         rows: `training_rows` artifact to write.
-        params: margins of pairs; None asks for none.
+        params: margins of pairs, and how many may be lost; None asks for no margins.
 
     Raises:
         ContractError: an artifact is missing or damaged, or two aren't of the same rows.
         ValueError: there is nothing to learn from, a kind lacks what it is made of, or a pair has no margin.
+        StageFailure: more than `max_reject_share` of the pairs are left out.
     """
     from stages.contracts.completions import COMPLETIONS
     from stages.contracts.image_prompts import IMAGE_PROMPTS
@@ -103,6 +111,14 @@ def run(
         found = prompt_rows(read[NEEDED[kind][0]], COMPLETIONS if kind == "prompts" else IMAGE_PROMPTS)
     for split, counts in found.counts.items():
         print(f"{kind}, {split}: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
+    lost = sum(counts.get(name, 0) for counts in found.counts.values() for name in LOST)
+    if lost > params.max_reject_share * (len(found.table) + lost):
+        raise StageFailure(
+            f"{lost:,} of {len(found.table) + lost:,} pairs are left out, as their prompts were cut differently, more "
+            f"than the share of {params.max_reject_share} that rows.METHOD.max_reject_share allows; raise "
+            "tokenization.max_length, or set max_prompt_length, by which both are cut alike",
+            status=EXIT_REJECTED,
+        )
     write_rows(rows, found, kind=kind, source=read[NEEDED[kind][0]])
 
 

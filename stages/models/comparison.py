@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from stages.models.devices import default_device, place
 from stages.models.generation import Sampling, sample_ids
 from stages.models.loading import load_causal_lm
+from stages.models.pointer import precision_of
 from stages.models.row_logps import row_logps
 from stages.models.tokenizers import load_tokenizer
 from stages.text.encoding import encode_rows
@@ -72,21 +74,26 @@ def compare_models(
         bos="as_served",
     )
 
-    model = place(load_causal_lm(policy), default_device())
-    prompt_ids = _fitting([row.prompt_ids for row in encoded], model, sampling)
-    policy_logps = _scored(model, sequences, prompt_lengths, sampling, "held-out rows, policy", spans)
-    if not np.isfinite(policy_logps).all():
-        raise ValueError(
-            f"{policy}: expected finite log-probabilities, found {int((~np.isfinite(policy_logps)).sum())} others; "
-            "training diverged, lower its learning_rate"
-        )
-    ours = sample_ids(model, tokenizer, prompt_ids, sampling=sampling, progress="samples of the policy")
-    ours_by_policy = _sample_logps(model, prompt_ids, ours, sampling, "their log-probabilities, policy")
-    del model
+    # Both as training held the policy, or what they differ by would be a rounding as well.
+    precision, device = precision_of(policy), default_device()
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision.bf16):
+        model = place(load_causal_lm(policy, dtype=precision.dtype), device)
+        prompt_ids = _fitting([row.prompt_ids for row in encoded], model, sampling)
+        policy_logps = _scored(model, sequences, prompt_lengths, sampling, "held-out rows, policy", spans)
+        if not np.isfinite(policy_logps).all():
+            raise ValueError(
+                f"{policy}: expected finite log-probabilities, found {int((~np.isfinite(policy_logps)).sum())} others; "
+                "training diverged, lower its learning_rate"
+            )
+        ours = sample_ids(model, tokenizer, prompt_ids, sampling=sampling, progress="samples of the policy")
+        ours_by_policy = _sample_logps(model, prompt_ids, ours, sampling, "their log-probabilities, policy")
+        del model
 
-    model = place(load_causal_lm(reference), default_device())
-    theirs = sample_ids(model, tokenizer, prompt_ids, sampling=sampling, progress="samples of the reference")
-    ours_by_reference = _sample_logps(model, prompt_ids, ours, sampling, "log-probabilities of the policy's samples")
+        model = place(load_causal_lm(reference, dtype=precision.dtype), device)
+        theirs = sample_ids(model, tokenizer, prompt_ids, sampling=sampling, progress="samples of the reference")
+        ours_by_reference = _sample_logps(
+            model, prompt_ids, ours, sampling, "log-probabilities of the policy's samples"
+        )
 
     values = {
         "kl": (ours_by_policy - ours_by_reference).mean(axis=1),

@@ -7,7 +7,7 @@ safetensors only, and code that a model brings runs only if the pointer says so.
 
 import warnings
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -20,10 +20,10 @@ from transformers import (
 
 from stages.models.pointer import (
     ADAPTER_FILE,
-    POINTER_FILE,
+    Precision,
     adapter_base,
     one_line,
-    read_pointer,
+    precision_of,
     trusts_code,
     weights_folder,
 )
@@ -34,7 +34,8 @@ def load_causal_lm(folder: Path, *, dtype: str | None = None) -> PreTrainedModel
 
     Args:
         folder: artifact `base_model`, folder that `training` wrote, or any folder of `save_pretrained`.
-        dtype: name of a torch type, such as "bfloat16"; None takes what the pointer says, and float32 without one.
+        dtype: name of a torch type, such as "bfloat16"; None takes that of `precision_of`, whose attention and
+            bits hold in any case.
 
     Returns:
         The model; for an adapter, the base with the adapter laid on it and nothing trainable.
@@ -47,14 +48,14 @@ def load_causal_lm(folder: Path, *, dtype: str | None = None) -> PreTrainedModel
     if (found / ADAPTER_FILE).is_file():
         return _load_adapter(found, dtype=dtype)
     trust_remote_code = trusts_code(folder)
-    if dtype is None:
-        dtype = read_pointer(folder).dtype if (folder / POINTER_FILE).is_file() else "float32"
+    precision = precision_of(folder)
     config = _load_config(found, trust_remote_code=trust_remote_code)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             str(found),
             config=config,
-            dtype=getattr(torch, dtype),
+            dtype=getattr(torch, dtype or precision.dtype),
+            **_arithmetic(precision),
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             local_files_only=True,
@@ -64,6 +65,18 @@ def load_causal_lm(folder: Path, *, dtype: str | None = None) -> PreTrainedModel
     loaded = cast(PreTrainedModel, model)
     loaded.train(False)
     return loaded
+
+
+def _arithmetic(precision: Precision) -> dict[str, Any]:
+    """Arguments of `from_pretrained` for how a model computes, besides the type of its weights."""
+    found: dict[str, Any] = {} if precision.attention is None else {"attn_implementation": precision.attention}
+    if precision.quantisation is not None:
+        # Only weights of few bits need it.
+        from transformers import BitsAndBytesConfig
+
+        bits = {f"load_in_{precision.quantisation}": True}
+        found["quantization_config"] = BitsAndBytesConfig(**bits)  # type: ignore[no-untyped-call] # transformers
+    return found
 
 
 def check_causal_lm(folder: Path, tokenizer: PreTrainedTokenizerBase, *, trust_remote_code: bool = False) -> None:
@@ -106,7 +119,7 @@ def _load_adapter(folder: Path, *, dtype: str | None) -> PreTrainedModel:
     # peft is slow to import, and only adapters need it.
     from peft import PeftModel
 
-    base = load_causal_lm(adapter_base(folder), dtype=dtype)
+    base = load_causal_lm(adapter_base(folder), dtype=dtype or precision_of(folder).dtype)
     with warnings.catch_warnings():
         # peft asks for a property by the name that transformers 5 moved it from, which is no concern of users.
         warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -33,6 +33,21 @@ CODE_FILES = ("*.py",)
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx")
 
 DType = Literal["float32", "bfloat16", "float16"]
+Attention = Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
+Quantisation = Literal["8bit", "4bit"]
+
+
+class Precision(NamedTuple):
+    """How a model computes; the lineage of a policy says it, and its evaluation computes so too."""
+
+    dtype: DType = "float32"
+    """Type of the weights."""
+    bf16: bool = False
+    """Whether passes compute in bfloat16, whatever the type of the weights."""
+    attention: Attention | None = None
+    """How attention is computed, by its name in transformers; None leaves that to transformers."""
+    quantisation: Quantisation | None = None
+    """Bits that the weights are held in, by bitsandbytes; None for those of `dtype`."""
 
 
 class ModelPointer(BaseModel):
@@ -58,6 +73,10 @@ class ModelPointer(BaseModel):
     """Whether code that the model brings may run."""
     dtype: DType = "float32"
     """Type in which the weights are loaded."""
+    attention: Attention | None = None
+    """As of `Precision`."""
+    quantisation: Quantisation | None = None
+    """As of `Precision`."""
     pad_token: str
     """Token that fills short rows."""
     pad_token_is_eos: bool
@@ -112,6 +131,20 @@ def write_lineage(model: Path, base_model: Path, **facts: Any) -> None:
     path = Path(os.path.relpath(base_model.resolve(), model.resolve())).as_posix()
     lineage = {"path": path, "fingerprint": fingerprint(base_model)}
     write_json(model / LINEAGE_FILE, {**facts, "base_model": lineage})
+
+
+def precision_of(folder: Path) -> Precision:
+    """How a model computes: as it was trained, else as its pointer says, else in float32."""
+    file = folder / LINEAGE_FILE
+    facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if "precision" in facts:
+        return Precision(**facts["precision"])
+    if (folder / ADAPTER_FILE).is_file():
+        return precision_of(adapter_base(folder))
+    if not (folder / POINTER_FILE).is_file():
+        return Precision()
+    pointer = read_pointer(folder)
+    return Precision(pointer.dtype, attention=pointer.attention, quantisation=pointer.quantisation)
 
 
 def fingerprint(folder: Path, *, trust_remote_code: bool = False) -> str:

@@ -90,6 +90,8 @@ class RowScorer:
     """The model."""
     dtype: str
     """Type of its weights."""
+    bf16: bool
+    """Whether to compute in bfloat16."""
     batch_size: int
     """Rows of a forward pass."""
     chunk_size: int
@@ -104,14 +106,15 @@ class RowScorer:
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Results in the order of `rows`."""
-        results = row_logps(
-            self.model,
-            rows["input_ids"].to_pylist(),
-            rows["prompt_length"].to_pylist(),
-            batch_size=self.batch_size,
-            chunk_size=self.chunk_size,
-            spans=rows["spans"].to_pylist() if "spans" in rows.column_names else None,
-        )
+        with torch.autocast(default_device().type, dtype=torch.bfloat16, enabled=self.bf16):
+            results = row_logps(
+                self.model,
+                rows["input_ids"].to_pylist(),
+                rows["prompt_length"].to_pylist(),
+                batch_size=self.batch_size,
+                chunk_size=self.chunk_size,
+                spans=rows["spans"].to_pylist() if "spans" in rows.column_names else None,
+            )
         token_logps = results.token_logps if self.token_level else [None] * len(rows)
         return pa.table(
             {

@@ -23,6 +23,7 @@ from stages.models.pointer import (
     ADAPTER_FILE,
     adapter_base,
     one_line,
+    precision_of,
     trusts_code,
     weights_folder,
 )
@@ -38,12 +39,13 @@ def load_reward_model(folder: Path, *, dtype: str | None = None) -> PreTrainedMo
 
     Args:
         folder: a reward model of the stage `training`, full or an adapter, or any folder of `save_pretrained`.
-        dtype: name of a torch type, such as "bfloat16"; None takes float32.
+        dtype: name of a torch type, such as "bfloat16"; None takes that of `precision_of`.
 
     Raises:
         ValueError: there is no model, none of safetensors, or none that gives one score.
     """
     found = weights_folder(folder)
+    dtype = dtype or precision_of(folder).dtype
     if not (found / ADAPTER_FILE).is_file():
         return _load_classifier(found, dtype=dtype, trust_remote_code=trusts_code(folder))
     # peft is slow to import, and only adapters need it.

@@ -2,11 +2,21 @@
 
 import json
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from stages.models.pointer import ADAPTER_FILE, TOKENIZER_FILES, adapter_base, one_line, trusts_code, weights_folder
+from stages.models.pointer import (
+    ADAPTER_FILE,
+    POINTER_FILE,
+    TOKENIZER_FILES,
+    adapter_base,
+    one_line,
+    trusts_code,
+    weights_folder,
+)
 
 
 def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -46,6 +56,44 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> PreTrain
     return cast(PreTrainedTokenizerBase, tokenizer)
 
 
+def tokenizer_alone(folder: Path) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder that needn't have weights, nor more of it than its configuration.
+
+    One of a `tokenizer_config.json` alone knows its control tokens and its chat template, and encodes nothing.
+
+    Args:
+        folder: with a `tokenizer_config.json`.
+
+    Raises:
+        ValueError: there is none, or it can't be read.
+    """
+    file = folder / "tokenizer_config.json"
+    if not file.is_file():
+        raise ValueError(f"{file}: expected the configuration of a tokenizer, found none; run `dvc repro base_model`")
+    try:
+        if any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+            return cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(str(folder), local_files_only=True))
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        template = folder / "chat_template.jinja"
+        text = template.read_text(encoding="utf-8") if template.is_file() else facts.get("chat_template")
+    except (ImportError, OSError, ValueError) as error:
+        raise ValueError(f"{folder}: the tokenizer can't be loaded: {one_line(error)}") from None
+    named = {name: _token(facts.get(name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    others = [_token(token) for token in facts.get("added_tokens_decoder", {}).values() if token.get("special")]
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call] # transformers
+        tokenizer_object=Tokenizer(WordLevel({})),
+        **{name: token for name, token in named.items() if token},
+        additional_special_tokens=[token for token in others if token not in named.values()],
+        chat_template={each["name"]: each["template"] for each in text} if isinstance(text, list) else text,
+    )
+
+
+def _token(said: Any) -> str | None:
+    """A token as configurations have it: a text, or an object with its content."""
+    found = said.get("content") if isinstance(said, dict) else said
+    return found if isinstance(found, str) else None
+
+
 def stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The tokens that the makers of a model list as ends of an answer, in `generation_config.json` or `config.json`.
 
@@ -53,7 +101,7 @@ def stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         folder: as for `load_tokenizer`.
         tokenizer: the model's.
     """
-    found = weights_folder(folder)
+    found = weights_folder(folder) if (folder / POINTER_FILE).is_file() else folder
     if (found / ADAPTER_FILE).is_file():
         return stop_tokens(adapter_base(found), tokenizer)
     ids: list[int] = []

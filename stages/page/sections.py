@@ -263,7 +263,8 @@ def data(normalization: Mapping[str, Any], tokenization: Mapping[str, Any]) -> d
     if labels:
         notes.append("Labels: " + ", ".join(f"{count:,} {name}" for name, count in sorted(labels.items())) + ".")
     if tokenization.get("truncated"):
-        notes.append(f"{tokenization['truncated']:,} of {tokenization['rows_kept']:,} rows were cut to fit.")
+        truncated, encoded = tokenization["truncated"], tokenization["rows_kept"]
+        notes.append(f"{truncated:,} of {encoded:,} rows ({percent(truncated / encoded, 1)}) were cut to fit.")
     else:
         notes.append(f"No row had to be cut; {tokenization['rows_kept']:,} rows were encoded.")
     reasons = [
@@ -342,6 +343,8 @@ def shift(density: Mapping[str, Any], diagnosis: Mapping[str, Any], ratios: Rows
             description="Observed share of desired rows over the classifier's probability.",
         )
     )
+    if cut := density.get("prompts_cut"):
+        tiles.append(Tile("prompts cut", percent(cut["share"], 1), "longer than the encoder reads"))
     return {
         "tiles": tiles,
         "charts": charts,

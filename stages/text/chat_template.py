@@ -19,7 +19,16 @@ from jinja2.exceptions import TemplateError
 
 from stages.text.layouts import Messages, Text
 from stages.text.marks import Found, Piece, Place, check_numbers, find_pieces, marked
-from stages.text.message_forms import Form, as_parts, canonical, forms_of, in_form
+from stages.text.message_forms import (
+    CHANGES,
+    Form,
+    as_parts,
+    canonical,
+    changed,
+    forms_of,
+    in_form,
+    joined,
+)
 from stages.text.reasons import RejectedRowError
 
 if TYPE_CHECKING:
@@ -29,6 +38,7 @@ if TYPE_CHECKING:
 DEFAULT_DATE = date(2025, 1, 1)
 
 EarlierThoughts = Literal["refuse", "as_served"]
+LearnedTurns = Literal["all", "last"]
 _Spans = tuple[Place, ...]
 
 # What nobody says, to see what a template writes around it.
@@ -81,6 +91,9 @@ class ChatRenderer:
             template's end of turn count besides.
         earlier_thoughts: whether a prompt whose template leaves out what the assistant thought in earlier turns is
             refused, or taken as the server sends it.
+        fold_system: whether a system text that the template doesn't take is said in the user's first turn instead.
+        join_turns: whether turns of the user in a row that the template doesn't take are one turn instead.
+        learned_turns: whether of a completion of several turns all answers are learned, or the last one.
     """
 
     def __init__(
@@ -92,10 +105,15 @@ class ChatRenderer:
         arguments: Mapping[str, Any] | None = None,
         stop_tokens: Sequence[str] = (),
         earlier_thoughts: EarlierThoughts = "refuse",
+        fold_system: bool = False,
+        join_turns: bool = False,
+        learned_turns: LearnedTurns = "all",
     ) -> None:
         self.tokenizer = tokenizer
         self.arguments = dict(arguments or {})
         self.earlier_thoughts = earlier_thoughts
+        self.learned_turns = learned_turns
+        self._changes = tuple(name for name, asked in zip(CHANGES, (fold_system, join_turns), strict=True) if asked)
         self.said: Counter[str] = Counter()
         """What was done to rows that a reader of the run should know of."""
         self._template = template
@@ -132,15 +150,25 @@ class ChatRenderer:
         complete = are_complete or [True] * len(answers)
         template = self._text(has_tools=bool(tools))
         error: RejectedRowError | None = None
-        for form in forms_of([*first, *chain.from_iterable(answers)], template):
-            try:
-                found = self._rendered(first, answers, complete, list(tools) if tools else None, form)
-            except RejectedRowError as rejected:
-                error = error or rejected
-            else:
-                self.said.update(form.said())
-                return found
+        for changes, asked in changed(first, self._changes):
+            said = [joined(answer) for answer in answers] if "turns_joined" in changes else answers
+            for form in forms_of([*asked, *chain.from_iterable(said)], template):
+                try:
+                    found = self._rendered(asked, said, complete, list(tools) if tools else None, form)
+                except RejectedRowError as rejected:
+                    error = error or rejected
+                else:
+                    self.said.update([*form.said(), *changes])
+                    return found
         raise error or RejectedRowError("template_error", "there is no way to render the conversation")
+
+    def sentences(self) -> list[str]:
+        """What was changed of the turns, for a reader of the run."""
+        told = {
+            "system_folded": "a system text, which the template doesn't take, was said in the user's first turn",
+            "turns_joined": "turns of the user in a row, which the template doesn't take, were joined",
+        }
+        return [f"in {self.said[name]:,} rows {what}" for name, what in told.items() if self.said[name]]
 
     def turn_end(self) -> str | None:
         """The control token that the template ends a turn of the assistant with; None without one or a template."""
@@ -273,6 +301,8 @@ class ChatRenderer:
         ends.append(self._last_end(turns, spoken[-1], is_complete=is_complete))
         self._check_starts(turns, spoken, starts, ends)
         spans = tuple((start - begin, end - begin) for start, end in zip(starts, ends, strict=True))
+        if self.learned_turns == "last":
+            spans = spans[-1:]
         text = turns.text[begin : ends[-1]]
         return text, None if spans == ((0, len(text)),) else spans
 

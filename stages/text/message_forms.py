@@ -8,7 +8,7 @@ order, the log's own first, until one is rendered whole.
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from stages.text.layouts import Messages
@@ -16,6 +16,7 @@ from stages.text.marks import REASONING_FIELD
 
 _REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
 _KNOWN_ROLES = {"developer": "system", "function": "tool"}
+_PARTED = "\n\n"
 
 
 class Form(NamedTuple):
@@ -35,6 +36,54 @@ class Form(NamedTuple):
     def said(self) -> list[str]:
         """What a reader of the run should know of it; the other choices only spell the same thing."""
         return ["roles_renamed"] if self.roles == "known" else []
+
+
+CHANGES = ("system_folded", "turns_joined")
+"""What params.yaml may allow where a template takes the turns in no form; unlike a form, it says them otherwise."""
+
+
+def changed(prompt: Messages, allowed: Sequence[str]) -> Iterator[tuple[tuple[str, ...], Messages]]:
+    """A prompt as it is, and with what is allowed of `CHANGES` where that makes a difference, the least first.
+
+    Args:
+        prompt: in its first shape.
+        allowed: names in `CHANGES`.
+
+    Returns:
+        Pairs of what was changed and the prompt.
+    """
+    yield (), prompt
+    for number in range(1, len(allowed) + 1):
+        for names in itertools.combinations(allowed, number):
+            found = folded(prompt) if "system_folded" in names else prompt
+            found = joined(found) if "turns_joined" in names else found
+            if found != prompt or "turns_joined" in names:
+                yield names, found
+
+
+def folded(messages: Messages) -> Messages:
+    """`messages` with system texts at their start said at the beginning of the user's first turn behind them."""
+    system = list(itertools.takewhile(lambda message: message["role"] in ("system", "developer"), messages))
+    rest = messages[len(system) :]
+    if not system or not rest or rest[0]["role"] != "user":
+        return messages
+    texts = [message["content"] for message in (*system, rest[0])]
+    if not all(isinstance(text, str) for text in texts):
+        return messages
+    return [{**rest[0], "content": _PARTED.join(texts)}, *rest[1:]]
+
+
+def joined(messages: Messages) -> Messages:
+    """`messages` with each run of turns of the user as one turn."""
+    found: Messages = []
+    for message in messages:
+        texts = [found[-1]["content"] if found else None, message["content"]]
+        is_run = bool(found) and found[-1]["role"] == message["role"] == "user"
+        if is_run and all(isinstance(text, str) for text in texts):
+            found[-1] = {**found[-1], "content": _PARTED.join(texts)}
+        else:
+            found.append(message)
+    return found
 
 
 def canonical(messages: Messages) -> Messages:

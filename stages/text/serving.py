@@ -56,6 +56,16 @@ def read_serving(artifact: Path, contract: Contract) -> Serving:
     return found
 
 
+def read_losses(artifact: Path, contract: Contract) -> dict[str, int]:
+    """Of the completions that were encoded for an artifact, how many were rejected and truncated; empty if none was.
+
+    Raises:
+        ContractError: the artifact is missing or of another kind.
+    """
+    found: dict[str, int] = read_manifest(artifact, contract)["meta"].get("losses", {})
+    return found
+
+
 def with_defaults(template: str, arguments: Mapping[str, Any]) -> str:
     """A template that takes arguments for granted, unless whoever renders it says otherwise."""
     defaults = [

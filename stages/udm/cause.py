@@ -20,7 +20,7 @@ Floats = NDArray[np.float64]
 # interval over few groups spans nearly everything. In simulated worlds of eight topics with 50 rows each, this level
 # named rater bias in 19 of 20 and took a model's fault for it in one of 20.
 _LEVEL = 0.8
-Verdict = Literal["no_shift", "competence", "rater_bias", "unsure"]
+Verdict = Literal["no_shift", "competence", "rater_bias", "unsure", "cannot_tell"]
 
 
 class Group(NamedTuple):
@@ -47,6 +47,8 @@ class Thresholds(NamedTuple):
     """Groups that a correlation needs."""
     min_effective_share: float
     """Effective share of undesired rows below which UDM's weights leave too little of them."""
+    min_prompts: int
+    """Prompts of either label below which nothing can be told."""
 
 
 class Diagnosis(NamedTuple):
@@ -134,17 +136,25 @@ def diagnose(
     effective_share: float,
     correlation: Interval | None,
     num_groups: int,
+    num_prompts: int,
     thresholds: Thresholds,
 ) -> Diagnosis:
     """The likely cause of a shift, and the correction that fits it.
 
     Args:
         auc: of the classifier that tells desired prompts from undesired ones, on prompts that it hasn't seen.
-        effective_share: effective share of the undesired rows under UDM's weights.
+        effective_share: effective share of the undesired rows under UDM's weights, before these are clamped.
         correlation: of up-rate and mean log-probability over groups; None if undefined.
         num_groups: groups that it is taken over.
+        num_prompts: prompts with a row of the rarer label.
         thresholds: from where on something is claimed.
     """
+    if num_prompts < thresholds.min_prompts:
+        reason = (
+            f"{num_prompts} prompts have a row of the rarer label, and below {thresholds.min_prompts} chance names a "
+            "cause as often as not; collect more feedback (shift_diagnosis.min_prompts)"
+        )
+        return Diagnosis("cannot_tell", "none", ("none",), reason)
     if auc.value < thresholds.min_auc or auc.low <= 0.5:
         reason = f"prompts of desired and undesired rows hardly differ (held-out AUC {auc.value:.2f})"
         return Diagnosis("no_shift", "none", ("none",), reason)

@@ -113,12 +113,15 @@ def shift_metrics(
 
     Returns:
         Finite JSON values: `auc` (value, low, high), `brier_score`, `calibration_error`, `effective_sample_share` of
-        UDM's weights and of those in force, `clamped_share` of undesired rows at each end, counts of rows and
+        UDM's weights, of the same before they are clamped, and of those in force, `clamped_share` of undesired rows at
+        each end, counts of rows and
         prompts.
     """
     labels, prompts = feedback.labels, feedback.prompts
     logits, ratios = corrections.logits[prompts], corrections.density_ratio[prompts]
     probabilities = expit(logits)
+    # Scaled by the largest, for that changes no share and exp would overflow.
+    unclamped = np.exp(logits[~labels] - logits[~labels].max())
     return {
         "num_folds": max(1, len(fitted.desired.folds)),
         "auc": bootstrap_auc(logits, labels, prompts, seed=seed)._asdict(),
@@ -126,6 +129,7 @@ def shift_metrics(
         "calibration_error": calibration(probabilities, labels).error,
         "effective_sample_share": {
             "udm": effective_sample_share(ratios[~labels]),
+            "udm_before_clamping": effective_sample_share(unclamped),
             "desired": effective_sample_share(corrections.desired_weight[prompts[labels]]),
             "undesired": effective_sample_share(corrections.undesired_weight[prompts[~labels]]),
         },

@@ -23,7 +23,7 @@ from stages.models.tokenizers import load_tokenizer
 from stages.rows.batching import fixed_batches, padded
 
 EncoderKind = Literal["auto", "sentence_transformers", "transformers"]
-Kept = Literal["end", "both_ends", "start"]
+Kept = Literal["end", "both_ends", "start", "chunks"]
 """What is read of a text that is longer than the encoder can read."""
 # What an encoder is made of; weights in other formats are never read.
 _ENCODER_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.py")
@@ -37,6 +37,8 @@ class Cut(NamedTuple):
     ids: list[int]
     is_cut: bool
     """Whether the text is longer."""
+    further: tuple[list[int], ...] = ()
+    """The rest of it in further pieces, where all are read and the mean of their embeddings is taken."""
 
 
 def cut_to(ids: list[int], bare: Sequence[int], limit: int, keep: Kept) -> Cut:
@@ -46,7 +48,7 @@ def cut_to(ids: list[int], bare: Sequence[int], limit: int, keep: Kept) -> Cut:
         ids: with the special tokens that stand around a text, which are kept.
         bare: without them.
         limit: most ids.
-        keep: of a text that is longer, its end, its start, or as much of both.
+        keep: of a text that is longer, its end, its start, as much of both, or all of it in chunks.
     """
     if len(ids) <= limit:
         return Cut(ids, is_cut=False)
@@ -54,6 +56,11 @@ def cut_to(ids: list[int], bare: Sequence[int], limit: int, keep: Kept) -> Cut:
     lead = next((place for place in range(number + 1) if ids[place : place + len(bare)] == list(bare)), 0)
     begin, end = ids[:lead], ids[lead + len(bare) :] if number else []
     room = max(limit - len(begin) - len(end), 0)
+    if keep == "chunks":
+        # Of about equal size, so that none is a few words that count like all the others.
+        size = -(-len(bare) // -(-len(bare) // max(room, 1)))
+        first_chunk, *others = [[*begin, *bare[place : place + size], *end] for place in range(0, len(bare), size)]
+        return Cut(first_chunk, is_cut=True, further=tuple(others))
     first = {"end": 0, "both_ends": room // 2, "start": room}[keep]
     body = [*bare[:first], *bare[len(bare) - (room - first) :]]
     return Cut([*begin, *body, *end], is_cut=True)
@@ -347,6 +354,10 @@ class TextEmbedder:
     def __call__(self, rows: pa.Table) -> pa.Table:
         """Embeddings in the order of `rows`."""
         cuts = self.encoder.tokenize(rows["text"].to_pylist())
-        vectors = self.encoder.embed_ids([cut.ids for cut in cuts], batch_size=self.batch_size)
+        pieces = [[cut.ids, *cut.further] for cut in cuts]
+        vectors = self.encoder.embed_ids([ids for own in pieces for ids in own], batch_size=self.batch_size)
+        if len(vectors) > len(cuts):
+            ends = np.cumsum([len(own) for own in pieces])
+            vectors = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
         return pa.table({"embedding": column, "is_cut": [cut.is_cut for cut in cuts]})

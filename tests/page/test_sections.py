@@ -82,7 +82,7 @@ def test_counts_of_the_data_add_up_or_the_page_says_so():
     assert good["sentence"] == "Of 10 rows read, 7 were kept, 1 were duplicates and 2 were refused."
     assert good["reasons"] == [("empty completion", "normalization", "2")]
     assert "DO NOT ADD UP" in bad["sentence"]
-    assert any(note.startswith("3 of 7 rows were cut") for note in bad["notes"])
+    assert any(note.startswith("3 of 7 rows (42.9\N{NO-BREAK SPACE}%) were cut") for note in bad["notes"])
 
 
 def test_training_that_loses_desired_answers_is_pointed_out():

@@ -169,6 +169,16 @@ def test_metrics_measure_the_shift(tmp_path, feedback):
     assert shares["desired"] == 1.0
 
 
+def test_what_clamping_evens_out_is_counted_before_it(tmp_path, feedback):
+    rows, embeddings, _ = feedback
+
+    _, metrics = compute(tmp_path, rows, embeddings, correction="udm", min_density_ratio=1.0, max_density_ratio=1.0)
+
+    shares = metrics["effective_sample_share"]
+    assert shares["udm"] == 1.0
+    assert 0.1 < shares["udm_before_clamping"] < 0.95
+
+
 def test_rows_are_drawn_up_to_the_sample_size(tmp_path, feedback):
     rows, embeddings, _ = feedback
 

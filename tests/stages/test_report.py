@@ -30,7 +30,7 @@ METRICS = {
     "density_metrics": {
         "auc": interval(0.7),
         "correction": "udm",
-        "effective_sample_share": {"udm": 0.5, "desired": 1.0, "undesired": 0.5},
+        "effective_sample_share": {"udm": 0.5, "udm_before_clamping": 0.5, "desired": 1.0, "undesired": 0.5},
         "clamped_share": {"low": 0.1, "high": 0.2},
     },
     "shift_metrics": {

@@ -1,6 +1,7 @@
 """What is saved is what was trained: opened by plain transformers and peft, it asks in the words of the artifact."""
 
 import json
+from pathlib import Path
 
 import pytest
 from peft import AutoPeftModelForCausalLM
@@ -81,11 +82,16 @@ def trained(folder, *, normalize, train):
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory):
-    return trained(
-        tmp_path_factory.mktemp("adapter"),
-        normalize={"chat_template": TEMPLATE, "template_arguments": {"mood": "fine"}},
-        train={"lora": {"r": 2, "alpha": 2}, "merge_lora": False},
-    )
+    folder = tmp_path_factory.mktemp("adapter")
+    with pytest.MonkeyPatch.context() as patch:
+        # As in a project, where dvc.yaml names all by paths from its root.
+        patch.chdir(folder)
+        model, completions = trained(
+            Path(),
+            normalize={"chat_template": TEMPLATE, "template_arguments": {"mood": "fine"}},
+            train={"lora": {"r": 2, "alpha": 2}, "merge_lora": False},
+        )
+    return folder / model, folder / completions
 
 
 def test_held_out_prompts_are_rendered_as_they_stand_in_the_artifact(adapter):

@@ -53,7 +53,8 @@ def diagnose(folder, rows, *, topics=True, auc=0.8, correction="udm", splits=Non
     ]
     metrics = {
         "auc": {"value": auc, "low": auc - 0.02, "high": auc + 0.02},
-        "effective_sample_share": {"udm": 0.5},
+        "effective_sample_share": {"udm": 1.0, "udm_before_clamping": 0.5},
+        "clamped_share": {"low": 0.25, "high": 0.0},
         "correction": correction,
     }
     (folder / "density.json").write_text(json.dumps(metrics))
@@ -83,6 +84,29 @@ def test_the_cause_is_found_or_left_open_and_never_the_wrong_one(tmp_path, is_co
 
     assert found.count(verdict) >= at_least
     assert set(found) <= {verdict, "unsure"}
+
+
+def test_five_thumbs_down_on_one_topic_tell_nothing(tmp_path):
+    rows = world(is_competence=False, count=1000)
+    downs = [place for place, topic in enumerate(rows["topics"]) if topic == "topic 0"][:5]
+    rows["labels"] = [place not in downs for place in range(1000)]
+
+    found = diagnose(tmp_path, rows)
+
+    assert (found["verdict"], found["recommendation"], found["prompts_of_the_rarer_label"]) == (
+        "cannot_tell",
+        "none",
+        5,
+    )
+    assert "5 prompts have a row of the rarer label" in found["reason"]
+
+
+def test_the_share_before_clamping_counts_and_what_is_clamped_is_said(tmp_path):
+    found = diagnose(tmp_path, world(is_competence=False, seed=1))
+
+    assert found["recommendation"] == "udm"
+    assert "UDM's weights leave 50% of the undesired rows" in found["reason"]
+    assert "25% of their weights are clamped" in found["reason"]
 
 
 def test_a_correction_that_does_not_fit_is_said(tmp_path, capsys):

@@ -15,6 +15,7 @@ from stages.models.tokenizers import load_tokenizer
 from stages.normalization import NormalizationParams
 from stages.normalization import run as normalize
 from stages.text.encoding import encode_rows
+from stages.text.serving import read_losses
 from stages.tokenization import TokenizationParams, run
 from tests.text.tiny_tokenizers import byte_level, save_as_model
 
@@ -127,6 +128,15 @@ def test_shares_of_what_was_lost_are_in_the_metrics(tokenize):
 
     assert counts["share_rejected"] == len(rejects) / 43
     assert counts["share_truncated"] == sum(row["truncated"] for row in tokens) / len(tokens)
+
+
+def test_they_go_with_the_rows_to_where_a_model_is_described(tokenize):
+    out = tokenize("out", max_length=8, max_reject_share=1)
+    _, rejects, counts = read(out)
+
+    expected = {name: counts[name] for name in ("completions", "truncated")} | {"rejected": len(rejects)}
+    assert read_losses(out / "tokens", TOKENS) == expected
+    assert read_losses(tokenize("whole") / "tokens", TOKENS) == {}
 
 
 def test_rows_beyond_the_models_positions_are_refused(tokenize, base_model):

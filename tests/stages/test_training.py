@@ -32,6 +32,7 @@ PARAMS = {
     "per_device_train_batch_size": 8,
     "logging_steps": 3,
     "save_steps": 2,
+    "max_start_reward": 100,  # the reference's log-probabilities are made up
 }
 
 

@@ -34,6 +34,7 @@ PARAMS = {
     "disable_dropout": False,
     "logging_steps": 3,
     "save_steps": 2,
+    "max_start_reward": 100,  # the reference's log-probabilities are made up
 }
 DDP = f"{ROOT}/pipelines/accelerate/ddp.yaml --num_processes 2"
 FSDP2 = f"{ROOT}/pipelines/accelerate/fsdp2.yaml --num_processes 2"

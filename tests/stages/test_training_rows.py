@@ -9,6 +9,7 @@ from stages.contracts.artifact import read_manifest, read_table
 from stages.contracts.completions import COMPLETIONS
 from stages.contracts.files import tree_digest
 from stages.contracts.image_prompts import IMAGE_PROMPTS
+from stages.contracts.stage import StageFailure
 from stages.contracts.training_rows import TRAINING_ROWS
 from stages.rows.reading import read_rows
 from stages.training_rows import RowsParams, run
@@ -127,3 +128,16 @@ def test_a_kind_of_prompts_is_of_its_own_artifact(artifacts, tmp_path):
 
     found = read_rows(tmp_path / "rows", artifacts["completions"], COMPLETIONS, kind="prompts")
     assert found.texts()["pair_id"].to_pylist() == ["a", "b"]
+
+
+def test_more_pairs_cut_apart_than_are_allowed_fail_the_stage(tmp_path):
+    rows = [
+        {"pair_id": name, "prompt_id": name, "label": label, "input_ids": [5, 6 + cut * label, 7], "prompt_length": 2}
+        for name, cut in (("a", 0), ("b", 1), ("c", 1))
+        for label in (True, False)
+    ]
+    tokens = write_tokens(tmp_path / "tokens", rows)
+
+    with pytest.raises(StageFailure, match=r"2 of 3 pairs are left out.*rows\.METHOD\.max_reject_share"):
+        run(kind="pairs", tokens=tokens, rows=tmp_path / "dpo")
+    assert made({"tokens": tokens}, tmp_path / "let", "pairs", "tokens", max_reject_share=0.7).num_rows == 1

@@ -56,6 +56,14 @@ tools said between them is read, and no loss and no log-probability counts it. A
 assistant thought in earlier turns is rejected, unless `normalization.earlier_thoughts` is `as_served`. The template,
 its arguments as defaults and its end of turn are saved with the policy.
 
+Where the template takes a conversation in none of these shapes, `normalization.fold_system` lets a system text be said
+in the user's first turn, and `join_turns` lets turns of the user in a row be one; whoever serves the model has to do
+the same. `normalization.learned_turns: last` has only the last answer of a completion learned.
+
+`python -m pipelines describe --template [FOLDER]` shows a row as the template of the base model has it, or that of any
+folder with a `tokenizer_config.json`: the prompt, what of the answer is learned, where generation stops, and the
+checks, or the reason of a reject. `--row FILE` takes the first row of a log of JSON lines in place of a sample.
+
 ## Shapes and kinds
 
 Made by `python -m tests.text.template_page` from the templates and conversations of the tests; no cell is wrong.

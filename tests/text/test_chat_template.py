@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 from stages.text.chat_template import ChatRenderer, SpecialTokens, frozen_template
 from stages.text.reasons import RejectedRowError
 from tests.material import SHARED, needs_shared
+from tests.text.chat_templates import SHAPES, tokenizer_of
 from tests.text.tiny_tokenizers import CHATML, byte_level, chatml
 
 SYSTEM = {"role": "system", "content": "S"}
@@ -133,3 +134,65 @@ def test_every_control_token_of_a_real_tokenizer_is_found():
     for token in tokenizer.all_special_tokens:
         assert tokens.find(f"before{token}after") is not None
         assert not set(tokenizer(token[1:], add_special_tokens=False)["input_ids"]) & set(tokenizer.all_special_ids)
+
+
+def turns(*texts, roles=("user", "assistant")):
+    return [{"role": roles[place % len(roles)], "content": text} for place, text in enumerate(texts)]
+
+
+def test_a_system_text_that_a_template_refuses_is_said_by_the_user_where_that_is_allowed():
+    asked, answer = (
+        [{"role": "system", "content": "be short"}, *turns("how tall is it?")],
+        turns("tall", roles=["assistant"]),
+    )
+    shape = SHAPES["turns_without_system"]
+
+    renderer = ChatRenderer(tokenizer_of(shape), fold_system=True)
+    found = renderer.render(asked, [answer])
+
+    assert found.prompt == "<bos><start_of_turn>user\nbe short\n\nhow tall is it?<end_of_turn>\n<start_of_turn>model\n"
+    assert found.completions == ("tall<end_of_turn>",)
+    assert renderer.sentences() == [
+        "in 1 rows a system text, which the template doesn't take, was said in the user's first turn"
+    ]
+    with pytest.raises(RejectedRowError, match="template_error"):
+        ChatRenderer(tokenizer_of(shape), join_turns=True).render(asked, [answer])
+
+
+def test_a_system_text_that_a_template_takes_stays_where_it_is():
+    asked = [{"role": "system", "content": "be short"}, *turns("how tall is it?")]
+
+    renderer = ChatRenderer(tokenizer_of(SHAPES["chatml"]), fold_system=True, join_turns=True)
+
+    assert renderer.render(asked, []).prompt.startswith("<|im_start|>system\nbe short<|im_end|>")
+    assert renderer.sentences() == []
+
+
+def test_turns_in_a_row_are_one_where_that_is_allowed_also_inside_a_completion():
+    asked = turns("first", "second", roles=["user"])
+    answer = [
+        *turns("one", roles=["assistant"]),
+        *turns("and", "then", roles=["user"]),
+        *turns("two", roles=["assistant"]),
+    ]
+    tokenizer = tokenizer_of(SHAPES["inst_with_system_inside"])
+
+    found = ChatRenderer(tokenizer, join_turns=True).render(asked, [answer])
+
+    assert found.prompt == "<s>[INST] first\n\nsecond [/INST]"
+    said = [found.completions[0][start:end] for start, end in found.spans[0]]
+    assert said == [" one </s>", " two </s>"]
+    assert "[INST] and\n\nthen [/INST]" in found.completions[0]
+    with pytest.raises(RejectedRowError, match="roles must alternate"):
+        ChatRenderer(tokenizer).render(asked, [answer])
+
+
+def test_the_last_answer_alone_is_learned_where_that_is_asked_for():
+    answer = turns("one", "and then", "two", roles=["assistant", "user"])
+
+    found = ChatRenderer(tokenizer_of(SHAPES["chatml"]), learned_turns="last").render(turns("first"), [answer])
+
+    assert [found.completions[0][start:end] for start, end in found.spans[0]] == ["two<|im_end|>"]
+    assert ChatRenderer(tokenizer_of(SHAPES["chatml"]), learned_turns="last").render(
+        turns("first"), [turns("one", roles=["assistant"])]
+    ).spans == (None,)

@@ -2,7 +2,7 @@
 
 import yaml
 
-from stages.trainers.core.model_card import model_card
+from stages.trainers.core.model_card import model_card, rows_on_card
 
 SETTINGS = {
     "method": "bco",
@@ -32,3 +32,13 @@ def test_a_base_without_public_name_is_not_named():
     assert "base_model" not in text
     assert "pipeline_tag: text2text-generation" in text
     assert "Its base model has no public name." in text
+
+
+def test_it_says_what_was_cut_and_left_out_before():
+    encoded = {"completions": 400, "rejected": 100, "truncated": 30}
+
+    text = rows_on_card({"encoded": encoded, "rows": {"pairs": 120, "rows_without_partner": 30}})
+
+    assert "Of 400 completions 100 (25.0%) were rejected and 30 (7.5%) were truncated." in text
+    assert "Rows: 120 pairs, 30 rows without partner." in text
+    assert rows_on_card({}) == ""

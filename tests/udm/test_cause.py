@@ -6,16 +6,19 @@ import pytest
 from stages.measures.intervals import Interval
 from stages.udm.cause import Thresholds, diagnose, group_rows, rank_correlation
 
-THRESHOLDS = Thresholds(competence=0.8, rater_bias=0.6, min_auc=0.55, min_groups=5, min_effective_share=0.3)
+THRESHOLDS = Thresholds(
+    competence=0.8, rater_bias=0.6, min_auc=0.55, min_groups=5, min_effective_share=0.3, min_prompts=50
+)
 SHIFT = Interval(0.8, 0.75, 0.85)
 
 
-def verdict(correlation, *, auc=SHIFT, effective_share=0.5, num_groups=8):
+def verdict(correlation, *, auc=SHIFT, effective_share=0.5, num_groups=8, num_prompts=50):
     return diagnose(
         auc=auc,
         effective_share=effective_share,
         correlation=correlation,
         num_groups=num_groups,
+        num_prompts=num_prompts,
         thresholds=THRESHOLDS,
     )
 
@@ -46,6 +49,13 @@ def test_between_the_two_nothing_is_claimed(correlation):
     found = verdict(correlation)
 
     assert (found.verdict, found.recommendation) == ("unsure", "none")
+
+
+def test_below_a_number_of_prompts_nothing_is_told_whatever_the_numbers_say():
+    found = verdict(Interval(0.97, 0.9, 1.0), num_prompts=49)
+
+    assert (found.verdict, found.recommendation) == ("cannot_tell", "none")
+    assert "49 prompts have a row of the rarer label" in found.reason
 
 
 @pytest.mark.parametrize("auc", [Interval(0.54, 0.52, 0.56), Interval(0.6, 0.49, 0.7)])

@@ -5,10 +5,18 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
-from stages.udm.embedding import conversation_text, encoder_fingerprint, encoder_folder, load_encoder, mean_pooled
+from stages.udm.embedding import (
+    TextEmbedder,
+    conversation_text,
+    encoder_fingerprint,
+    encoder_folder,
+    load_encoder,
+    mean_pooled,
+)
 
 CPU = torch.device("cpu")
 TEXTS = [
@@ -69,6 +77,20 @@ def test_of_a_text_beyond_the_limit_the_part_asked_for_is_read(minilm, kind, kee
 
     assert np.array_equal(embeddings[0], embeddings[1])
     assert [cut.is_cut for cut in encoder.tokenize([read, "one two three four five six"])] == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["sentence_transformers", "transformers"])
+def test_a_text_beyond_the_limit_is_read_in_chunks_of_about_equal_size(minilm, kind):
+    parts = ["one two three", "four five six", "seven eight"]
+    rows = pa.table({"text": ["one two three four five six seven eight", "five six seven", *parts]})
+
+    found = TextEmbedder(
+        minilm, is_base=False, kind=kind, max_length=5, keep="chunks", batch_size=1, trust_remote_code=False
+    )(rows)
+
+    vectors = np.stack(found["embedding"].to_numpy())
+    np.testing.assert_allclose(vectors[0], vectors[2:].mean(axis=0), rtol=0, atol=1e-7)
+    assert found["is_cut"].to_pylist() == [True, False, False, False, False]
 
 
 def test_a_plain_encoder_has_no_modules_to_run(minilm, tmp_path):

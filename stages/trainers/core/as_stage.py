@@ -1,16 +1,25 @@
 """A training as a stage of the graph: going on after a kill, and what it leaves behind."""
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from stages.contracts.files import write_json, write_text
-from stages.models.pointer import fingerprint, read_pointer, tokenizer_fingerprint, write_lineage, write_pointer
+from stages.models.pointer import (
+    fingerprint,
+    precision_of,
+    read_pointer,
+    tokenizer_fingerprint,
+    write_lineage,
+    write_pointer,
+)
 from stages.text.serving import Serving, with_defaults
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
+from stages.trainers.core.model_card import rows_on_card
 from stages.trainers.core.processes import whole_weights
 
 
@@ -38,7 +47,14 @@ def write_curves(trainer: FeedbackTrainer, plots: Path, metrics: Path, **facts: 
 
 
 def write_model(
-    trainer: FeedbackTrainer, folder: Path, base_model: Path, *, serving: Serving | None = None, **facts: Any
+    trainer: FeedbackTrainer,
+    folder: Path,
+    base_model: Path,
+    *,
+    params: Any,
+    serving: Serving | None = None,
+    learned: Mapping[str, Mapping[str, int]] | None = None,
+    **facts: Any,
 ) -> None:
     """Write what was trained: weights or adapter, tokenizer, lineage with `facts`, and the model's page.
 
@@ -48,7 +64,9 @@ def write_model(
         trainer: after training.
         folder: folder to write.
         base_model: `base_model` artifact that training started from.
+        params: section of params.yaml, for the precision that it trained in.
         serving: how the rows were rendered and where they end, if otherwise than the base model's.
+        learned: counts of what became of the rows, for the page, `rows` at least; None leaves them out.
         facts: finite JSON values for the lineage.
     """
     spread: Any = getattr(trainer, "model_wrapped", trainer.model)
@@ -69,8 +87,9 @@ def write_model(
     model.save_pretrained(folder, state_dict=weights, **({"save_embedding_layers": False} if adapters else {}))
     tokenizer: Any = trainer.processing_class
     _write_serving(tokenizer, model, folder, serving or {})
-    write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), **facts)
-    write_text(folder / "README.md", trainer.card(base_model=pointer.repository))
+    precision = precision_of(base_model)._replace(dtype=params.dtype, bf16=params.bf16)._asdict()
+    write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), precision=precision, **facts)
+    write_text(folder / "README.md", trainer.card(base_model=pointer.repository) + rows_on_card(learned or {}))
 
 
 def _as_seen(folder: Path) -> str:

@@ -81,6 +81,10 @@ class FeedbackTrainer(Trainer):
         """
         return {}
 
+    def start_facts(self) -> dict[str, Any]:
+        """What was measured before the first step, as finite JSON values, also if that was before a kill."""
+        return {}
+
     def before_saving(self, params: Any) -> bool:  # noqa: ARG002 - what methods override
         """Called before the stage `training` writes the model; whether others may then start from it."""
         return False
@@ -239,6 +243,14 @@ class FeedbackTrainer(Trainer):
         if self.model_init is not None:
             self.restore_method_state({})
         return super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+
+    def _run_epoch(self, *arguments: Any, **named: Any) -> None:
+        # Resumed behind its last step, the loop of transformers 5.23 would begin the epoch that this step stands in
+        # where it left off, and stop only behind one step more.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*arguments, **named)  # type: ignore[no-untyped-call] # transformers
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)

@@ -11,7 +11,16 @@ from stages.trainers.core.processes import rows_per_process
 from stages.trainers.core.sections import LoraParams, OptimisationParams
 from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
 
-_NOT_OF_THE_CONFIG = {"method", "start_from", "lora", "dtype", "report_to", "gradient_checkpointing", "save_steps"}
+_NOT_OF_THE_CONFIG = {
+    "method",
+    "start_from",
+    "lora",
+    "dtype",
+    "report_to",
+    "gradient_checkpointing",
+    "save_steps",
+    "max_start_reward",
+}
 
 
 def config_arguments(params: OptimisationParams, *, without: Collection[str] = ()) -> dict[str, Any]:

@@ -109,6 +109,23 @@ def card_of(
     )
 
 
+def rows_on_card(learned: Mapping[str, Mapping[str, int]]) -> str:
+    """Part of the page that says what the model learned from, and what was cut or left out before.
+
+    Args:
+        learned: `rows`, counts of the rows to train on and of those left out, and `encoded`, of how many completions
+            how many were rejected and truncated; empty where none was, or for all nothing.
+    """
+    parts = []
+    if encoded := learned.get("encoded"):
+        number = encoded["completions"]
+        shares = (f"{encoded[name]:,} ({encoded[name] / number:.1%}) were {name}" for name in ("rejected", "truncated"))
+        parts.append(f"Of {number:,} completions {' and '.join(shares)}.")
+    if rows := learned.get("rows"):
+        parts.append(f"Rows: {', '.join(f'{count:,} {name}' for name, count in rows.items()).replace('_', ' ')}.")
+    return "\n".join(["\n## Rows", "", *parts, ""]) if parts else ""
+
+
 def public_name(model: Any) -> str | None:
     """Repository that a model was loaded from; None if it was a folder, or made here."""
     name: str = getattr(getattr(model, "config", None), "name_or_path", "") or ""

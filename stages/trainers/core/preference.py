@@ -3,8 +3,10 @@
 A method adds a config, its `preference_loss`, and what state it keeps between steps.
 """
 
+import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeAlias
 
 import torch
@@ -12,9 +14,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from stages.contracts.files import write_json
 from stages.models.frozen import PolicyItself, SeparateModel, check_adapters
 from stages.models.loading import load_causal_lm
 from stages.models.logprobs import CompletionLogps, completion_logps
+from stages.models.modes import evaluating
 from stages.models.seq2seq import seq2seq_logps
 from stages.rows.collation import PreferenceCollator, default_collator, stacked
 from stages.rows.given import rows_of
@@ -48,6 +52,7 @@ from stages.trainers.core.scored import (
 from stages.trainers.core.seeding import set_seed
 
 Datasets: TypeAlias = Dataset | Mapping[str, Dataset] | None
+_START_FILE = "start.json"
 
 
 class PreferenceTrainer(FeedbackTrainer):
@@ -90,6 +95,9 @@ class PreferenceTrainer(FeedbackTrainer):
     """Prefixes of those that the method only looks at, without gradients."""
     needs_reference = True
     """Whether the method compares the policy with a reference."""
+    max_start_reward: float | None = None
+    """Mean size of rewards before the first step above which a run ends; None where the policy may start elsewhere than
+    at its reference."""
 
     def __init__(  # noqa: PLR0917 - the documented order
         self,
@@ -189,12 +197,14 @@ class PreferenceTrainer(FeedbackTrainer):
         """The trainer of the rows of a stage; they are cut already."""
         args = cls.config_class(**job.arguments(), max_length=None, max_prompt_length=None)
         shard_on_cpu(args)
-        return cls(
+        trainer = cls(
             load_causal_lm(job.base_model, dtype=job.params.dtype),
             args=args,
             train_dataset=job.train_rows(),
             **job.beside_the_model(task_type="CAUSAL_LM"),
         )
+        trainer.max_start_reward = job.params.max_start_reward
+        return trainer
 
     def lineage_facts(self, params: Any) -> dict[str, Any]:
         """What `evaluation` reads rewards by."""
@@ -359,7 +369,32 @@ class PreferenceTrainer(FeedbackTrainer):
         batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
         ready = [self._prepare_inputs(batch) for batch in batches]
         self.look_ahead(self.model_wrapped, ready, is_training=True)
+        if self.max_start_reward is not None and self.needs_reference and not self.state.global_step:
+            self._measure_start(ready, bound=self.max_start_reward)
         return ready, number
+
+    def _measure_start(self, batches: Sequence[Batch], *, bound: float) -> None:
+        """Measure the rewards of the first step's rows before anything is learned, which are 0 but for rounding."""
+        model = self.model_wrapped
+        with self.compute_loss_context_manager(), evaluating(model):
+            ratios = [self.logps_of(model, batch).logps - self.reference_logps_of(batch) for batch in batches]
+        rewards = self.accelerator.gather(self.args.beta * torch.cat(ratios).float())
+        size = rewards.abs().mean().item()
+        if size > bound:
+            raise ValueError(
+                f"before the first step rewards should be 0, for policy and reference are one model; found "
+                f"{rewards.mean().item():+.3g} on average, {size:.3g} in size, over {len(rewards)} rows, and "
+                f"max_start_reward allows {bound}: the two round otherwise; set reference_logprobs.dtype and .bf16 "
+                f"as training.{self.method} has them, or the other way round"
+            )
+        if self.accelerator.is_main_process:
+            found = {"mean_reward": rewards.mean().item(), "mean_size": size, "rows": len(rewards)}
+            write_json(Path(self.args.output_dir) / _START_FILE, found)
+
+    def start_facts(self) -> dict[str, Any]:
+        """Rewards before the first step."""
+        file = Path(self.args.output_dir) / _START_FILE
+        return {"start": json.loads(file.read_text(encoding="utf-8"))} if file.is_file() else {}
 
     def scored(self, model: nn.Module, batch: Batch) -> Scored:
         """The batch with its log-probabilities under policy and reference.

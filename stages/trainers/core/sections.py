@@ -82,3 +82,6 @@ class PreferenceParams(OptimisationParams):
 
     beta: float = Field(0.1, gt=0)
     """Scale of the implicit reward; the larger, the closer the policy stays to the reference."""
+    max_start_reward: float = Field(0.1, gt=0)
+    """Size that rewards may have on average before the first step, where all should be 0: policy and reference are
+    the same model then, and what is left is rounding. A run with more of it ends, for it would learn from that."""
