@@ -8,12 +8,15 @@ import difflib
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import pyarrow as pa
+
 from stages.contracts.rows import canonical_json
 from stages.text import column_names as names
+from stages.text.event_store import EventStore
 from stages.text.layouts import COLUMNS, as_json_value, is_answered, is_conversation
 from stages.text.layouts import parse_conversation as parsed
 from stages.text.reasons import RejectedRowError
@@ -129,6 +132,11 @@ class _Column:
         if spelling is not None:
             self.clear += _is_clear(value, spelling)
 
+    def add_beside_pair(self, value: Any) -> None:
+        word = str(unwrapped(value))[:80]
+        if not is_missing(plain_scalar(value)) and (word in self.beside_pair or len(self.beside_pair) < _MAX_VALUES):
+            self.beside_pair[word] += 1
+
     def shown(self) -> str:
         common = sorted(self.values.items(), key=lambda item: (-item[1], item[0]))[:8]
         listed = ", ".join(f"{value} ({count:,})" for value, count in common)
@@ -148,15 +156,16 @@ class Survey:
 
     Args:
         settings: what params say.
+        store: holds what was asked how often and with what beside it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, store: EventStore) -> None:
         self.settings = settings
+        self._store = store
+        self._beside = store.table("beside", prompt=pa.binary(), name=pa.string(), digest=pa.binary())
         self._columns: dict[str, _Column] = {}
         self._found: set[str] = set()
         self._signatures: set[frozenset[str]] = set()
-        self._prompts: dict[bytes, dict[str, bytes]] = {}
-        self._differing: Counter[str] = Counter()
         self._disagree: Counter[str] = Counter()
         self.num_rows = 0
 
@@ -177,7 +186,7 @@ class Survey:
         if not any(is_missing(plain_scalar(row.get(name))) for name in pair):
             for name, value in row.items():
                 if name in self._columns and (names.is_vote(name) or names.canonical(name) in _WINNERS):
-                    self._columns[name].beside_pair[str(unwrapped(value))[:80]] += not is_missing(plain_scalar(value))
+                    self._columns[name].add_beside_pair(value)
         self._add_nested(row)
         self._compare_prompts(row, named)
         self._compare_votes(row, named)
@@ -198,14 +207,12 @@ class Survey:
                 key_of[name] = as_json_value(turns[:-1])
         if not key_of:
             return
-        key = _digest(canonical_json(key_of))
-        before = self._prompts.setdefault(key, {})
-        for name, value in row.items():
-            if name in key_of or not self._may_differ(name, named) or not _holds_text(value):
-                continue
-            digest = _digest(value if isinstance(value, str) else canonical_json(as_json_value(value)))
-            if before.setdefault(name, digest) != digest:
-                self._differing[name] += 1
+        beside = [name for name in row if name not in key_of and self._may_differ(name, named)]
+        held = {name: row[name] for name in beside if _holds_text(row[name])}
+        key = _digest(canonical_json(key_of)) if held else b""
+        for name, value in held.items():
+            text = value if isinstance(value, str) else canonical_json(as_json_value(value))
+            self._beside.add(key, name, _digest(text))
 
     def _may_differ(self, name: str, named: Mapping[str, str]) -> bool:
         """Whether a column that differs between rows of one prompt may be a part of the question."""
@@ -233,11 +240,15 @@ class Survey:
         Raises:
             ValueError: a setting names no column, or a column may change labels or prompts and nothing reads it.
         """
+        differing = self._store.rows(
+            """select name from (select prompt, name from beside group by all having count(distinct digest) > 1)
+            group by name"""
+        )
         return _Judge(
             self.settings,
             self._columns,
             self._found,
-            differing=self._differing,
+            differing={name for (name,) in differing},
             disagree=self._disagree,
             num_rows=self.num_rows,
         ).shape()
@@ -294,7 +305,7 @@ class _Judge:
         columns: Mapping[str, _Column],
         found: Iterable[str],
         *,
-        differing: Mapping[str, int],
+        differing: Collection[str],
         disagree: Mapping[str, int],
         num_rows: int,
     ) -> None:
@@ -328,7 +339,7 @@ class _Judge:
         self._unread_parts(prompt)
         if self.problems:
             listed = "".join(f"\n- {problem}" for problem in self.problems)
-            raise ValueError(f"the log can be read in more ways than one; say in normalization which is right:{listed}")
+            raise ValueError(f"the log can be read in more ways than one; say in ingestion which is right:{listed}")
         self.read |= {value for value in about.values() if value} | set(parts)
         unread = {name: column.rows for name, column in self.columns.items() if name not in self.read | set(COLUMNS)}
         return Shape(
@@ -643,7 +654,7 @@ class _Judge:
             is_part = names.canonical(name) in names.QUESTION_PARTS and name not in ("system", "history")
             if is_part and self.columns[name].ids != self.columns[name].rows:
                 what = f"is named like a part of the question and holds {self.columns[name].shown():.80}"
-            elif self.differing.get(name) and self._is_text(name):
+            elif name in self.differing and self._is_text(name):
                 what = f"differs between rows of one prompt and holds {self.columns[name].shown():.80}"
             else:
                 continue

@@ -34,8 +34,8 @@ class Item:
     """Name of the score, where a log holds several."""
     error: RejectedRowError | None = None
     """Why it can't be used."""
-    is_repeated: bool = False
-    """Whether the same answer, under the same id, stands in the log before."""
+    is_message: bool = False
+    """Whether it is an answer in a table of messages, whose conversation stands in other rows."""
 
 
 def read_export(record: Record) -> tuple[str, list[Item]] | None:
@@ -164,7 +164,8 @@ def plain_message(message: Record) -> dict[str, Any]:
     return {"role": speaker_of(message), "content": text_of(message), **kept}
 
 
-def _parent_of(message: Record) -> str | None:
+def parent_of(message: Record) -> str | None:
+    """The id of the message before this one; None of the first."""
     name = first_of(message, ("parent_id", "parent_message_id", "parent", "parent_uuid", "reply_to"))
     parent = message.get(name) if name else None
     if parent is None or str(parent) in ("", "root", "client-created-root") or not str(parent).strip("0-"):
@@ -191,7 +192,7 @@ def path_to(messages: Mapping[str, Record], name: str) -> list[dict[str, Any]]:
         # Nodes without a speaker, such as the root of a tree, hold no text.
         if speaker_of(message) is not None:
             path.append(plain_message(message))
-        place = _parent_of(message)
+        place = parent_of(message)
     return path[::-1]
 
 
