@@ -6,6 +6,7 @@ Until then entries wait in a file, for the events of a log don't fit into memory
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ _WAITING_ROWS = 4096
 _LEDGER_COLUMNS = [field.name for field in LEDGER.fields]
 _EVENT_COLUMNS = [field.name for field in FEEDBACK_EVENTS.fields]
 _OWN = [name for name in _EVENT_COLUMNS if name not in _LEDGER_COLUMNS]
+_own_of = itemgetter(*_OWN)
+_NOTHING = (None,) * len(_OWN)
 _WAITING = pa.schema([*LEDGER.fields, *(field for field in FEEDBACK_EVENTS.fields if field.name in _OWN)])
 _WAITING = pa.schema([field.with_nullable(True) for field in _WAITING])
 
@@ -117,7 +120,7 @@ def _values(entry: Entry) -> tuple[Any, ...]:
     event, error, logged = entry.event or {}, entry.error, entry.logged
     reason, detail = (error.reason, error.detail) if error else (None, None)
     about = (logged.file, logged.line, event.get("event"), entry.fate, reason, detail, logged.text)
-    return (*about, *(event.get(name) for name in _OWN))
+    return (*about, *(_own_of(event) if event else _NOTHING))
 
 
 def _table(rows: list[tuple[Any, ...]]) -> pa.Table:

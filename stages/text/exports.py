@@ -4,6 +4,7 @@ Each reader takes a record apart into items: an answer with or without a vote on
 stands elsewhere. An item has cells by our names, and ids by which answers and votes find each other.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,13 +41,24 @@ class Item:
 
 def read_export(record: Record) -> tuple[str, list[Item]] | None:
     """The format and the items of a record of a known export; None for a row of columns."""
-    for name, (fits, reader) in _READERS.items():
-        if fits(record):
-            try:
-                return name, list(reader(record))
-            except RejectedRowError as error:
-                return name, [Item({}, error=error)]
-    return None
+    is_flat = not any(isinstance(value, Mapping | list) for value in record.values())
+    name = _flat_format(frozenset(record)) if is_flat else _format_of(record)
+    if name is None:
+        return None
+    try:
+        return name, list(_READERS[name][1](record))
+    except RejectedRowError as error:
+        return name, [Item({}, error=error)]
+
+
+def _format_of(record: Record) -> str | None:
+    return next((name for name, (fits, _) in _READERS.items() if fits(record)), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _flat_format(keys: frozenset[str]) -> str | None:
+    """The format of a record without lists and objects in it, which its keys tell alone."""
+    return _format_of(dict.fromkeys(keys))
 
 
 # ---- Open WebUI ----

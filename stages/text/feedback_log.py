@@ -47,6 +47,7 @@ from stages.text.votes import (
 
 Unrated = Literal["refuse", "demonstrations"]
 VoteWeight = Literal["as_given", "counted"]
+_SAID = ("prompt", *ANSWERS)
 _NO_ANSWER = frozenset({"unknown_layout", "empty_prompt", "empty_completion"})
 _EVENT_KINDS = ("event", "event_type", "action", "type", "operation", "status")
 _MODELS = ("model", "model_id", "model_name", "generator", "engine")
@@ -202,7 +203,8 @@ class FeedbackLog:
     def _note_what_belongs_together(self) -> None:
         number = 0
         for logged, items in self._items("joining votes and answers"):
-            is_message = logged.row is not None and self._is_message(logged.row)
+            may_be_message = not items or items[0].is_message
+            is_message = may_be_message and logged.row is not None and self._is_message(logged.row)
             if is_message and logged.row is not None:
                 self._joins.add_message(logged.row, number if items else None)
             for item in items:
@@ -291,9 +293,10 @@ class FeedbackLog:
             item.cells["up"], item.cells["down"] = (value_at(row, path) for path in self.shape.counts)
 
     def _is_vote_alone(self, item: Item) -> bool:
-        has_vote = _has_vote(item)
         if not self.shape.has_answers:
             return True
+        # Neither a question nor an answer, and the place for a vote is empty: somebody took a vote back.
+        has_vote = _has_vote(item) or ("label" in item.cells and not any(name in item.cells for name in _SAID))
         if has_vote and not any(name in item.cells for name in ("prompt", *ANSWERS[1:])):
             return True
         return has_vote and not any(name in item.cells for name in ANSWERS)
@@ -401,7 +404,8 @@ class FeedbackLog:
             _tally(self.ledger.unknown_labels, str(unwrapped(vote.value))[:80])
         elif error.reason == "no_label" and vote.voter is not None:
             try:
-                return self._unvoted(item)
+                answer = self._unvoted(item)
+                return answer._replace(layout="unpaired") if answer.layout == "demonstrations" else answer
             except RejectedRowError:
                 return None
         elif error.reason in _NO_ANSWER and not is_no_vote(vote.value):
@@ -419,7 +423,7 @@ class FeedbackLog:
 
     def _feedback(self, item: Item, vote: _Vote) -> Feedback:
         cells = dict(item.cells)
-        if vote.value is not None or vote.counts is not None:
+        if vote.value is not None or vote.counts is not None or vote.file is not None:
             cells.setdefault("label", vote.value)
         if not is_missing(plain_scalar(vote.weight)):
             cells["weight"] = vote.weight

@@ -173,7 +173,7 @@ def read_cells(
 def as_json_value(value: Any) -> Any:
     """`value` with only what JSON can hold: dates and the like as text, NaN as null, scalars of numpy as Python's."""
     value = plain_scalar(value)
-    if value is None or isinstance(value, bool | int | str):
+    if type(value) is str or value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
