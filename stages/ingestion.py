@@ -28,6 +28,10 @@ class IngestionParams(Section):
     source: str | None = None
     """What to read: null reads all of `inputs.feedback`; or a pattern of files below that folder ("2025/*.jsonl"), an
     fsspec URL ("s3://bucket/log/*.parquet"), or a data set of the hub ("hf:org/name@revision:split")."""
+    format: str | None = None
+    """What records are: rows, messages, openai, langfuse and other names of stages/text/formats.py, or
+    package.module:function, which is given a record and gives a list of events by our names of columns. Null recognises
+    each record by its shape."""
     columns: dict[str, str | None] = Field(default_factory=dict)
     """By our name of a column, the log's name for it: {prompt: question, label: vote}; dots lead into objects, as in
     {label: data.rating}. {NAME: none} says of a column of the log that nothing is to read it, on purpose."""
@@ -120,6 +124,7 @@ def run(
             store,
             params.settings(),
             layout=params.layout,
+            format=params.format,
             unrated=params.unrated,
             score=params.score,
             vote_weight=params.vote_weight,

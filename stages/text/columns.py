@@ -25,7 +25,7 @@ from stages.text.votes import DOWN, UP, VoteWords, is_missing, is_no_vote, parse
 Place = Literal["first", "second", "tie"]
 NONE = "none"
 
-_PROMPTS = ("prompt", "instruction", "question", "query", "user_prompt", "user_message", "user_input", "input")
+PROMPTS = ("prompt", "instruction", "question", "query", "user_prompt", "user_message", "user_input", "input")
 _ANSWERS = (
     *("completion", "response", "answer", "output", "assistant_response", "model_output", "model_response"),
     *("generation", "bot_response", "reply", "assistant_message"),
@@ -199,7 +199,7 @@ class Survey:
                         self._columns.setdefault(f"{name}.{inner}", _Column()).add(item, self.settings.spelling)
 
     def _compare_prompts(self, row: Mapping[str, Any], named: Mapping[str, str]) -> None:
-        asked = {named.get("prompt", ""), *_PROMPTS, *self.settings.prompt_parts, "system", "history", "context"}
+        asked = {named.get("prompt", ""), *PROMPTS, *self.settings.prompt_parts, "system", "history", "context"}
         key_of = {name: as_json_value(value) for name, value in row.items() if name in asked}
         for name in (*_CONVERSATIONS, named.get("messages", "")):
             turns = parsed(row.get(name))
@@ -481,7 +481,7 @@ class _Judge:
         numbers = [_as_number(item) for item in words]
         number = _as_number(word)
         if number is None:
-            return _place(word)
+            return place_of_word(word)
         known = [item for item in numbers if item is not None]
         side = _side_of(names.canonical(pair[0]))
         is_from_zero = side is not None and side[1] == "0"
@@ -511,7 +511,7 @@ class _Judge:
             return None, tuple(self.settings.prompt_parts)
         prompt = self.names.get("prompt")
         if prompt is None and not any(map(self._has, _CONVERSATIONS)) and not self._has("prompt"):
-            prompt = names.first_of(self.free, _PROMPTS)
+            prompt = names.first_of(self.free, PROMPTS)
             if prompt and self._looks_answered():
                 self._take("prompt", prompt, "by its name")
         prompt = prompt or ("prompt" if self._has("prompt") else None)
@@ -667,6 +667,18 @@ class _Judge:
         return not all(_NO_TEXT.fullmatch(value) for value in self.columns[name].values)
 
 
+def two_answers(row: Iterable[str]) -> tuple[str, str] | None:
+    """The names of two answers that differ in their side, such as `answer_1` and `answer_2`; None without such."""
+    spelled = {names.canonical(name): name for name in row}
+    for name, first in spelled.items():
+        side = _side_of(name)
+        if side is not None and side[1] in _FIRST:
+            second = spelled.get(f"{name[: len(name) - len(side[1])]}{_FIRST[side[1]]}")
+            if second is not None:
+                return first, second
+    return None
+
+
 def _as_number(word: str) -> float | None:
     try:
         return float(word)
@@ -674,7 +686,8 @@ def _as_number(word: str) -> float | None:
         return {"true": 1.0, "false": 0.0}.get(word.casefold())
 
 
-def _place(word: str) -> Place | None:
+def place_of_word(word: str) -> Place | None:
+    """Which of two answers a word names; None for an unknown one."""
     spelled = names.canonical(word_of(word) or word)
     words = spelled.split("_")
     if {"tie", "tied", "both", "bothbad", "bothgood", "neither", "equal", "equally", "draw", "same", "none"} & set(
@@ -796,6 +809,15 @@ def _turns_of(history: Any) -> list[dict[str, Any]]:
     )
 
 
+def _up_to_turn(answer: Any, turn: Any) -> Any:
+    """A whole conversation up to the n-th answer in it, where the row says which one was judged."""
+    held = parsed(answer)
+    if not is_conversation(held) or isinstance(turn, bool) or not isinstance(turn, int):
+        return answer
+    places = [place for place in range(len(held)) if is_answered(held[: place + 1])]
+    return held[: places[turn - 1] + 1] if 1 <= turn <= len(places) else answer
+
+
 def _choose(row: Mapping[str, Any], shape: Shape, cells: dict[str, Any], source: dict[str, Any]) -> None:
     place = place_of(row, shape)
     first, second = shape.pair or ("", "")
@@ -804,5 +826,6 @@ def _choose(row: Mapping[str, Any], shape: Shape, cells: dict[str, Any], source:
     cells.pop("label", None)
     if place == "tie":
         raise RejectedRowError("tie", "neither of the two answers is better")
-    answers = (value_at(row, first), value_at(row, second))
+    turn = value_at(row, shape.turn) if shape.turn else None
+    answers = tuple(_up_to_turn(value_at(row, name), turn) for name in (first, second))
     cells["chosen"], cells["rejected"] = answers if place == "first" else answers[::-1]

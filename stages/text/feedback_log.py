@@ -22,11 +22,11 @@ from stages.text.exports import (
     is_message_row,
     message_id,
     plain_message,
-    read_export,
     row_ids,
     row_targets,
     speaker_of,
 )
+from stages.text.formats import RecordReader
 from stages.text.joins import ANSWERS, Joined, Joins, number_of
 from stages.text.layouts import COLUMNS, Column, Feedback, Layout, as_json_value, read_cells
 from stages.text.log_files import MAX_ROW_BYTES, FileTally, LogFile, LoggedRow, read_log
@@ -115,6 +115,8 @@ class FeedbackLog:
     """What params say about columns and votes."""
     layout: Layout | None = None
     """What every row is; None reads it off its columns."""
+    format: str | None = None
+    """Format of every record, by name or as "module:function"; None recognises it."""
     unrated: Unrated = "refuse"
     """Whether answers without a vote, in a log of votes, are refused or demonstrations."""
     score: str | None = None
@@ -135,10 +137,12 @@ class FeedbackLog:
     """Whether the log says what votes weigh or how many there are."""
 
     def __post_init__(self) -> None:
+        self._reader = RecordReader(self.format)
         self._joins = Joins(self.store)
         self.resolution = Resolution(self.store)
         self._is_apart = self._has_votes_apart = False
         self._voted_files: set[str] = set()
+        self._own_scores: Counter[str] = Counter()
         self._ratings: Counter[str] = Counter()
         self._has_zero = self._has_minus_one = self._has_rating = False
 
@@ -177,16 +181,18 @@ class FeedbackLog:
         for logged in self._records("looking at columns"):
             if logged.row is None:
                 continue
-            found = None if self._is_mapped() else read_export(logged.row)
+            found = self._export(logged.row)
             if found is not None:
                 self.ledger.formats[found[0]] += 1
                 self._is_apart |= len(found[1]) != 1 or any(item.targets for item in found[1])
-            elif not self._is_mapped() and is_message_row(logged.row):
+                self._own_scores.update(item.score for item in found[1] if item.score and not item.targets)
+            elif self._is_message(logged.row):
                 self.ledger.formats["messages"] += 1
                 self._is_apart = True
             else:
                 self.ledger.formats["rows"] += 1
                 survey.add(logged.row)
+        self._check_scores(self._own_scores)
         shape = survey.shape()
         names = {shape.names.get(name, name) for name in ANSWERS}
         self._is_apart |= bool(shape.conversation and shape.turn) or not shape.has_answers
@@ -205,12 +211,13 @@ class FeedbackLog:
         for logged, items in self._items("joining votes and answers"):
             may_be_message = not items or items[0].is_message
             is_message = may_be_message and logged.row is not None and self._is_message(logged.row)
-            if is_message and logged.row is not None:
+            if is_message and logged.row is not None and self._export(logged.row) is None:
                 self._joins.add_message(logged.row, number if items else None)
             for item in items:
                 if not is_message and item.error is None:
                     self._note(number, item, logged)
                 number += 1
+        self._has_votes_apart = bool(self._joins.scores)
         self._check_scores(self._joins.scores)
         self._joins.join()
 
@@ -230,7 +237,6 @@ class FeedbackLog:
             self._joins.add_turn(number, conversation, turn, asked=prompt, answer=item.cells.get("completion"))
 
     def _check_scores(self, scores: Mapping[str, int]) -> None:
-        self._has_votes_apart = bool(scores)
         listed = ", ".join(f"{name or 'no name'} ({count:,})" for name, count in sorted(scores.items()))
         if self.score is None and len(scores) > 1:
             raise ValueError(f"the log holds several scores: {listed}; name the one that is the vote: ingestion.score")
@@ -238,7 +244,9 @@ class FeedbackLog:
             raise ValueError(f"ingestion.score: expected one of the log's scores, {listed}, found {self.score}")
 
     def _is_wanted(self, item: Item) -> bool:
-        return self.score is None or item.score == self.score
+        """Whether an item is no score, or the one that is the vote."""
+        is_score = bool(item.targets) or item.score is not None
+        return not is_score or self.score is None or item.score == self.score
 
     # ---- records ----
 
@@ -252,12 +260,11 @@ class FeedbackLog:
                 yield logged, self._items_of(logged.row)
 
     def _items_of(self, row: dict[str, Any]) -> list[Item]:
-        if not self._is_mapped():
-            found = read_export(row)
-            if found is not None:
-                return [self._overridden(row, item) for item in found[1]]
-            if is_message_row(row):
-                return self._message_items(row)
+        found = self._export(row)
+        if found is not None:
+            return [self._overridden(row, item) for item in found[1]]
+        if self._is_message(row):
+            return self._message_items(row)
         try:
             cells, source = cells_of(row, self.shape, self.settings)
         except RejectedRowError as error:
@@ -302,7 +309,11 @@ class FeedbackLog:
         return has_vote and not any(name in item.cells for name in ANSWERS)
 
     def _is_message(self, row: Mapping[str, Any]) -> bool:
-        return not self._is_mapped() and read_export(row) is None and is_message_row(row)
+        """Whether a row that is no export is a message in a table of them."""
+        return self._reader.may_be_messages and not self._is_mapped() and is_message_row(row)
+
+    def _export(self, row: Mapping[str, Any]) -> tuple[str, list[Item]] | None:
+        return None if self._is_mapped() and self._reader.name is None else self._reader.read(row)
 
     def _message_items(self, row: Mapping[str, Any]) -> list[Item]:
         if speaker_of(row) != "assistant":
@@ -343,9 +354,9 @@ class FeedbackLog:
         """What an item comes to: each vote on an answer, or the answer alone; nothing where it is part of others."""
         if item.error is not None or joined.lost is not None:
             return [Entry(logged, "refused", item.error or joined.lost)]
-        if item.targets:
-            if not self._is_wanted(item):
-                self.ledger.other_scores[item.score or ""] += 1
+        if not self._is_wanted(item):
+            self.ledger.other_scores[item.score or ""] += 1
+        if item.targets or not self._is_wanted(item):
             return []
         votes = [_Vote(**vote) for vote in joined.votes]
         own = self._vote(item, logged)
@@ -437,8 +448,9 @@ class FeedbackLog:
         return feedback._replace(label=parse_vote(vote.value, spelling=self.settings.spelling))
 
     def _fate_without_events(self, items: Sequence[Item]) -> Fate:
-        is_unwanted = bool(items) and not any(map(self._is_wanted, items))
-        return "left_out" if is_unwanted else "joined"
+        """Of a record that gives no event: part of others, or, as scores that aren't the vote, nothing that is read."""
+        is_left_out = bool(items) and not any(map(self._is_wanted, items))
+        return "left_out" if is_left_out else "joined"
 
     # ---- numbers as votes ----
 
