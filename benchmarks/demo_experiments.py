@@ -28,6 +28,7 @@ from stages import (
     demo_feedback,
     density_ratio,
     evaluation,
+    ingestion,
     normalization,
     prompt_embedding,
     reference_logprobs,
@@ -100,7 +101,7 @@ class Experiment:
     def __init__(self, work: Path, params: Params, *, world: str, seed: int) -> None:
         given = [f"demo_feedback.world={world}", f"demo_feedback.seed={seed}", f"base_model.seed={seed}"]
         self.given = self.params = changed(params, given)
-        sections = ("demo_feedback", "base_model", "normalization", "tokenization", "prompt_embedding")
+        sections = ("demo_feedback", "base_model", "ingestion", "normalization", "tokenization", "prompt_embedding")
         key = content_id({name: self.params.get(name) for name in sections})[:12]
         self.folder = work / f"{world}-{seed}-{key}"
         self.world = world
@@ -139,8 +140,16 @@ class Experiment:
             base_model=model,
             params=self.section(base_model.BaseModelParams, "base_model"),
         )
-        normalization.run(
+        between = {name: self.path(name) for name in ("feedback_events", "ledger")}
+        ingestion.run(
             feedback=log,
+            **between,
+            metrics=self.path("ingestion.json"),
+            scratch=self.path("scratch"),
+            params=self.section(ingestion.IngestionParams, "ingestion"),
+        )
+        normalization.run(
+            **between,
             base_model=model,
             completions=completions,
             rejects=self.path("rejects"),

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from stages import normalization, tokenization
+from stages import ingestion, normalization, tokenization
 from stages.contracts.files import files_below
 
 
@@ -31,12 +31,16 @@ def repeated_log(log: Path, target: Path, num_rows: int) -> None:
             file.write(json.dumps({**row, "prompt": f"{i}. {row['prompt']}"}) + "\n")
 
 
+def ingest(folder: Path) -> None:
+    """Run stage `ingestion`."""
+    paths = {name: folder / name for name in ("feedback_events", "ledger", "metrics", "scratch")}
+    ingestion.run(feedback=folder / "log.jsonl", **paths, params=ingestion.IngestionParams())
+
+
 def normalize(folder: Path) -> None:
     """Run stage `normalization`."""
-    paths = {name: folder / name for name in ("completions", "rejects", "metrics")}
-    normalization.run(
-        feedback=folder / "log.jsonl", base_model=folder / "model", **paths, params=normalization.NormalizationParams()
-    )
+    paths = {name: folder / name for name in ("feedback_events", "ledger", "completions", "rejects", "metrics")}
+    normalization.run(base_model=folder / "model", **paths, params=normalization.NormalizationParams())
 
 
 def tokenize(folder: Path) -> None:
@@ -53,7 +57,8 @@ def tokenize_again(folder: Path) -> None:
 
 
 STAGES: dict[Callable[[Path], None], tuple[str, ...]] = {
-    normalize: ("log.jsonl", "completions"),
+    ingest: ("log.jsonl", "feedback_events", "ledger"),
+    normalize: ("completions",),
     tokenize: ("tokens", "memo"),
     tokenize_again: (),
 }

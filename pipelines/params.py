@@ -18,6 +18,7 @@ from stages.diffusion_report import DiffusionReportParams
 from stages.evaluation import EvaluationParams
 from stages.gate import GateParams
 from stages.image_prompts import ImagePromptsParams
+from stages.ingestion import IngestionParams
 from stages.normalization import NormalizationParams
 from stages.prompt_embedding import PromptEmbeddingParams
 from stages.reference_logprobs import ReferenceLogprobsParams
@@ -81,6 +82,7 @@ class Params(Section):
     inputs: InputsParams = InputsParams()
     demo_feedback: DemoFeedbackParams = DemoFeedbackParams()
     base_model: BaseModelParams = BaseModelParams()
+    ingestion: IngestionParams = IngestionParams()
     normalization: NormalizationParams = NormalizationParams()
     tokenization: TokenizationParams = TokenizationParams()
     prompt_embedding: PromptEmbeddingParams = PromptEmbeddingParams()

@@ -1,66 +1,38 @@
-"""Stage `normalization`: whatever the log looks like, one row per prompt and completion.
+"""Stage `normalization`: events of feedback as one row per prompt and completion, templated, labelled and split."""
 
-The log is read several times: to find out what its columns are, to join votes with answers where they stand apart, to
-count the votes on each completion, and to write the row that stands for them. What nothing reads is counted and said;
-what could change labels, prompts or answers stops the stage and names the setting that decides.
-"""
-
-import difflib
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from datetime import date
-from typing import Any, Literal, Self
+from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from stages.contracts.artifact import read_batches
 from stages.contracts.completions import COMPLETIONS
+from stages.contracts.feedback_events import FEEDBACK_EVENTS
 from stages.contracts.files import write_json
+from stages.contracts.ledger import LEDGER
 from stages.contracts.stage import EXIT_REJECTED, Input, Output, Section, StageFailure, stage_main
 from stages.text.chat_template import DEFAULT_DATE, ChatRenderer, EarlierThoughts, LearnedTurns
-from stages.text.columns import NONE, Place, Settings, value_at
-from stages.text.duplicates import ballot_of
-from stages.text.feedback_log import Event, FeedbackLog, Unrated, VoteWeight
-from stages.text.layouts import COLUMNS, EVENT_COLUMNS, Feedback, Layout
-from stages.text.log_files import MAX_ROW_BYTES
-from stages.text.log_sources import open_log
+from stages.text.events import EventGroups, as_given, feedback_of
 from stages.text.normal_form import NormalForm, PlainText, SpecialText
 from stages.text.reasons import RejectedRowError
 from stages.text.row_writer import RejectWriter, RowWriter
 from stages.text.serving import serving_meta
 from stages.text.split_groups import SplitGroups
-from stages.text.votes import Meaning, VoteWords, is_missing
 
 
 class NormalizationParams(Section):
     """Section `normalization` of params.yaml."""
 
-    source: str | None = None
-    """What to read: null reads all of `inputs.feedback`; or a pattern of files below that folder ("2025/*.jsonl"), an
-    fsspec URL ("s3://bucket/log/*.parquet"), or a data set of the hub ("hf:org/name@revision:split")."""
-    columns: dict[str, str | None] = Field(default_factory=dict)
-    """By our name of a column, the log's name for it: {prompt: question, label: vote}; dots lead into objects, as in
-    {label: data.rating}. {NAME: none} says of a column of the log that nothing is to read it, on purpose."""
-    prompt_parts: list[str] = Field(default_factory=list)
-    """Columns of text that make up the prompt together, in order, with an empty line between: [context, question]."""
-    layout: Layout | None = None
-    """What every row is: unpaired, pairs, demonstrations or prompts. Null reads it off the columns of each row."""
-    label_threshold: float | None = None
-    """Smallest rating that counts as desired, where votes are ratings. Null takes 1 as desired, 0 and -1 as not, and
-    refuses a log with other numbers."""
-    undesired_threshold: float | None = None
-    """Largest rating that counts as undesired; ratings between the two say neither. Null: all below label_threshold."""
-    label_words: dict[str, Meaning] = Field(default_factory=dict)
-    """What votes mean that aren't known words: {ok: desired, meh: none, "2": undesired}."""
-    ignored_labels: list[float | str] = Field(default_factory=list)
-    """Votes that say neither, such as the middle of a scale; their rows are rejected."""
-    winners: dict[str, Place] = Field(default_factory=dict)
-    """Of two answers and a column that says which is better, what its words mean: {gpt: first, ours: second}."""
-    score: str | None = None
-    """Name of the score that is the vote, where a log holds several (Langfuse, LangSmith)."""
-    unrated: Unrated = "refuse"
-    """Whether answers that nobody voted on, in a log of votes, are rejected or taken as demonstrations."""
-    vote_weight: VoteWeight = "as_given"
-    """What a row weighs that several votes stand behind: as_given adds up the weights and numbers of votes that the
-    log gives (30 down outweigh 2 up by 28), and leaves 1 where it gives none; counted gives each vote a weight of 1."""
+    moved: ClassVar[Mapping[str, str]] = {
+        name: f"ingestion.{name}"
+        for name in (
+            *("source", "columns", "prompt_parts", "layout", "label_threshold", "undesired_threshold", "label_words"),
+            *("ignored_labels", "winners", "score", "unrated", "vote_weight", "encoding", "max_row_bytes"),
+        )
+    }
+
     test_share: float = Field(0.1, ge=0, lt=1)
     """Share held out for evaluation, by a hash of the conversation, else of the prompt. Prompts that differ in case,
     white space or numbers only are on one side."""
@@ -87,60 +59,34 @@ class NormalizationParams(Section):
     """Whether turns of the user in a row that the template refuses become one turn, as above."""
     learned_turns: LearnedTurns = "all"
     """Whether of a completion of several turns all answers of the assistant are learned, or the last one."""
-    encoding: str | None = None
-    """Encoding of text files, such as cp1252. Null: UTF-8, or UTF-16 where a file is written in it."""
-    max_row_bytes: int = Field(MAX_ROW_BYTES, gt=0)
-    """Longest row; a longer one is rejected unread."""
     max_reject_share: float = Field(0.5, ge=0, le=1)
     """Share of rows that may be rejected; more of them fail the stage."""
-
-    @model_validator(mode="after")
-    def _names_columns_once(self) -> Self:
-        named = {name: path for name, path in self.columns.items() if path not in (None, NONE)}
-        if len(set(named.values())) < len(named):
-            raise ValueError(f"each column of the log under one name, not {self.columns}")
-        known = (*COLUMNS, *EVENT_COLUMNS)
-        for name in named:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, 1)
-                hint = f"did you mean {near[0]}" if near else f"expected one of {', '.join(known)}"
-                raise ValueError(f"columns: {name} is no name of ours; {hint}")
-        return self
-
-    @model_validator(mode="after")
-    def _orders_thresholds(self) -> Self:
-        low, high = self.undesired_threshold, self.label_threshold
-        if low is not None and (high is None or low >= high):
-            raise ValueError(f"undesired_threshold: expected less than label_threshold {high}, found {low}")
-        return self
-
-    def settings(self) -> Settings:
-        """What is said about columns and votes."""
-        spelling = VoteWords(self.label_threshold, self.undesired_threshold, self.ignored_labels, self.label_words)
-        return Settings(self.columns, self.prompt_parts, self.winners, spelling)
 
 
 def run(
     *,
-    feedback: Input,
+    feedback_events: Input,
+    ledger: Input,
     base_model: Input,
     completions: Output,
     rejects: Output,
     metrics: Output,
     params: NormalizationParams,
 ) -> None:
-    """Read the log and write its usable rows in normal form, the others with the reason, and the counts of both.
+    """Write the events that count in normal form, all that was refused with the reason, and the counts of both.
 
     Args:
-        feedback: file or folder of the log.
+        feedback_events: artifact, for what people said of what.
+        ledger: artifact, for what became of each record of the log.
         base_model: `base_model` artifact, for the tokenizer and its chat template.
         completions: `completions` artifact to write, in the order of the log.
-        rejects: `rejects` artifact to write.
+        rejects: `rejects` artifact to write, of what reading the log refused as well.
         metrics: JSON file to write; rows_read = rows_kept + duplicates + rejects, and duplicates = merged + superseded.
-        params: source, layout, labels, split and template.
+        params: split and template.
 
     Raises:
-        ValueError: there is no log, a file is damaged, or the votes can be read in two ways.
+        ContractError: an input was written under another schema.
+        ValueError: no event has the column that `group_by` names.
         StageFailure: more than `max_reject_share` of the rows, or all of them, are rejected.
     """
     from stages.models.tokenizers import load_tokenizer, stop_tokens
@@ -166,26 +112,11 @@ def run(
         test_share=params.test_share,
         has_template=params.chat_template is not None,
     )
-    with (
-        open_log(feedback, params.source) as found,
-        RowWriter(completions, COMPLETIONS) as kept,
-        RejectWriter(rejects) as refused,
-    ):
-        log = FeedbackLog(
-            found.files,
-            params.settings(),
-            layout=params.layout,
-            unrated=params.unrated,
-            score=params.score,
-            vote_weight=params.vote_weight,
-            max_row_bytes=params.max_row_bytes,
-            encoding=params.encoding,
-        )
-        log.count_votes()
-        groups = SplitGroups(test_share=params.test_share)
-        counts = _write_rows(log, normal_form, groups, group_by=params.group_by, kept=kept, refused=refused)
-        counts |= _unread(log, found.unread, plain_text=normal_form.plain_text)
-        counts["understood"] += renderer.sentences()
+    with RowWriter(completions, COMPLETIONS) as kept, RejectWriter(rejects) as refused:
+        groups = EventGroups(params.group_by, SplitGroups(test_share=params.test_share))
+        entries = _entries(feedback_events, ledger)
+        counts = _write_rows(entries, normal_form, groups, kept=kept, refused=refused)
+        counts["understood"] = renderer.sentences()
         serving = serving_meta(
             template=params.chat_template,
             arguments=params.template_arguments,
@@ -195,8 +126,6 @@ def run(
         kept.set_meta(**serving)
 
     num_read, num_rejects = counts["rows_read"], counts["rejects"]
-    if num_read == 0:
-        raise ValueError(f"{params.source or feedback}: expected rows of feedback, found none; check the path")
     if counts["rows_kept"] == 0:
         raise StageFailure(f"none of {num_read:,} rows can be used; {refused.summary()}", status=EXIT_REJECTED)
     if num_rejects > params.max_reject_share * num_read:
@@ -209,101 +138,61 @@ def run(
     _print_counts(counts)
 
 
+Entry = tuple[dict[str, Any], dict[str, Any] | None]
+
+
+def _entries(feedback_events: Input, ledger: Input) -> Iterator[Entry]:
+    """Each entry of the ledger with its event, if it has one."""
+    events = (event for batch in read_batches(feedback_events, FEEDBACK_EVENTS) for event in batch.to_pylist())
+    for batch in read_batches(ledger, LEDGER):
+        for entry in batch.to_pylist():
+            yield entry, None if entry["event"] is None else next(events)
+
+
 def _write_rows(
-    log: FeedbackLog,
-    normal_form: NormalForm,
-    groups: SplitGroups,
-    *,
-    group_by: str | None,
-    kept: RowWriter,
-    refused: RejectWriter,
+    entries: Iterator[Entry], normal_form: NormalForm, groups: EventGroups, *, kept: RowWriter, refused: RejectWriter
 ) -> dict[str, Any]:
-    sides: dict[str, Counter[str]] = {name: Counter() for name in ("layouts", "labels", "splits", "files")}
+    sides: dict[str, Counter[str]] = {name: Counter() for name in ("layouts", "labels", "splits")}
     fates: Counter[str] = Counter()
     num_incomplete = 0
-    prompts: set[str] = set()
-    for logged, events in log.rows(progress="normalization"):
-        sides["files"][logged.file] += len(events)
-        for event in events:
-            fates["read"] += 1
-            try:
-                fate, rows = _rows_of(event, log, normal_form, groups, group_by)
-            except RejectedRowError as error:
-                refused.refuse(error, file=logged.file, line=logged.line, row=logged.text)
-                continue
-            fates[fate] += 1
-            if rows and isinstance(event.feedback, Feedback):
-                sides["layouts"][event.feedback.layout] += 1
-            for row in rows:
-                kept.add(row)
-                sides["labels"][{True: "desired", False: "undesired", None: "none"}[row["label"]]] += 1
-                sides["splits"][row["split"]] += 1
-                num_incomplete += not row["is_complete"]
-                prompts.add(row["prompt_id"])
-    decided, tied = log.ballots.num_contradictory()
+    prompts: set[bytes] = set()
+    for entry, event in entries:
+        place = {"file": entry["file"], "line": entry["line"]}
+        fates[entry["fate"]] += 1
+        if entry["reason"] is not None:
+            refused.refuse(RejectedRowError(entry["reason"], entry["detail"]), row=entry["row"], **place)
+        if entry["fate"] != "used" or event is None:
+            continue
+        feedback = feedback_of(event)
+        try:
+            rows = normal_form.rows(feedback, split=groups.side_of(event, feedback))
+        except RejectedRowError as error:
+            refused.refuse(error, row=as_given(event), **place)
+            continue
+        fates["kept"] += 1
+        sides["layouts"][feedback.layout] += 1
+        for row in rows:
+            kept.add(row)
+            sides["labels"][{True: "desired", False: "undesired", None: "none"}[row["label"]]] += 1
+            sides["splits"][row["split"]] += 1
+            num_incomplete += not row["is_complete"]
+            prompts.add(bytes.fromhex(row["prompt_id"]))
+    groups.check()
     return {
-        "rows_read": fates["read"],
+        "rows_read": fates["kept"] + fates["merged"] + fates["superseded"] + refused.num_rows,
         "rows_kept": fates["kept"],
         "duplicates": fates["merged"] + fates["superseded"],
         "merged": fates["merged"],
         "superseded": fates["superseded"],
         "rejects": refused.num_rows,
         "reject_reasons": dict(refused.reasons),
-        "contradictory": {"decided": decided, "tied": tied},
         "completions": kept.num_rows - sides["layouts"]["prompts"],
         "incomplete": num_incomplete,
         "prompts": len(prompts),
+        "plain_text": normal_form.plain_text,
         **dict(normal_form.renderer.said),
-        "split_groups": groups.counts(),
+        "split_groups": groups.groups.counts(),
         **{name: dict(counts) for name, counts in sides.items()},
-    }
-
-
-Fate = Literal["kept", "merged", "superseded"]
-
-
-def _rows_of(
-    event: Event, log: FeedbackLog, normal_form: NormalForm, groups: SplitGroups, group_by: str | None
-) -> tuple[Fate, list[dict[str, Any]]]:
-    """What becomes of an event, and the rows that it gives.
-
-    Raises:
-        RejectedRowError: it can't be used.
-    """
-    fate = log.ballots.fate(event.number)
-    if fate == "superseded":
-        return "superseded", []
-    if fate == "retracted":
-        raise RejectedRowError("retracted", "the rater took the vote back")
-    if fate == "repeated":
-        return "merged", []
-    if isinstance(event.feedback, RejectedRowError):
-        raise event.feedback
-    if not log.ballots.is_first(event.number, ballot_of(event.feedback)):
-        return "merged", []
-    feedback = log.weigh(event.feedback)
-    group = event.conversation
-    if group_by is not None:
-        value = value_at(event.row, group_by)
-        group = None if is_missing(value) else f"{group_by} {value}"
-    side = groups.side_of(feedback.prompt, feedback.prompt_id(), group)
-    return "kept", normal_form.rows(feedback, split=side)
-
-
-def _unread(log: FeedbackLog, files: dict[str, str], *, plain_text: PlainText) -> dict[str, Any]:
-    """What was understood of the log without a setting, and what of it nothing reads."""
-    return {
-        "records": dict(log.ledger.records),
-        "formats": dict(log.ledger.formats),
-        "understood": list(log.shape.said),
-        "plain_text": plain_text,
-        "unread": {
-            "files": files,
-            "columns": dict(log.shape.unread),
-            "labels": dict(log.ledger.unknown_labels),
-            "scores": dict(log.ledger.other_scores),
-        },
-        "reading": {name: tally.as_json() for name, tally in log.tallies.items()},
     }
 
 
@@ -319,25 +208,10 @@ def _print_counts(counts: dict[str, Any]) -> None:
     print(f"  {counts['completions']:,} completions of {counts['prompts']:,} prompts; a pair gives two")
     for name in ("layouts", "labels", "splits"):
         print(f"  {name}: {', '.join(f'{count:,} {key}' for key, count in sorted(counts[name].items()))}")
-    for name, tally in counts["reading"].items():
-        print(f"  {name}: {tally['rows']:,} rows of {tally['form']}")
     for sentence in counts["understood"]:
         print(f"  {sentence}")
-    _print_unread(counts["unread"])
     if counts["split_groups"]["largest_share"] > 0.5 and counts["split_groups"]["groups"] > 1:
         print("  one group holds more than half of the rows, so the split is hardly one; see normalization.group_by")
-
-
-def _print_unread(unread: dict[str, Any]) -> None:
-    for name, why in unread["files"].items():
-        print(f"  not read: the file {name}, {why}")
-    if unread["columns"]:
-        print(f"  read by nothing and kept as source: {', '.join(sorted(unread['columns']))}")
-    if unread["labels"]:
-        listed = ", ".join(f"{word} ({count:,})" for word, count in sorted(unread["labels"].items()))
-        print(f"  no known vote: {listed}; normalization.label_words says what these mean")
-    for name, count in unread["scores"].items():
-        print(f"  {count:,} scores {name} aren't read")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ shard and every reader checks it.
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -204,6 +204,24 @@ def read_table(path: Path, contract: Contract, *, columns: Iterable[str] | None 
         return table
     absent = {field.name for field in contract.optional} - set(table.column_names)
     return table.select([name for name in columns if name not in absent])
+
+
+def read_batches(path: Path, contract: Contract) -> Iterator[pa.RecordBatch]:
+    """The rows of the artifact at `path` in batches, one shard in memory at a time.
+
+    Raises:
+        ContractError: as `read_table`.
+    """
+    manifest = read_manifest(path, contract)
+    num_rows = 0
+    for shard in manifest["shards"]:
+        table = _read_shard(path, shard)
+        if not contract.accepts(table.schema):
+            raise ContractError(f"{path}: the shards don't hold what {MANIFEST} says; delete it and rerun its stage")
+        num_rows += table.num_rows
+        yield from table.to_batches()
+    if num_rows != manifest["rows"]:
+        raise ContractError(f"{path}: the shards don't hold what {MANIFEST} says; delete it and rerun its stage")
 
 
 def _read_shard(path: Path, shard: Mapping[str, Any]) -> pa.Table:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, NoReturn, Protocol, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -55,6 +55,8 @@ class Section(BaseModel):
     """A section of params.yaml. Unknown keys are refused, so a misspelt one is never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+    moved: ClassVar[Mapping[str, str]] = {}
+    """Keys that stood here before, and where they stand now."""
 
 
 SectionT = TypeVar("SectionT", bound=Section)
@@ -112,10 +114,12 @@ def parse_section(section: type[SectionT], values: Any, *, where: str) -> Sectio
         raise ValueError(f"{PARAMS_FILE}: {problems}") from None
 
 
-def _problem(section: type[BaseModel], where: str, item: Any) -> str:
+def _problem(section: type[Section], where: str, item: Any) -> str:
     path = [str(part) for part in item["loc"]]
     name = ".".join([*([where] if where else []), *path])
     if item["type"] == "extra_forbidden":
+        if moved := _section_at(section, path[:-1]).moved.get(path[-1]):
+            return f"{name} is {moved} now; move it there"
         near = difflib.get_close_matches(path[-1], _keys_at(section, path[:-1]), n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; known here: {', '.join(_keys_at(section, path[:-1]))}"
         return f"{name} is no parameter{hint}"
@@ -126,12 +130,16 @@ def _problem(section: type[BaseModel], where: str, item: Any) -> str:
     return f"{name}: expected {item['msg'].removeprefix('Input should be ')}, found {item['input']!r}"
 
 
-def _keys_at(section: type[BaseModel], path: list[str]) -> list[str]:
+def _keys_at(section: type[Section], path: list[str]) -> list[str]:
+    return list(_section_at(section, path).model_fields)
+
+
+def _section_at(section: type[Section], path: list[str]) -> type[Section]:
     for part in path:
         field = section.model_fields.get(part)
         options = [] if field is None else [field.annotation, *get_args(field.annotation)]
-        section = next((o for o in options if inspect.isclass(o) and issubclass(o, BaseModel)), section)
-    return list(section.model_fields)
+        section = next((o for o in options if inspect.isclass(o) and issubclass(o, Section)), section)
+    return section
 
 
 def stage_main(

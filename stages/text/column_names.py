@@ -322,13 +322,17 @@ def references(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The kind and id of what a row names by an id, the most particular first; users and conversations left out."""
     found: list[tuple[int, str, str]] = []
     for name, value in row.items():
-        words = canonical(name).removesuffix("_id").removesuffix("_uuid")
-        kind = next((i for i, kind in enumerate(_REFERENCES) if words == kind), None)
-        if words in ("parent_run", "parent_message"):
-            kind = None
+        kind = _reference(name)
         if kind is not None and (found_id := _as_id(value)) is not None:
             found.append((kind, _REFERENCES[kind], found_id))
     return [(kind, value) for _, kind, value in sorted(found)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _reference(name: str) -> int | None:
+    """Place in `_REFERENCES` of what a column names by an id; None of other columns."""
+    words = canonical(name).removesuffix("_id").removesuffix("_uuid")
+    return _REFERENCES.index(words) if words in _REFERENCES else None
 
 
 def own_id(row: Mapping[str, Any]) -> str | None:
@@ -337,6 +341,8 @@ def own_id(row: Mapping[str, Any]) -> str | None:
 
 
 def _as_id(value: Any) -> str | None:
+    if value is None:
+        return None
     value = plain_scalar(value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -8,12 +8,15 @@ import difflib
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+import pyarrow as pa
+
 from stages.contracts.rows import canonical_json
 from stages.text import column_names as names
+from stages.text.event_store import EventStore
 from stages.text.layouts import COLUMNS, as_json_value, is_answered, is_conversation
 from stages.text.layouts import parse_conversation as parsed
 from stages.text.reasons import RejectedRowError
@@ -22,7 +25,7 @@ from stages.text.votes import DOWN, UP, VoteWords, is_missing, is_no_vote, parse
 Place = Literal["first", "second", "tie"]
 NONE = "none"
 
-_PROMPTS = ("prompt", "instruction", "question", "query", "user_prompt", "user_message", "user_input", "input")
+PROMPTS = ("prompt", "instruction", "question", "query", "user_prompt", "user_message", "user_input", "input")
 _ANSWERS = (
     *("completion", "response", "answer", "output", "assistant_response", "model_output", "model_response"),
     *("generation", "bot_response", "reply", "assistant_message"),
@@ -129,6 +132,11 @@ class _Column:
         if spelling is not None:
             self.clear += _is_clear(value, spelling)
 
+    def add_beside_pair(self, value: Any) -> None:
+        word = str(unwrapped(value))[:80]
+        if not is_missing(plain_scalar(value)) and (word in self.beside_pair or len(self.beside_pair) < _MAX_VALUES):
+            self.beside_pair[word] += 1
+
     def shown(self) -> str:
         common = sorted(self.values.items(), key=lambda item: (-item[1], item[0]))[:8]
         listed = ", ".join(f"{value} ({count:,})" for value, count in common)
@@ -148,15 +156,16 @@ class Survey:
 
     Args:
         settings: what params say.
+        store: holds what was asked how often and with what beside it.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, store: EventStore) -> None:
         self.settings = settings
+        self._store = store
+        self._beside = store.table("beside", prompt=pa.binary(), name=pa.string(), digest=pa.binary())
         self._columns: dict[str, _Column] = {}
         self._found: set[str] = set()
         self._signatures: set[frozenset[str]] = set()
-        self._prompts: dict[bytes, dict[str, bytes]] = {}
-        self._differing: Counter[str] = Counter()
         self._disagree: Counter[str] = Counter()
         self.num_rows = 0
 
@@ -177,7 +186,7 @@ class Survey:
         if not any(is_missing(plain_scalar(row.get(name))) for name in pair):
             for name, value in row.items():
                 if name in self._columns and (names.is_vote(name) or names.canonical(name) in _WINNERS):
-                    self._columns[name].beside_pair[str(unwrapped(value))[:80]] += not is_missing(plain_scalar(value))
+                    self._columns[name].add_beside_pair(value)
         self._add_nested(row)
         self._compare_prompts(row, named)
         self._compare_votes(row, named)
@@ -190,7 +199,7 @@ class Survey:
                         self._columns.setdefault(f"{name}.{inner}", _Column()).add(item, self.settings.spelling)
 
     def _compare_prompts(self, row: Mapping[str, Any], named: Mapping[str, str]) -> None:
-        asked = {named.get("prompt", ""), *_PROMPTS, *self.settings.prompt_parts, "system", "history", "context"}
+        asked = {named.get("prompt", ""), *PROMPTS, *self.settings.prompt_parts, "system", "history", "context"}
         key_of = {name: as_json_value(value) for name, value in row.items() if name in asked}
         for name in (*_CONVERSATIONS, named.get("messages", "")):
             turns = parsed(row.get(name))
@@ -198,14 +207,12 @@ class Survey:
                 key_of[name] = as_json_value(turns[:-1])
         if not key_of:
             return
-        key = _digest(canonical_json(key_of))
-        before = self._prompts.setdefault(key, {})
-        for name, value in row.items():
-            if name in key_of or not self._may_differ(name, named) or not _holds_text(value):
-                continue
-            digest = _digest(value if isinstance(value, str) else canonical_json(as_json_value(value)))
-            if before.setdefault(name, digest) != digest:
-                self._differing[name] += 1
+        beside = [name for name in row if name not in key_of and self._may_differ(name, named)]
+        held = {name: row[name] for name in beside if _holds_text(row[name])}
+        key = _digest(canonical_json(key_of)) if held else b""
+        for name, value in held.items():
+            text = value if isinstance(value, str) else canonical_json(as_json_value(value))
+            self._beside.add(key, name, _digest(text))
 
     def _may_differ(self, name: str, named: Mapping[str, str]) -> bool:
         """Whether a column that differs between rows of one prompt may be a part of the question."""
@@ -233,11 +240,15 @@ class Survey:
         Raises:
             ValueError: a setting names no column, or a column may change labels or prompts and nothing reads it.
         """
+        differing = self._store.rows(
+            """select name from (select prompt, name from beside group by all having count(distinct digest) > 1)
+            group by name"""
+        )
         return _Judge(
             self.settings,
             self._columns,
             self._found,
-            differing=self._differing,
+            differing={name for (name,) in differing},
             disagree=self._disagree,
             num_rows=self.num_rows,
         ).shape()
@@ -294,7 +305,7 @@ class _Judge:
         columns: Mapping[str, _Column],
         found: Iterable[str],
         *,
-        differing: Mapping[str, int],
+        differing: Collection[str],
         disagree: Mapping[str, int],
         num_rows: int,
     ) -> None:
@@ -328,7 +339,7 @@ class _Judge:
         self._unread_parts(prompt)
         if self.problems:
             listed = "".join(f"\n- {problem}" for problem in self.problems)
-            raise ValueError(f"the log can be read in more ways than one; say in normalization which is right:{listed}")
+            raise ValueError(f"the log can be read in more ways than one; say in ingestion which is right:{listed}")
         self.read |= {value for value in about.values() if value} | set(parts)
         unread = {name: column.rows for name, column in self.columns.items() if name not in self.read | set(COLUMNS)}
         return Shape(
@@ -470,7 +481,7 @@ class _Judge:
         numbers = [_as_number(item) for item in words]
         number = _as_number(word)
         if number is None:
-            return _place(word)
+            return place_of_word(word)
         known = [item for item in numbers if item is not None]
         side = _side_of(names.canonical(pair[0]))
         is_from_zero = side is not None and side[1] == "0"
@@ -500,7 +511,7 @@ class _Judge:
             return None, tuple(self.settings.prompt_parts)
         prompt = self.names.get("prompt")
         if prompt is None and not any(map(self._has, _CONVERSATIONS)) and not self._has("prompt"):
-            prompt = names.first_of(self.free, _PROMPTS)
+            prompt = names.first_of(self.free, PROMPTS)
             if prompt and self._looks_answered():
                 self._take("prompt", prompt, "by its name")
         prompt = prompt or ("prompt" if self._has("prompt") else None)
@@ -643,7 +654,7 @@ class _Judge:
             is_part = names.canonical(name) in names.QUESTION_PARTS and name not in ("system", "history")
             if is_part and self.columns[name].ids != self.columns[name].rows:
                 what = f"is named like a part of the question and holds {self.columns[name].shown():.80}"
-            elif self.differing.get(name) and self._is_text(name):
+            elif name in self.differing and self._is_text(name):
                 what = f"differs between rows of one prompt and holds {self.columns[name].shown():.80}"
             else:
                 continue
@@ -656,6 +667,18 @@ class _Judge:
         return not all(_NO_TEXT.fullmatch(value) for value in self.columns[name].values)
 
 
+def two_answers(row: Iterable[str]) -> tuple[str, str] | None:
+    """The names of two answers that differ in their side, such as `answer_1` and `answer_2`; None without such."""
+    spelled = {names.canonical(name): name for name in row}
+    for name, first in spelled.items():
+        side = _side_of(name)
+        if side is not None and side[1] in _FIRST:
+            second = spelled.get(f"{name[: len(name) - len(side[1])]}{_FIRST[side[1]]}")
+            if second is not None:
+                return first, second
+    return None
+
+
 def _as_number(word: str) -> float | None:
     try:
         return float(word)
@@ -663,7 +686,8 @@ def _as_number(word: str) -> float | None:
         return {"true": 1.0, "false": 0.0}.get(word.casefold())
 
 
-def _place(word: str) -> Place | None:
+def place_of_word(word: str) -> Place | None:
+    """Which of two answers a word names; None for an unknown one."""
     spelled = names.canonical(word_of(word) or word)
     words = spelled.split("_")
     if {"tie", "tied", "both", "bothbad", "bothgood", "neither", "equal", "equally", "draw", "same", "none"} & set(
@@ -785,6 +809,15 @@ def _turns_of(history: Any) -> list[dict[str, Any]]:
     )
 
 
+def _up_to_turn(answer: Any, turn: Any) -> Any:
+    """A whole conversation up to the n-th answer in it, where the row says which one was judged."""
+    held = parsed(answer)
+    if not is_conversation(held) or isinstance(turn, bool) or not isinstance(turn, int):
+        return answer
+    places = [place for place in range(len(held)) if is_answered(held[: place + 1])]
+    return held[: places[turn - 1] + 1] if 1 <= turn <= len(places) else answer
+
+
 def _choose(row: Mapping[str, Any], shape: Shape, cells: dict[str, Any], source: dict[str, Any]) -> None:
     place = place_of(row, shape)
     first, second = shape.pair or ("", "")
@@ -793,5 +826,6 @@ def _choose(row: Mapping[str, Any], shape: Shape, cells: dict[str, Any], source:
     cells.pop("label", None)
     if place == "tie":
         raise RejectedRowError("tie", "neither of the two answers is better")
-    answers = (value_at(row, first), value_at(row, second))
+    turn = value_at(row, shape.turn) if shape.turn else None
+    answers = tuple(_up_to_turn(value_at(row, name), turn) for name in (first, second))
     cells["chosen"], cells["rejected"] = answers if place == "first" else answers[::-1]

@@ -6,7 +6,7 @@ stands elsewhere. An item has cells by our names, and ids by which answers and v
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.text.column_names import canonical, first_of, is_vote, own_id, references, vote_in
 from stages.text.layouts import as_json_value
@@ -14,6 +14,15 @@ from stages.text.reasons import RejectedRowError
 from stages.text.votes import is_missing
 
 Record = Mapping[str, Any]
+
+
+class Format(NamedTuple):
+    """How one kind of record is told and read."""
+
+    fits: Callable[[Record], bool]
+    """Whether a record has this shape."""
+    read: Callable[[Record], Iterator["Item"]]
+    """Takes it apart; raises RejectedRowError if it can't be used."""
 
 
 @dataclass
@@ -34,19 +43,8 @@ class Item:
     """Name of the score, where a log holds several."""
     error: RejectedRowError | None = None
     """Why it can't be used."""
-    is_repeated: bool = False
-    """Whether the same answer, under the same id, stands in the log before."""
-
-
-def read_export(record: Record) -> tuple[str, list[Item]] | None:
-    """The format and the items of a record of a known export; None for a row of columns."""
-    for name, (fits, reader) in _READERS.items():
-        if fits(record):
-            try:
-                return name, list(reader(record))
-            except RejectedRowError as error:
-                return name, [Item({}, error=error)]
-    return None
+    is_message: bool = False
+    """Whether it is an answer in a table of messages, whose conversation stands in other rows."""
 
 
 # ---- Open WebUI ----
@@ -67,7 +65,7 @@ def _open_webui(record: Record) -> Iterator[Item]:
     }
     source = {"model": data.get("model_id", meta.get("model_id")), "reason": data.get("reason")}
     source |= {"comment": data.get("comment"), "tags": data.get("tags"), "user": record.get("user_id")}
-    chat = _below(record, "snapshot", "chat", "chat") or _below(record, "snapshot", "chat")
+    chat = below(record, "snapshot", "chat", "chat") or below(record, "snapshot", "chat")
     if chat is None:
         yield Item(shared, source, targets=_named("message", meta.get("message_id")))
         return
@@ -81,7 +79,7 @@ def _open_webui(record: Record) -> Iterator[Item]:
 
 
 def _messages_of_chat(chat: Record) -> dict[str, Record]:
-    held = _below(chat, "history", "messages") or chat.get("messages") or {}
+    held = below(chat, "history", "messages") or chat.get("messages") or {}
     if isinstance(held, Mapping):
         return {str(key): {"id": key, **message} for key, message in held.items()}
     listed = [message for message in held if isinstance(message, Mapping)]
@@ -92,7 +90,7 @@ def _messages_of_chat(chat: Record) -> dict[str, Record]:
 
 
 def _is_chat(record: Record) -> bool:
-    return isinstance(_below(record, "chat", "history", "messages"), Mapping)
+    return isinstance(below(record, "chat", "history", "messages"), Mapping)
 
 
 def _chat(record: Record) -> Iterator[Item]:
@@ -164,7 +162,8 @@ def plain_message(message: Record) -> dict[str, Any]:
     return {"role": speaker_of(message), "content": text_of(message), **kept}
 
 
-def _parent_of(message: Record) -> str | None:
+def parent_of(message: Record) -> str | None:
+    """The id of the message before this one; None of the first."""
     name = first_of(message, ("parent_id", "parent_message_id", "parent", "parent_uuid", "reply_to"))
     parent = message.get(name) if name else None
     if parent is None or str(parent) in ("", "root", "client-created-root") or not str(parent).strip("0-"):
@@ -191,7 +190,7 @@ def path_to(messages: Mapping[str, Record], name: str) -> list[dict[str, Any]]:
         # Nodes without a speaker, such as the root of a tree, hold no text.
         if speaker_of(message) is not None:
             path.append(plain_message(message))
-        place = _parent_of(message)
+        place = parent_of(message)
     return path[::-1]
 
 
@@ -286,7 +285,7 @@ def _is_langsmith_run(record: Record) -> bool:
 def _langsmith_run(record: Record) -> Iterator[Item]:
     cells, ids = _exchange(record.get("inputs"), record.get("outputs")), _named("run", record.get("id"))
     cells["time"] = record.get("start_time")
-    cells["conversation"] = _below(record, "extra", "metadata", "thread_id")
+    cells["conversation"] = below(record, "extra", "metadata", "thread_id")
     source = {"name": record.get("name"), "run_type": record.get("run_type")}
     others = _named("trace", record.get("trace_id"))
     stats = record.get("feedback_stats")
@@ -317,7 +316,7 @@ def _is_langsmith_feedback(record: Record) -> bool:
 
 
 def _langsmith_feedback(record: Record) -> Iterator[Item]:
-    rater = record.get("user_id") or _below(record, "feedback_source", "user_id")
+    rater = record.get("user_id") or below(record, "feedback_source", "user_id")
     time = record.get("modified_at") or record.get("created_at")
     cells = {"label": _score(record), "rater": rater, "time": time, "event": own_id(record)}
     yield Item(cells, {}, targets=_named("run", record["run_id"]), score=str(record["key"]))
@@ -370,7 +369,7 @@ def _langfuse(record: Record) -> Iterator[Item]:
     source = {key: record.get(key) for key in ("name", "model", "type") if record.get(key)}
     try:
         cells = _exchange(record["input"], record["output"])
-        cells |= {"conversation": record.get("sessionId"), "tools": _below(record, "input", "tools")}
+        cells |= {"conversation": record.get("sessionId"), "tools": below(record, "input", "tools")}
         yield Item(cells, source, own_ids=ids, other_ids=others)
     except RejectedRowError as error:
         yield Item({}, own_ids=ids, error=error)
@@ -392,7 +391,7 @@ def _is_openai(record: Record) -> bool:
         return False
     answered = answered.get("body", answered)
     asked = asked.get("body", asked)
-    if not isinstance(asked, Mapping) or not isinstance(answered, Mapping) or asked.get("object") == "chat.completion":
+    if not isinstance(asked, Mapping) or not isinstance(answered, Mapping):
         return False
     has_answer = isinstance(answered.get("choices"), list) or isinstance(answered.get("output"), list)
     return has_answer and isinstance(asked.get("messages", asked.get("input")), list | str)
@@ -403,6 +402,8 @@ def _openai(record: Record) -> Iterator[Item]:
     asked = asked.get("body", asked)
     answered = record.get("response", record.get("completion", record))
     answered = answered.get("body", answered)
+    # A stored completion holds both: what was asked beside the choices.
+    answered = {key: value for key, value in answered.items() if key not in ("messages", "input")}
     cells = _exchange(asked.get("messages", asked.get("input")), answered)
     if isinstance(asked.get("instructions"), str):
         cells["prompt"] = [{"role": "system", "content": asked["instructions"]}, *cells["prompt"]]
@@ -507,7 +508,7 @@ def _turn(value: Any, role: str) -> dict[str, Any]:
     if inner.get("type") == "function_call_output":
         return {"role": "tool", "content": inner.get("output"), "tool_call_id": inner.get("call_id")}
     kept = {key: inner[key] for key in ("name", "tool_calls", "tool_call_id", "reasoning_content") if inner.get(key)}
-    if calls := _below(inner, "additional_kwargs", "tool_calls"):
+    if calls := below(inner, "additional_kwargs", "tool_calls"):
         kept["tool_calls"] = calls
     speaker = _SPEAKERS.get(str(kind).casefold(), kind) if kind else role
     return {"role": speaker, "content": text_of(inner), **kept}
@@ -524,7 +525,8 @@ def _langchain_role(kind: Any, path: Any) -> str | None:
     return None
 
 
-def _below(record: Any, *keys: str) -> Any:
+def below(record: Any, *keys: str) -> Any:
+    """What stands below some keys; None where one of them is missing."""
     for key in keys:
         if not isinstance(record, Mapping):
             return None
@@ -552,17 +554,16 @@ def row_ids(record: Record) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return ((f"any:{own}",) if own is not None else ()) + tuple(particular), tuple(whole)
 
 
-_Reader = Callable[[Record], Iterator[Item]]
-_READERS: Mapping[str, tuple[Callable[[Record], bool], _Reader]] = {
-    "open_webui": (_is_open_webui, _open_webui),
-    "open_webui_chat": (_is_chat, _chat),
-    "librechat": (_is_librechat, _librechat),
-    "reply_tree": (_is_reply_tree, _reply_tree),
-    "langsmith_feedback": (_is_langsmith_feedback, _langsmith_feedback),
-    "langsmith_run": (_is_langsmith_run, _langsmith_run),
-    "langfuse_score": (_is_langfuse_score, _langfuse_score),
-    "openai": (_is_openai, _openai),
-    "langfuse": (_is_langfuse, _langfuse),
-    "rated_turns": (_has_rated_turns, _rated_turns),
+FORMATS: Mapping[str, Format] = {
+    "open_webui": Format(_is_open_webui, _open_webui),
+    "open_webui_chat": Format(_is_chat, _chat),
+    "librechat": Format(_is_librechat, _librechat),
+    "reply_tree": Format(_is_reply_tree, _reply_tree),
+    "langsmith_feedback": Format(_is_langsmith_feedback, _langsmith_feedback),
+    "langsmith_run": Format(_is_langsmith_run, _langsmith_run),
+    "langfuse_score": Format(_is_langfuse_score, _langfuse_score),
+    "openai": Format(_is_openai, _openai),
+    "langfuse": Format(_is_langfuse, _langfuse),
+    "rated_turns": Format(_has_rated_turns, _rated_turns),
 }
-"""By the name of a format: whether a record has its shape, and what reads it. The first that fits reads a record."""
+"""By name; the first that fits reads a record."""

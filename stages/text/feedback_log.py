@@ -1,7 +1,7 @@
-"""A log read as feedback: what its columns are, which votes belong to which answers, and which of them count.
+"""A log read as feedback: what its columns are, and each answer with each of the votes on it.
 
-It is gone through several times and never held: a survey of its columns; where votes stand apart from answers, or
-turns apart from each other, a pass that finds what belongs together; a count of the votes; and the rows.
+It is gone through two or three times and never held: a survey of its columns; where votes stand apart from answers, or
+turns apart from each other, a pass that notes what may belong together; and the events.
 """
 
 import hashlib
@@ -12,25 +12,26 @@ from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
+from stages.contracts.ledger import Fate
 from stages.contracts.rows import canonical_json
 from stages.text.column_names import first_of, own_id, vote_in
 from stages.text.columns import Settings, Shape, Survey, cells_of, has, value_at
-from stages.text.duplicates import Ballots, ballot_of, seconds_of
-from stages.text.duplicates import Vote as Direction
+from stages.text.event_store import EventStore
 from stages.text.exports import (
     Item,
     is_message_row,
     message_id,
-    path_to,
     plain_message,
-    read_export,
     row_ids,
     row_targets,
     speaker_of,
 )
+from stages.text.formats import RecordReader
+from stages.text.joins import ANSWERS, Joined, Joins, number_of
 from stages.text.layouts import COLUMNS, Column, Feedback, Layout, as_json_value, read_cells
 from stages.text.log_files import MAX_ROW_BYTES, FileTally, LogFile, LoggedRow, read_log
 from stages.text.reasons import RejectedRowError
+from stages.text.resolution import Cast, Resolution, question_of, seconds_of
 from stages.text.votes import (
     is_minus_one,
     is_missing,
@@ -46,95 +47,50 @@ from stages.text.votes import (
 
 Unrated = Literal["refuse", "demonstrations"]
 VoteWeight = Literal["as_given", "counted"]
-_ANSWERS = ("completion", "chosen", "rejected", "messages", "conversations")
+_SAID = ("prompt", *ANSWERS)
 _NO_ANSWER = frozenset({"unknown_layout", "empty_prompt", "empty_completion"})
 _EVENT_KINDS = ("event", "event_type", "action", "type", "operation", "status")
+_MODELS = ("model", "model_id", "model_name", "generator", "engine")
+_MAX_WORDS = 1000
 
 
 class _Vote(NamedTuple):
     """A vote, as logged."""
 
     value: Any
-    counts: tuple[float, float] | None
+    up: float | None
+    down: float | None
     weight: Any
     rater: str | None
-    time: Any
+    id: str | None
+    """Of the event, where no rater is known: the same in two exports is one vote."""
+    time: float | None
+    unread_time: str | None
     is_retraction: bool
+    file: str | None = None
+    line: int | None = None
+    """Where it stands, if elsewhere than its answer."""
+
+    @property
+    def voter(self) -> str | None:
+        """Who may vote again."""
+        return self.rater if self.rater is not None or self.id is None else f"event {self.id}"
+
+    @property
+    def counts(self) -> tuple[float, float] | None:
+        return None if self.up is None or self.down is None else (self.up, self.down)
 
 
-class Event(NamedTuple):
-    """An answer with one vote, or without."""
+class Entry(NamedTuple):
+    """What stands in the ledger about a record or one of its events, as far as it is known before votes are counted."""
 
-    number: int
-    """Of the event in the log, from 0."""
-    feedback: Feedback | RejectedRowError
-    conversation: str | None
-    """Conversation that it is part of, where the log says."""
-    row: Mapping[str, Any]
-    """The logged row, for columns to split by."""
-
-
-@dataclass
-class _Belonging:
-    """Which votes belong to which answers, and which turns to each other."""
-
-    ids: dict[str, tuple[int, bytes]] = field(default_factory=dict)
-    """By an id, the answer that has it and a hash of its text; a number of -1 where several answers do."""
-    votes: list[tuple[tuple[str, ...], _Vote]] = field(default_factory=list)
-    of_answer: dict[int, list[_Vote]] = field(default_factory=dict)
-    lost: dict[int, RejectedRowError] = field(default_factory=dict)
-    """Votes without an answer, by their number."""
-    repeated: set[int] = field(default_factory=set)
-    """Answers that stand in the log before."""
-    messages: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    turns: dict[str, dict[float, list[tuple[Any, Any]]]] = field(default_factory=dict)
-    scores: Counter[str] = field(default_factory=Counter)
-    holds_voted_answers: bool = False
-    """Whether some answers have a vote in their own record."""
-
-    def register(self, number: int, item: Item) -> None:
-        """Note an answer under its ids."""
-        text = canonical_json(as_json_value([item.cells.get(name) for name in ("prompt", *_ANSWERS)]))
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        is_repeated = False
-        values = tuple(f"*:{name.partition(':')[2]}" for name in item.own_ids)
-        for name in (*item.own_ids, *values):
-            known = self.ids.setdefault(name, (number, digest))
-            if known[0] != number and known[1] == digest:
-                is_repeated = True
-            elif known[0] != number:
-                self.ids[name] = (-1, digest)
-        for name in item.other_ids:
-            known = self.ids.setdefault(f"part:{name}", (number, digest))
-            if known[0] != number and known[1] != digest:
-                self.ids[f"part:{name}"] = (-1, digest)
-        if is_repeated:
-            self.repeated.add(number)
-
-    def join(self) -> None:
-        """Find the answer of each vote."""
-        for number, (targets, vote) in enumerate(self.votes):
-            found = next(
-                (self.ids[name] for target in targets for name in _spellings(target) if name in self.ids), None
-            )
-            if found is None:
-                self.lost[number] = RejectedRowError(
-                    "vote_without_answer",
-                    f"expected an answer with the id {' or '.join(targets)}, found none in the log",
-                )
-            elif found[0] < 0:
-                self.lost[number] = RejectedRowError("ambiguous_vote", f"several answers have the id {targets[0]}")
-            else:
-                self.of_answer.setdefault(found[0], []).append(vote)
-
-
-def _has_vote(item: Item) -> bool:
-    return not is_no_vote(item.cells.get("label")) or not is_missing(item.cells.get("up"))
-
-
-def _spellings(target: str) -> tuple[str, ...]:
-    kind, _, value = target.partition(":")
-    return (target, f"any:{value}", f"part:{target}", *((f"*:{value}",) if kind != "trace" else ()))
+    logged: LoggedRow
+    fate: Fate | None = None
+    """None of an event that votes decide about."""
+    error: RejectedRowError | None = None
+    """Why it is refused."""
+    event: dict[str, Any] | None = None
+    """Columns of `feedback_events`, but for where it stands; None of what can't be read or is no event."""
 
 
 @dataclass
@@ -149,14 +105,18 @@ class LogLedger:
 
 @dataclass
 class FeedbackLog:
-    """The files of a log and how to read their rows; can be gone through more than once."""
+    """The files of a log and how to read their rows."""
 
     files: Sequence[LogFile]
     """Files, in order."""
+    store: EventStore
+    """Holds what is too much for memory."""
     settings: Settings = field(default_factory=Settings)
     """What params say about columns and votes."""
     layout: Layout | None = None
     """What every row is; None reads it off its columns."""
+    format: str | None = None
+    """Format of every record, by name or as "module:function"; None recognises it."""
     unrated: Unrated = "refuse"
     """Whether answers without a vote, in a log of votes, are refused or demonstrations."""
     score: str | None = None
@@ -168,51 +128,47 @@ class FeedbackLog:
     encoding: str | None = None
     """Encoding of text files; None finds it out."""
     shape: Shape = field(default_factory=lambda: Shape({}))
-    """What the columns are; known after `count_votes`."""
+    """What the columns are; known after the survey."""
     tallies: dict[str, FileTally] = field(default_factory=dict)
     """What was read of each file."""
     ledger: LogLedger = field(default_factory=LogLedger)
     """What was seen of the log."""
-    ballots: Ballots = field(default_factory=Ballots)
-    """The votes, after `count_votes`."""
+    has_weights: bool = False
+    """Whether the log says what votes weigh or how many there are."""
 
     def __post_init__(self) -> None:
-        self._belonging = _Belonging()
+        self._reader = RecordReader(self.format)
+        self._joins = Joins(self.store)
+        self.resolution = Resolution(self.store)
         self._is_apart = self._has_votes_apart = False
         self._voted_files: set[str] = set()
-        self._has_weights = False
+        self._own_scores: Counter[str] = Counter()
+        self._ratings: Counter[str] = Counter()
+        self._has_zero = self._has_minus_one = self._has_rating = False
 
-    def count_votes(self) -> None:
-        """Find out what the columns are, which votes belong to which answers, and count them.
+    def entries(self) -> Iterator[Entry]:
+        """What each record is and gives, in the order of the log; `resolution` knows all events afterwards.
 
         Raises:
             ValueError: a file is of an unknown kind or damaged, or the log can be read in two ways.
         """
         self.shape = self._survey()
         if self._is_apart:
-            self._find_belonging()
-        self._count()
-
-    def rows(self, *, progress: str) -> Iterator[tuple[LoggedRow, list[Event]]]:
-        """Each record as logged, with its events; a record that is part of others has none.
-
-        Args:
-            progress: name to show beside the progress bar.
-
-        Raises:
-            ValueError: a file is of an unknown kind or damaged.
-        """
-        self.ledger.records.clear()
-        self.ledger.other_scores.clear()
-        index = 0
-        for logged, votes in self._voted(progress):
-            events = []
-            for item, vote, error in votes:
-                events.append(self._event(index, logged, item, vote, error))
-                index += 1
+            self._note_what_belongs_together()
+        joins = self._joins.in_step() if self._is_apart else None
+        number = event = 0
+        for logged, items in self._items("reading events"):
+            found: list[Entry] = []
+            for item in items:
+                joined = Joined() if joins is None else joins.of(number)
+                number += 1
+                found += self._entries_of(logged, item, joined, event + len(found))
             self.ledger.records["read"] += 1
-            self.ledger.records["with_rows" if events else "part_of_others"] += 1
-            yield logged, events
+            self.ledger.records["with_rows" if found else "part_of_others"] += 1
+            yield from found or [Entry(logged, self._fate_without_events(items))]
+            event += len(found)
+        self._check_ratings()
+        self.resolution.mark_unrated(None if self._has_votes_apart else sorted(self._voted_files))
 
     # ---- passes ----
 
@@ -221,22 +177,24 @@ class FeedbackLog:
         yield from tqdm(rows, desc=progress, unit="row", mininterval=1.0)
 
     def _survey(self) -> Shape:
-        survey = Survey(self.settings)
+        survey = Survey(self.settings, self.store)
         for logged in self._records("looking at columns"):
             if logged.row is None:
                 continue
-            found = None if self._is_mapped() else read_export(logged.row)
+            found = self._export(logged.row)
             if found is not None:
                 self.ledger.formats[found[0]] += 1
                 self._is_apart |= len(found[1]) != 1 or any(item.targets for item in found[1])
-            elif not self._is_mapped() and is_message_row(logged.row):
+                self._own_scores.update(item.score for item in found[1] if item.score and not item.targets)
+            elif self._is_message(logged.row):
                 self.ledger.formats["messages"] += 1
                 self._is_apart = True
             else:
                 self.ledger.formats["rows"] += 1
                 survey.add(logged.row)
+        self._check_scores(self._own_scores)
         shape = survey.shape()
-        names = {shape.names.get(name, name) for name in _ANSWERS}
+        names = {shape.names.get(name, name) for name in ANSWERS}
         self._is_apart |= bool(shape.conversation and shape.turn) or not shape.has_answers
         asked = (names - {shape.names.get("completion", "completion")}) | {
             shape.names.get("prompt", "prompt"),
@@ -248,157 +206,52 @@ class FeedbackLog:
     def _is_mapped(self) -> bool:
         return not {"prompt", "messages", "completion", "chosen"}.isdisjoint(self.settings.named())
 
-    def _find_belonging(self) -> None:
-        for logged in self._records("joining votes and answers"):
-            if logged.row is not None and self._is_message(logged.row):
-                self._add_message(logged.row)
-        self._link_messages()
+    def _note_what_belongs_together(self) -> None:
         number = 0
-        belonging = self._belonging
-        for _, items in self._items("joining votes and answers"):
+        for logged, items in self._items("joining votes and answers"):
+            may_be_message = not items or items[0].is_message
+            is_message = may_be_message and logged.row is not None and self._is_message(logged.row)
+            if is_message and logged.row is not None and self._export(logged.row) is None:
+                self._joins.add_message(logged.row, number if items else None)
             for item in items:
-                number += self._note(number, item)
-        self._check_scores(belonging.scores)
-        belonging.join()
-        if belonging.votes and len(belonging.lost) == len(belonging.votes) and not belonging.holds_voted_answers:
-            raise ValueError(
-                f"none of {len(belonging.votes):,} votes finds its answer: this is a table of votes without answers, "
-                f"or their ids differ ({belonging.lost[0].detail}); add the answers to the log"
-            )
+                if not is_message and item.error is None:
+                    self._note(number, item, logged)
+                number += 1
+        self._has_votes_apart = bool(self._joins.scores)
+        self._check_scores(self._joins.scores)
+        self._joins.join()
 
-    def _note(self, number: int, item: Item) -> bool:
-        """Note a vote that stands apart, or an answer; whether it is an answer, or no item that can be used."""
-        if item.error is None and item.targets:
-            self._belonging.scores[item.score or ""] += 1
+    def _note(self, number: int, item: Item, logged: LoggedRow) -> None:
+        """Note a vote that stands apart, or an answer."""
+        if item.targets:
+            self._joins.scores[item.score or ""] += 1
             if self._is_wanted(item):
-                self._belonging.votes.append((item.targets, self._vote(item)))
-            return False
-        if item.error is None:
-            self._belonging.register(number, item)
-            self._belonging.holds_voted_answers |= _has_vote(item)
-        return True
+                vote = self._vote(item, logged)._replace(file=logged.file, line=logged.line)
+                self._joins.add_vote(number, item.targets, as_json_value(vote._asdict()))
+            return
+        self._joins.add_answer(number, item)
+        self._joins.holds_voted_answers |= _has_vote(item)
+        turn, prompt = number_of(item.cells.get("turn")), item.cells.get("prompt")
+        if item.cells.get("conversation") is not None and turn is not None and isinstance(prompt, str):
+            conversation = str(item.cells["conversation"])
+            self._joins.add_turn(number, conversation, turn, asked=prompt, answer=item.cells.get("completion"))
 
     def _check_scores(self, scores: Mapping[str, int]) -> None:
-        self._has_votes_apart = bool(scores)
         listed = ", ".join(f"{name or 'no name'} ({count:,})" for name, count in sorted(scores.items()))
         if self.score is None and len(scores) > 1:
-            raise ValueError(
-                f"the log holds several scores: {listed}; name the one that is the vote: normalization.score"
-            )
+            raise ValueError(f"the log holds several scores: {listed}; name the one that is the vote: ingestion.score")
         if self.score is not None and scores and self.score not in scores:
-            raise ValueError(f"normalization.score: expected one of the log's scores, {listed}, found {self.score}")
+            raise ValueError(f"ingestion.score: expected one of the log's scores, {listed}, found {self.score}")
 
     def _is_wanted(self, item: Item) -> bool:
-        return self.score is None or item.score == self.score
-
-    def _count(self) -> None:
-        index = 0
-        ratings: Counter[str] = Counter()
-        seen: set[bytes] = set()
-        has_zero = has_minus_one = takes_threshold = False
-        for logged, votes in self._voted("counting votes"):
-            for item, vote, error in votes:
-                if item is not None and item.is_repeated:
-                    self.ballots.repeat(index)
-                elif error is None and vote is not None and item is not None:
-                    self._cast(index, logged, item, vote, seen)
-                    has_zero |= is_zero(vote.value)
-                    has_minus_one |= is_minus_one(vote.value)
-                    if self._takes_threshold(vote.value):
-                        ratings[str(unwrapped(vote.value))] += 1
-                        takes_threshold |= rating_of(vote.value) is not None
-                index += 1
-        self.ballots.close()
-        name = self.shape.names.get("label", "label")
-        threshold = self.settings.spelling.threshold
-        if takes_threshold and threshold is None:
-            listed = ", ".join(f"{value} ({count:,})" for value, count in sorted(ratings.items())[:12])
-            raise ValueError(
-                f"{name} holds ratings, {listed}, and nothing says which are desired; set "
-                "normalization.label_threshold to the smallest that is, and undesired_threshold to the largest that is "
-                "not, or label_words for codes such as {'2': undesired}"
-            )
-        if has_zero and has_minus_one and threshold is None and self._takes_threshold(0):
-            raise ValueError(
-                f"the column {name} holds both 0 and -1, so that 0 may mean undesired or no vote; set "
-                "normalization.label_threshold: 1 if it means undesired, and ignored_labels: [0] if it means no vote"
-            )
-
-    def _takes_threshold(self, value: Any) -> bool:
-        """Whether a vote is a number of which no setting but a threshold says what it means."""
-        if not is_number(value):
-            return False
-        spelling = self.settings.spelling
-        try:
-            parse_vote(value, spelling=spelling)
-        except RejectedRowError as error:
-            return error.reason == "unknown_label"
-        return str(unwrapped(value)) not in spelling.words
-
-    def _cast(self, index: int, logged: LoggedRow, item: Item, vote: _Vote, seen: set[bytes]) -> None:
-        try:
-            feedback = self._feedback(item, vote)
-        except RejectedRowError as error:
-            self._note_unusable(error, index, logged, item, vote)
-            return
-        ballot = ballot_of(feedback)
-        if feedback.label is not None:
-            self._voted_files.add(logged.file)
-        if feedback.layout in ("prompts", "demonstrations"):
-            self.ballots.add(index, ballot)
-            return
-        weight = feedback.weight if vote.counts is not None or self.vote_weight == "as_given" else 1.0
-        self._has_weights |= vote.counts is not None or not is_missing(plain_scalar(vote.weight))
-        if vote.rater is not None and vote.counts is None:
-            self._cast_again(
-                index, ballot.key, None if vote.is_retraction else ballot.vote, vote, logged, weight=weight
-            )
-        elif self._is_seen(logged, ballot.key, vote, seen):
-            self.ballots.repeat(index)
-        else:
-            self.ballots.add(index, ballot, weight)
-
-    def _note_unusable(self, error: RejectedRowError, index: int, logged: LoggedRow, item: Item, vote: _Vote) -> None:
-        if error.reason == "unknown_label":
-            self.ledger.unknown_labels[str(unwrapped(vote.value))[:80]] += 1
-        elif error.reason == "no_label" and vote.rater is not None:
-            self._take_back(index, item, vote, logged)
-        elif error.reason in _NO_ANSWER and not is_no_vote(vote.value):
-            # A vote whose answer wasn't found makes no demonstrations of the answers that are there.
-            self._has_votes_apart = True
-
-    def _cast_again(
-        self, index: int, key: bytes, cast: Direction | None, vote: _Vote, logged: LoggedRow, *, weight: float = 1.0
-    ) -> None:
-        seconds = seconds_of(vote.time)
-        is_changed = self.ballots.cast(index, key, cast, rater=vote.rater or "", time=seconds, weight=weight)
-        if is_changed and seconds is None and vote.time is not None:
-            raise ValueError(
-                f"{logged.file}:{logged.line}: a rater voted otherwise before or later, and the time can't be read: "
-                f"expected one as in 2026-01-31T12:00 or in seconds, found {vote.time!r:.60}; columns: {{time: none}} "
-                "takes the order of the log"
-            )
-
-    def _take_back(self, index: int, item: Item, vote: _Vote, logged: LoggedRow) -> None:
-        try:
-            feedback, _ = self._unvoted(item)
-        except RejectedRowError:
-            return
-        self._cast_again(index, ballot_of(feedback._replace(label=True)).key, None, vote, logged)
-
-    def _is_seen(self, logged: LoggedRow, key: bytes, vote: _Vote, seen: set[bytes]) -> bool:
-        """Whether the log holds the same row before, and something in it tells events apart."""
-        if vote.time is None and own_id(logged.row or {}) is None:
-            return False
-        text = f"{canonical_json(as_json_value(logged.row))}{key.hex()}"
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        is_seen = digest in seen
-        seen.add(digest)
-        return is_seen
+        """Whether an item is no score, or the one that is the vote."""
+        is_score = bool(item.targets) or item.score is not None
+        return not is_score or self.score is None or item.score == self.score
 
     # ---- records ----
 
     def _items(self, progress: str) -> Iterator[tuple[LoggedRow, list[Item]]]:
+        """Each record with its items, the same in every pass."""
         for logged in self._records(progress):
             if logged.row is None:
                 error = logged.error or RejectedRowError("json_invalid", "expected a row, found none")
@@ -407,12 +260,11 @@ class FeedbackLog:
                 yield logged, self._items_of(logged.row)
 
     def _items_of(self, row: dict[str, Any]) -> list[Item]:
-        if not self._is_mapped():
-            found = read_export(row)
-            if found is not None:
-                return [self._overridden(row, item) for item in found[1]]
-            if is_message_row(row):
-                return self._message_items(row)
+        found = self._export(row)
+        if found is not None:
+            return [self._overridden(row, item) for item in found[1]]
+        if self._is_message(row):
+            return self._message_items(row)
         try:
             cells, source = cells_of(row, self.shape, self.settings)
         except RejectedRowError as error:
@@ -427,8 +279,6 @@ class FeedbackLog:
             item.targets = targets
         elif self._is_vote_alone(item) and not self.shape.has_answers:
             item.error = RejectedRowError("vote_without_answer", "expected a prompt and an answer as text, found ids")
-        else:
-            self._add_turns_before(item)
         return [item]
 
     def _overridden(self, row: dict[str, Any], item: Item) -> Item:
@@ -450,148 +300,145 @@ class FeedbackLog:
             item.cells["up"], item.cells["down"] = (value_at(row, path) for path in self.shape.counts)
 
     def _is_vote_alone(self, item: Item) -> bool:
-        has_vote = _has_vote(item)
         if not self.shape.has_answers:
             return True
-        if has_vote and not any(name in item.cells for name in ("prompt", *_ANSWERS[1:])):
+        # Neither a question nor an answer, and the place for a vote is empty: somebody took a vote back.
+        has_vote = _has_vote(item) or ("label" in item.cells and not any(name in item.cells for name in _SAID))
+        if has_vote and not any(name in item.cells for name in ("prompt", *ANSWERS[1:])):
             return True
-        return has_vote and not any(name in item.cells for name in _ANSWERS)
-
-    def _add_turns_before(self, item: Item) -> None:
-        """Put the earlier turns of a conversation before a plain question that is one of its later ones."""
-        conversation, turn = item.cells.get("conversation"), _as_number(item.cells.get("turn"))
-        prompt = item.cells.get("prompt")
-        if conversation is None or turn is None or not isinstance(prompt, str):
-            return
-        before = self._belonging.turns.get(str(conversation), {})
-        answers = before.setdefault(turn, [])
-        said = (prompt, item.cells.get("completion"))
-        if said not in answers:
-            answers.append(said)
-            self._belonging.turns[str(conversation)] = before
-        earlier = [before[number] for number in sorted(before) if number < turn]
-        if not earlier or any(isinstance(asked, str) and asked in prompt for turns in earlier for asked, _ in turns):
-            return
-        turns: list[dict[str, Any]] = []
-        for answered in earlier:
-            asked, answer = answered[0]
-            if len(answered) > 1 or not isinstance(answer, str):
-                item.error = RejectedRowError(
-                    "missing_turns", f"expected one answer to each turn before turn {turn:g} of {conversation}"
-                )
-                return
-            turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answer}]
-        item.cells["prompt"] = [*turns, {"role": "user", "content": prompt}]
-
-    # ---- tables of messages ----
+        return has_vote and not any(name in item.cells for name in ANSWERS)
 
     def _is_message(self, row: Mapping[str, Any]) -> bool:
-        return not self._is_mapped() and read_export(row) is None and is_message_row(row)
+        """Whether a row that is no export is a message in a table of them."""
+        return self._reader.may_be_messages and not self._is_mapped() and is_message_row(row)
 
-    def _add_message(self, row: Mapping[str, Any]) -> None:
-        self._belonging.messages[message_id(row) or ""] = row
-
-    def _link_messages(self) -> None:
-        """Where no message names the one before it, each follows the one before it in its conversation."""
-        messages = self._belonging.messages
-        if not messages or any(
-            first_of(row, ("parent_id", "parent_message_id", "parent")) for row in messages.values()
-        ):
-            return
-        last: dict[str, str] = {}
-        order = sorted(messages, key=lambda name: _order_of(messages[name]))
-        for name in order:
-            key = first_of(messages[name], ("conversation_id",))
-            conversation = str(messages[name].get(key or ""))
-            messages[name] = {**messages[name], "parent_id": last.get(conversation)}
-            last[conversation] = name
+    def _export(self, row: Mapping[str, Any]) -> tuple[str, list[Item]] | None:
+        return None if self._is_mapped() and self._reader.name is None else self._reader.read(row)
 
     def _message_items(self, row: Mapping[str, Any]) -> list[Item]:
         if speaker_of(row) != "assistant":
             return []
-        name = message_id(row) or ""
         found = vote_in({key: value for key, value in row.items() if key not in ("text", "content")})
-        shared = {"conversation": value_at(row, first_of(row, ("conversation_id", "message_tree_id")) or "")}
         key, time = first_of(row, ("rater", "user_id", "user")), first_of(row, ("updated_at", "created_at", "time"))
-        try:
-            cells = {**shared, "messages": path_to(self._belonging.messages or {name: row}, name)}
-        except RejectedRowError as error:
-            return [Item({}, error=error)] if found else []
+        cells = {"conversation": value_at(row, first_of(row, ("conversation_id", "message_tree_id")) or "")}
         if found:
             cells |= {"label": found[1], "rater": row[key] if key else None, "time": row[time] if time else None}
         source = {str(name): as_json_value(value) for name, value in row.items() if name not in plain_message(row)}
-        return [Item(cells, source, own_ids=(f"message:{name}", f"any:{name}"))]
+        name = message_id(row) or ""
+        return [Item(cells, source, own_ids=(f"message:{name}", f"any:{name}"), is_message=True)]
 
     # ---- votes ----
 
-    def _vote(self, item: Item) -> _Vote:
+    def _vote(self, item: Item, logged: LoggedRow) -> _Vote:
         cells = item.cells
-        counts = None
+        up = down = None
         if "up" in cells and "down" in cells:
-            numbers = [_as_number(cells[name]) or 0.0 for name in ("up", "down")]
-            counts = (numbers[0], numbers[1])
-        rater = cells.get("rater")
-        if is_missing(plain_scalar(rater)) and not is_missing(cells.get("event")):
-            rater = f"event {cells['event']}"
+            up, down = (number_of(cells[name]) or 0.0 for name in ("up", "down"))
         kind = first_of([name for name in item.source if isinstance(item.source[name], str)], _EVENT_KINDS)
-        value = cells.get("label")
-        is_retraction = kind is not None and is_retracted(item.source[kind])
         time = plain_scalar(cells.get("time"))
+        seconds = seconds_of(time)
+        unread = None if is_missing(time) or seconds is not None else f"{logged.file}:{logged.line}: {time!r:.60}"
         return _Vote(
-            value,
-            counts,
-            cells.get("weight"),
-            None if is_missing(plain_scalar(rater)) else str(plain_scalar(rater)),
-            None if is_missing(time) else time,
-            is_retraction,
+            value=cells.get("label"),
+            up=up,
+            down=down,
+            weight=cells.get("weight"),
+            rater=_word_in(cells, "rater"),
+            id=_word_in(cells, "event"),
+            time=seconds,
+            unread_time=unread,
+            is_retraction=kind is not None and is_retracted(item.source[kind]),
         )
 
-    def _voted(
-        self, progress: str
-    ) -> Iterator[tuple[LoggedRow, list[tuple[Item | None, _Vote | None, RejectedRowError | None]]]]:
-        """Each record with its answers, each with one of the votes on it."""
-        answer = vote_number = 0
-        for logged, items in self._items(progress):
-            found: list[tuple[Item | None, _Vote | None, RejectedRowError | None]] = []
-            for item in items:
-                if item.error is not None:
-                    found.append((None, None, item.error))
-                    answer += 1
-                elif item.targets:
-                    if not self._is_wanted(item):
-                        self.ledger.other_scores[item.score or ""] += 1
-                        continue
-                    if lost := self._belonging.lost.get(vote_number):
-                        found.append((None, None, lost))
-                    vote_number += 1
-                else:
-                    found += self._votes_on(item, answer)
-                    answer += 1
-            yield logged, found
-
-    def _votes_on(self, item: Item, number: int) -> list[tuple[Item | None, _Vote | None, RejectedRowError | None]]:
-        votes = list(self._belonging.of_answer.get(number, ()))
-        item.is_repeated = number in self._belonging.repeated and not votes and "label" not in item.cells
-        own = self._vote(item)
+    def _entries_of(self, logged: LoggedRow, item: Item, joined: Joined, event: int) -> list[Entry]:
+        """What an item comes to: each vote on an answer, or the answer alone; nothing where it is part of others."""
+        if item.error is not None or joined.lost is not None:
+            return [Entry(logged, "refused", item.error or joined.lost)]
+        if not self._is_wanted(item):
+            self.ledger.other_scores[item.score or ""] += 1
+        if item.targets or not self._is_wanted(item):
+            return []
+        votes = [_Vote(**vote) for vote in joined.votes]
+        own = self._vote(item, logged)
+        is_repeated = joined.is_repeated and not votes and "label" not in item.cells
+        missing = _add_turns(item, joined)
+        if missing is not None:
+            is_rated = not item.is_message or bool(votes) or "label" in item.cells
+            return [Entry(logged, "refused", missing)] if is_rated else []
         if "label" in item.cells or own.counts is not None or not votes:
             votes.append(own)
-        return [(item, vote, None) for vote in votes]
+        return [self._entry(event + i, logged, item, vote, is_repeated) for i, vote in enumerate(votes)]
 
-    def _unvoted(self, item: Item) -> tuple[Feedback, Any]:
+    def _entry(self, event: int, logged: LoggedRow, item: Item, vote: _Vote, is_repeated: bool) -> Entry:
+        if not is_repeated:
+            self._look_at(vote)
+        try:
+            feedback = self._feedback(item, vote)
+        except RejectedRowError as error:
+            if is_repeated:
+                return Entry(logged, "merged")
+            taken_back = self._unusable(error, item, vote)
+            if taken_back is None:
+                return Entry(logged, "refused", error)
+            question, _ = question_of(taken_back._replace(label=True))
+            cast = Cast(event, question, None, vote.voter, vote.time, vote.unread_time)
+            self.resolution.add(cast)
+            return Entry(logged, event=_columns(cast, taken_back, item, vote))
+        cast = self._cast(event, logged, item, vote, feedback)._replace(is_repeated=is_repeated)
+        self.resolution.add(cast)
+        return Entry(logged, event=_columns(cast, feedback, item, vote))
+
+    def _cast(self, event: int, logged: LoggedRow, item: Item, vote: _Vote, feedback: Feedback) -> Cast:
+        question, side = question_of(feedback)
+        if feedback.label is not None:
+            self._voted_files.add(logged.file)
+        cast = Cast(event, question, side, weight=feedback.weight)
+        if feedback.layout == "prompts":
+            return cast
+        if feedback.layout == "demonstrations":
+            if self.unrated == "demonstrations" or self.layout == "demonstrations":
+                return cast
+            is_export = item.own_ids != () and not item.own_ids[0].startswith("any:")
+            is_unrated = is_export and "messages" not in self.shape.names and "rows" not in self.ledger.formats
+            return cast._replace(is_unrated=is_unrated, file_if_unrated=logged.file)
+        weight = feedback.weight if vote.counts is not None or self.vote_weight == "as_given" else 1.0
+        self.has_weights |= vote.counts is not None or not is_missing(plain_scalar(vote.weight))
+        cast = cast._replace(time=vote.time, weight=weight)
+        if vote.voter is None or vote.counts is not None:
+            return cast._replace(same=_same(logged, question, vote))
+        side_or_none = None if vote.is_retraction else side
+        return cast._replace(vote=side_or_none, rater=vote.voter, unread_time=vote.unread_time)
+
+    def _unusable(self, error: RejectedRowError, item: Item, vote: _Vote) -> Feedback | None:
+        """The answer of a vote that can't be read, if it takes an earlier vote back."""
+        if error.reason == "unknown_label":
+            _tally(self.ledger.unknown_labels, str(unwrapped(vote.value))[:80])
+        elif error.reason == "no_label" and vote.voter is not None:
+            try:
+                answer = self._unvoted(item)
+                return answer._replace(layout="unpaired") if answer.layout == "demonstrations" else answer
+            except RejectedRowError:
+                return None
+        elif error.reason in _NO_ANSWER and not is_no_vote(vote.value):
+            # A vote whose answer wasn't found makes no demonstrations of the answers that are there.
+            self._has_votes_apart = True
+        return None
+
+    def _unvoted(self, item: Item) -> Feedback:
         cells = {name: value for name, value in item.cells.items() if name == "label" or value is not None}
-        if self.shape.counts is not None and any(name in cells for name in _ANSWERS):
+        if self.shape.counts is not None and any(name in cells for name in ANSWERS):
             cells.setdefault("label", None)
         ours: dict[Column, Any] = {name: cells[name] for name in COLUMNS if name in cells}
         names: dict[Column, str] = {name: self.shape.names[name] for name in COLUMNS if name in self.shape.names}
-        return read_cells(ours, dict(item.source), layout=self.layout, columns=names)
+        return read_cells(ours, dict(item.source), layout=self.layout, columns=names)[0]
 
     def _feedback(self, item: Item, vote: _Vote) -> Feedback:
         cells = dict(item.cells)
-        if vote.value is not None or vote.counts is not None:
+        if vote.value is not None or vote.counts is not None or vote.file is not None:
             cells.setdefault("label", vote.value)
         if not is_missing(plain_scalar(vote.weight)):
             cells["weight"] = vote.weight
-        feedback, _ = self._unvoted(Item(cells, item.source))
+        feedback = self._unvoted(Item(cells, item.source))
         if feedback.layout != "unpaired":
             return feedback
         if vote.counts is not None:
@@ -600,54 +447,80 @@ class FeedbackLog:
             raise RejectedRowError("no_label", "expected a vote, found none, or one that was taken back")
         return feedback._replace(label=parse_vote(vote.value, spelling=self.settings.spelling))
 
-    def _event(
-        self,
-        index: int,
-        logged: LoggedRow,
-        item: Item | None,
-        vote: _Vote | None,
-        error: RejectedRowError | None,
-    ) -> Event:
-        if item is None or vote is None:
-            reason = error or RejectedRowError("json_invalid", "expected a row, found none")
-            return Event(index, reason, None, logged.row or {})
-        conversation = plain_scalar(item.cells.get("conversation"))
-        place = None if is_missing(conversation) else str(conversation)
-        try:
-            feedback: Feedback | RejectedRowError = self._feedback(item, vote)
-        except RejectedRowError as refused:
-            feedback = refused
-        if isinstance(feedback, Feedback) and feedback.layout == "demonstrations" and self._is_unrated(logged, item):
-            feedback = RejectedRowError(
-                "unrated", "nobody voted on this answer; unrated: demonstrations takes such answers as demonstrations"
-            )
-        return Event(index, feedback, place, logged.row or {})
+    def _fate_without_events(self, items: Sequence[Item]) -> Fate:
+        """Of a record that gives no event: part of others, or, as scores that aren't the vote, nothing that is read."""
+        is_left_out = bool(items) and not any(map(self._is_wanted, items))
+        return "left_out" if is_left_out else "joined"
 
-    def _is_unrated(self, logged: LoggedRow, item: Item) -> bool:
-        if self.unrated == "demonstrations" or self.layout == "demonstrations":
+    # ---- numbers as votes ----
+
+    def _look_at(self, vote: _Vote) -> None:
+        self._has_zero |= is_zero(vote.value)
+        self._has_minus_one |= is_minus_one(vote.value)
+        if self._takes_threshold(vote.value):
+            _tally(self._ratings, str(unwrapped(vote.value)))
+            self._has_rating |= rating_of(vote.value) is not None
+
+    def _takes_threshold(self, value: Any) -> bool:
+        """Whether a vote is a number of which no setting but a threshold says what it means."""
+        if not is_number(value):
             return False
-        is_export = bool(item.own_ids) and not item.own_ids[0].startswith("any:") and "messages" not in self.shape.names
-        return (
-            self._has_votes_apart
-            or logged.file in self._voted_files
-            or (is_export and "rows" not in self.ledger.formats)
-        )
+        spelling = self.settings.spelling
+        try:
+            parse_vote(value, spelling=spelling)
+        except RejectedRowError as error:
+            return error.reason == "unknown_label"
+        return str(unwrapped(value)) not in spelling.words
 
-    def weigh(self, feedback: Feedback) -> Feedback:
-        """Feedback with the weight of all the votes that say so, less those that say the opposite.
+    def _check_ratings(self) -> None:
+        name = self.shape.names.get("label", "label")
+        threshold = self.settings.spelling.threshold
+        if self._has_rating and threshold is None:
+            listed = ", ".join(f"{value} ({count:,})" for value, count in sorted(self._ratings.items())[:12])
+            raise ValueError(
+                f"{name} holds ratings, {listed}, and nothing says which are desired; set "
+                "ingestion.label_threshold to the smallest that is, and undesired_threshold to the largest that is "
+                "not, or label_words for codes such as {'2': undesired}"
+            )
+        if self._has_zero and self._has_minus_one and threshold is None and self._takes_threshold(0):
+            raise ValueError(
+                f"the column {name} holds both 0 and -1, so that 0 may mean undesired or no vote; set "
+                "ingestion.label_threshold: 1 if it means undesired, and ignored_labels: [0] if it means no vote"
+            )
 
-        Where raters disagree, their numbers are kept beside the other columns.
-        """
-        if feedback.layout not in ("unpaired", "pairs"):
-            return feedback
-        votes_for, votes_against = self.ballots.weights(ballot_of(feedback))
-        source = feedback.source
-        if votes_for and votes_against and "votes" not in source:
-            agree, disagree = max(votes_for, votes_against), min(votes_for, votes_against)
-            source = {**source, "votes": {"agree": agree, "disagree": disagree}}
-        if not self._has_weights and self.vote_weight == "as_given":
-            return feedback._replace(source=source)
-        return feedback._replace(source=source, weight=abs(votes_for - votes_against))
+
+def _add_turns(item: Item, joined: Joined) -> RejectedRowError | None:
+    """Give an answer the turns before it; why they aren't there."""
+    for turns in (joined.messages, joined.before):
+        if isinstance(turns, RejectedRowError):
+            return turns
+    if item.is_message:
+        item.cells["messages"] = joined.messages
+    elif joined.before is not None and not isinstance(joined.before, RejectedRowError):
+        item.cells["prompt"] = [*joined.before, {"role": "user", "content": item.cells["prompt"]}]
+    return None
+
+
+def _has_vote(item: Item) -> bool:
+    return not is_no_vote(item.cells.get("label")) or not is_missing(item.cells.get("up"))
+
+
+def _word_in(cells: Mapping[str, Any], name: str) -> str | None:
+    value = plain_scalar(cells.get(name))
+    return None if is_missing(value) else str(value)
+
+
+def _tally(counter: Counter[str], word: str) -> None:
+    """Count a word, of which a log may have any number."""
+    counter[word if word in counter or len(counter) < _MAX_WORDS else "others"] += 1
+
+
+def _same(logged: LoggedRow, question: str, vote: _Vote) -> bytes | None:
+    """What the records of one event in several exports have in common, if something in them tells events apart."""
+    if vote.time is None and vote.unread_time is None and own_id(logged.row or {}) is None:
+        return None
+    text = f"{canonical_json(as_json_value(logged.row))}{question}"
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 def _counted(feedback: Feedback, counts: tuple[float, float]) -> Feedback:
@@ -658,17 +531,37 @@ def _counted(feedback: Feedback, counts: tuple[float, float]) -> Feedback:
     return feedback._replace(label=up > down, weight=feedback.weight * abs(up - down))
 
 
-def _as_number(value: Any) -> float | None:
-    value = plain_scalar(value)
-    if isinstance(value, bool):
-        return float(value)
-    try:
-        return None if is_missing(value) else float(value)
-    except (TypeError, ValueError):
-        return None
-
-
-def _order_of(message: Mapping[str, Any]) -> tuple[float, float]:
-    turn = first_of(message, ("turn", "turn_index", "message_index", "index", "position", "order"))
-    time = first_of(message, ("created_at", "timestamp", "time", "create_time"))
-    return (_as_number(message.get(turn or "")) or 0.0, seconds_of(message.get(time or "")) or 0.0)
+def _columns(cast: Cast, feedback: Feedback, item: Item, vote: _Vote) -> dict[str, Any]:
+    """An event as `feedback_events` has it."""
+    completions = [*map(canonical_json, feedback.completions), None, None]
+    are_complete = [*feedback.are_complete, True, True]
+    model = first_of(item.source, _MODELS)
+    found = item.source[model] if model else None
+    value = as_json_value(unwrapped(vote.value))
+    return {
+        "event": cast.event,
+        "layout": feedback.layout,
+        "question": cast.question,
+        "conversation": _word_in(item.cells, "conversation"),
+        "turn": number_of(item.cells.get("turn")),
+        "prompt": canonical_json(feedback.prompt),
+        "answer": completions[0],
+        "rejected": completions[1],
+        "tools": canonical_json(feedback.tools) if feedback.tools else None,
+        "is_complete": are_complete[0],
+        "is_rejected_complete": are_complete[1],
+        "label": feedback.label,
+        "vote": None if is_missing(value) else canonical_json(as_json_value(vote.value)),
+        "rating": number_of(value) if is_number(value) else None,
+        "up": vote.up,
+        "down": vote.down,
+        "weight": feedback.weight,
+        "agree": None,
+        "disagree": None,
+        "rater": vote.rater,
+        "time": vote.time,
+        "model": found if isinstance(found, str) else None,
+        "vote_file": vote.file,
+        "vote_line": vote.line,
+        "source": canonical_json(feedback.source),
+    }

@@ -173,7 +173,7 @@ def read_cells(
 def as_json_value(value: Any) -> Any:
     """`value` with only what JSON can hold: dates and the like as text, NaN as null, scalars of numpy as Python's."""
     value = plain_scalar(value)
-    if value is None or isinstance(value, bool | int | str):
+    if type(value) is str or value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
@@ -218,7 +218,7 @@ def _layout_of(cells: Mapping[Column, Any], row: Mapping[str, Any]) -> Layout:
         raise RejectedRowError(
             "unknown_layout",
             "expected prompt and completion, chosen and rejected, messages or conversations, found columns "
-            f"{', '.join(map(str, row)) or 'none'}; name them under normalization.columns",
+            f"{', '.join(map(str, row)) or 'none'}; name them under ingestion.columns",
         )
     if "label" in cells and (has_completion or cells["label"] is not None):
         return "unpaired"
@@ -236,9 +236,7 @@ def _single(cells: dict[Column, Any]) -> tuple[Text, tuple[Text, ...]]:
     if name := _conversation_column(cells):
         return _split_at_answer(_take_conversation(cells, name))
     if "prompt" not in cells:
-        raise RejectedRowError(
-            "empty_prompt", "expected a prompt, found none; name its column under normalization.columns"
-        )
+        raise RejectedRowError("empty_prompt", "expected a prompt, found none; name its column under ingestion.columns")
     prompt = _text(cells.pop("prompt"), "prompt")
     if "completion" not in cells:
         return prompt, ()

@@ -264,9 +264,7 @@ def _open(file: LogFile, reading: _Reading) -> IO[bytes]:
     try:
         text = data.decode(encoding)
     except (UnicodeDecodeError, LookupError) as error:
-        raise ValueError(
-            f"{file.name}: expected text in {encoding}, found {error}; see normalization.encoding"
-        ) from None
+        raise ValueError(f"{file.name}: expected text in {encoding}, found {error}; see ingestion.encoding") from None
     reading.tally.form = encoding.upper()
     return io.BytesIO(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").encode("utf-8", "surrogatepass"))
 

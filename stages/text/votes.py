@@ -54,6 +54,11 @@ _NEITHER = frozenset({"neutral", "neither", "mixed", "unsure", "abstain"})
 _LOOKS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
 _VALUE_KEYS = ("value", "rating", "score", "vote", "label", "thumb", "thumbs", "feedback", "type", "name")
 
+# What most cells hold; the check is made for every one of them.
+_PLAIN = frozenset({str, int, float, bool, type(None), dict, list})
+_SCALARS = frozenset({int, float, bool, type(None)})
+_OPENING = frozenset("{[ \t\r\n")
+
 Meaning = Literal["desired", "undesired", "none"]
 
 
@@ -120,6 +125,8 @@ def unwrapped(value: Any) -> Any:
     """A vote out of the list or object that it is logged in, if it is the only one there."""
     for _ in range(4):
         value = plain_scalar(value)
+        if type(value) in _SCALARS or (type(value) is str and value[:1] not in _OPENING):
+            return value
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
             try:
                 value = json.loads(value)
@@ -169,12 +176,16 @@ def rating_of(value: Any) -> float | None:
 
 def plain_scalar(value: Any) -> Any:
     """A scalar of numpy as the Python value that it stands for; anything else as it is."""
+    if type(value) in _PLAIN:
+        return value
     item = getattr(value, "item", None)
     return item() if callable(item) and getattr(value, "shape", None) == () else value
 
 
 def is_missing(value: Any) -> bool:
     """Whether a cell holds nothing: None, NaN (what pandas writes for nothing) or empty text."""
+    if type(value) is str:
+        return not value
     return value is None or (isinstance(value, float) and math.isnan(value)) or (isinstance(value, str) and not value)
 
 

@@ -42,7 +42,7 @@ def test_a_misspelt_parameter(based):
 
 
 def test_a_missing_log(based):
-    error = fails_with(based, {"inputs": {"feedback": "data/nothing.jsonl"}}, "normalization")
+    error = fails_with(based, {"inputs": {"feedback": "data/nothing.jsonl"}}, "ingestion")
 
     assert "nothing.jsonl" in error
 
@@ -50,7 +50,7 @@ def test_a_missing_log(based):
 def test_a_log_in_which_every_row_is_rejected(based):
     rows = [{"prompt": "p", "completion": " ", "label": True}] * 3
 
-    error = fails_with(based, log_of(based, rows), "normalization")
+    error = fails_with(based, log_of(based, rows), "ingestion")
 
     assert "empty_completion" in error
     assert "bad.jsonl:1" in error

@@ -7,9 +7,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from stages.contracts.files import tree_digest
-from stages.normalization import NormalizationParams
-from stages.normalization import run as normalize
-from tests.models.models_on_disk import write_model
+from stages.ingestion import IngestionParams, run
 from tests.workspace import SMALL, Workspace, stages_run
 
 OUTPUTS = ("feedback.jsonl", "demonstrations.jsonl", "truth.json")
@@ -71,24 +69,23 @@ def write_log(folder: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.long
-def test_normalization_reads_its_log_from_a_bucket(bucket, tmp_path):
-    model = tmp_path / "model"
-    write_model(model)
+def test_ingestion_reads_its_log_from_a_bucket(bucket, tmp_path):
     (tmp_path / "log").mkdir()
     write_log(f"{bucket}/log")
     write_log(str(tmp_path / "log"))
 
     for name, source in (("remote", f"{bucket}/log/2025-*.jsonl"), ("local", "2025-*.jsonl")):
-        normalize(
+        (tmp_path / name).mkdir()
+        run(
             feedback=tmp_path / "log",
-            base_model=model,
-            completions=tmp_path / name / "completions",
-            rejects=tmp_path / name / "rejects",
+            feedback_events=tmp_path / name / "feedback_events",
+            ledger=tmp_path / name / "ledger",
             metrics=tmp_path / name / "metrics.json",
-            params=NormalizationParams(source=source),
+            scratch=tmp_path / name / "scratch",
+            params=IngestionParams(source=source),
         )
 
-    for artifact in ("completions", "rejects"):
+    for artifact in ("feedback_events", "ledger"):
         assert tree_digest(tmp_path / "remote" / artifact) == tree_digest(tmp_path / "local" / artifact)
     # Of a folder here, metrics name the file besides that isn't read.
     read = [json.loads((tmp_path / name / "metrics.json").read_text())["files"] for name in ("remote", "local")]
@@ -99,15 +96,13 @@ def test_normalization_reads_its_log_from_a_bucket(bucket, tmp_path):
 @pytest.mark.slow
 @pytest.mark.long
 def test_says_which_bucket_it_cannot_read(bucket, tmp_path):
-    model = tmp_path / "model"
-    write_model(model)
 
     with pytest.raises(ValueError, match=r"expected feedback at s3://nowhere-at-all/log\.jsonl, but it can't be read"):
-        normalize(
+        run(
             feedback=tmp_path,
-            base_model=model,
-            completions=tmp_path / "completions",
-            rejects=tmp_path / "rejects",
+            feedback_events=tmp_path / "feedback_events",
+            ledger=tmp_path / "ledger",
             metrics=tmp_path / "metrics.json",
-            params=NormalizationParams(source="s3://nowhere-at-all/log.jsonl"),
+            scratch=tmp_path / "scratch",
+            params=IngestionParams(source="s3://nowhere-at-all/log.jsonl"),
         )

@@ -15,7 +15,8 @@ def nodes():
 def test_edges_are_those_of_the_design(nodes):
     edges = {node.name: set(node.feeding) for node in nodes}
 
-    assert edges["normalization"] == {"demo_feedback", "base_model"}
+    assert edges["ingestion"] == {"demo_feedback"}
+    assert edges["normalization"] == {"ingestion", "base_model"}
     assert edges["density_ratio"] == {"tokenization", "prompt_embedding"}
     assert edges["bco_rows"] == {"tokenization", "reference_logprobs@base", "density_ratio"}
     assert edges["dpo_rows"] == {"tokenization", "reference_logprobs@base"}

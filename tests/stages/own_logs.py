@@ -1,18 +1,24 @@
-"""Runs `normalization` on logs that tests write, and gives back what a reader would recount."""
+"""Runs `ingestion` and `normalization` on logs that tests write, and gives back what a reader would recount."""
 
 import json
 from typing import NamedTuple
 
+from stages import ingestion, normalization
 from stages.contracts.artifact import read_table
 from stages.contracts.completions import COMPLETIONS
+from stages.contracts.feedback_events import FEEDBACK_EVENTS
+from stages.contracts.ledger import LEDGER
 from stages.contracts.rejects import REJECTS
-from stages.normalization import NormalizationParams, run
+from stages.ingestion import IngestionParams
+from stages.normalization import NormalizationParams
 
 
 class Read(NamedTuple):
     rows: list
     rejects: list
     counts: dict
+    events: list
+    ledger: list
 
     def votes(self):
         """By question and answer as plain text, the label of each unpaired row."""
@@ -47,18 +53,40 @@ def write(path, rows):
     return path
 
 
-def read(log, base_model, folder, **params):
+def normalize(feedback, base_model, folder, **params):
+    """What the stages from a log to completions write below a folder; the counts of both."""
+    own = {name: params[name] for name in NormalizationParams.model_fields if name in params}
+    ingest = {name: value for name, value in params.items() if name in IngestionParams.model_fields}
+    assert params.keys() <= own.keys() | ingest.keys()
     folder.mkdir(parents=True, exist_ok=True)
-    run(
-        feedback=log,
+    between = {"feedback_events": folder / "feedback_events", "ledger": folder / "ledger"}
+    ingestion.run(
+        feedback=feedback,
+        **between,
+        metrics=folder / "ingestion.json",
+        scratch=folder / "scratch",
+        params=IngestionParams(**ingest),
+    )
+    normalization.run(
+        **between,
         base_model=base_model,
         completions=folder / "completions",
         rejects=folder / "rejects",
-        metrics=folder / "metrics.json",
-        params=NormalizationParams(**{"test_share": 0.0, "max_reject_share": 1.0, **params}),
+        metrics=folder / "normalization.json",
+        params=NormalizationParams(**own),
     )
     return Read(
         read_table(folder / "completions", COMPLETIONS).to_pylist(),
         read_table(folder / "rejects", REJECTS).to_pylist(),
-        json.loads((folder / "metrics.json").read_text()),
+        {
+            name: count
+            for stage in ("ingestion", "normalization")
+            for name, count in json.loads((folder / f"{stage}.json").read_text()).items()
+        },
+        read_table(folder / "feedback_events", FEEDBACK_EVENTS).to_pylist(),
+        read_table(folder / "ledger", LEDGER).to_pylist(),
     )
+
+
+def read(log, base_model, folder, **params):
+    return normalize(log, base_model, folder, **{"test_share": 0.0, "max_reject_share": 1.0, **params})

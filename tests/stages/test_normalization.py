@@ -8,13 +8,12 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from stages.contracts.artifact import read_table
-from stages.contracts.completions import COMPLETIONS
 from stages.contracts.files import tree_digest
-from stages.contracts.rejects import REJECTS
 from stages.contracts.stage import EXIT_REJECTED, StageFailure, parse_section
-from stages.normalization import NormalizationParams, run
+from stages.ingestion import IngestionParams
+from stages.normalization import NormalizationParams
 from tests.material import SHARED, needs_shared
+from tests.stages.own_logs import normalize
 from tests.text.tiny_tokenizers import byte_level, chatml, save_as_model
 
 UP = {"prompt": "p", "completion": "c", "label": True, "topic": "t"}
@@ -25,26 +24,6 @@ def base_model(tmp_path_factory):
     return save_as_model(byte_level(), tmp_path_factory.mktemp("model"))
 
 
-class Result:
-    def __init__(self, folder):
-        self.folder = folder
-        self.rows = read_table(folder / "completions", COMPLETIONS).to_pylist()
-        self.rejects = read_table(folder / "rejects", REJECTS).to_pylist()
-        self.counts = json.loads((folder / "metrics.json").read_text())
-
-
-def normalize(feedback, base_model, folder, **params):
-    run(
-        feedback=feedback,
-        base_model=base_model,
-        completions=folder / "completions",
-        rejects=folder / "rejects",
-        metrics=folder / "metrics.json",
-        params=NormalizationParams(**{"plain_text": "as_is", **params}),
-    )
-    return Result(folder)
-
-
 def write_log(path, rows):
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
     return path
@@ -53,7 +32,8 @@ def write_log(path, rows):
 @pytest.fixture
 def normalized(tmp_path, base_model):
     def of(*rows, **params):
-        return normalize(write_log(tmp_path / "log.jsonl", rows), base_model, tmp_path, **params)
+        log = write_log(tmp_path / "log.jsonl", rows)
+        return normalize(log, base_model, tmp_path, **{"plain_text": "as_is", **params})
 
     return of
 
@@ -207,15 +187,28 @@ def test_an_empty_log_is_one_sentence(normalized):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"test_shar": 0.1}, "did you mean test_share"),
         ({"columns": {"prompt": "q", "completion": "q"}}, "under one name"),
         ({"columns": {"promt": "q"}}, "promt"),
         ({"layout": "pair"}, "layout"),
+        ({"undesired_threshold": 2}, "less than label_threshold"),
     ],
 )
-def test_params_are_checked(values, message):
+def test_what_is_said_about_a_log_is_checked(values, message):
     with pytest.raises(ValueError, match=message):
-        parse_section(NormalizationParams, values, where="normalization")
+        parse_section(IngestionParams, values, where="ingestion")
+
+
+def test_a_setting_that_stood_here_before_is_looked_for_where_it_is_now():
+    with pytest.raises(ValueError, match=r"normalization.columns is ingestion.columns now"):
+        parse_section(NormalizationParams, {"columns": {"label": "vote"}}, where="normalization")
+    with pytest.raises(ValueError, match="did you mean test_share"):
+        parse_section(NormalizationParams, {"test_shar": 0.1}, where="normalization")
+    assert NormalizationParams.moved.keys() <= IngestionParams.model_fields.keys()
+
+
+def test_a_group_that_no_event_has_names_the_nearest(normalized):
+    with pytest.raises(ValueError, match=r"group_by: no event has a column topics; did you mean topic\?"):
+        normalized(UP, group_by="topics")
 
 
 CELL = st.sampled_from([None, "", " ", "a", "b", "a</s>", 1, True, [], [{"role": "user", "content": "q"}]])

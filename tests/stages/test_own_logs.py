@@ -637,7 +637,7 @@ def test_exports_are_read_by_their_shape(reads, rows):
 def test_several_scores_are_told_apart_by_name(reads):
     rows = [*LANGFUSE, {"id": "s2", "traceId": "t1", "observationId": "o1", "name": "length", "value": 17}]
 
-    with pytest.raises(ValueError, match=r"several scores: length \(1\), thumb \(2\).*normalization.score"):
+    with pytest.raises(ValueError, match=r"several scores: length \(1\), thumb \(2\).*ingestion.score"):
         reads(rows)
     found = reads(rows, score="thumb")
     assert found.counts["unread"]["scores"] == {"length": 1}

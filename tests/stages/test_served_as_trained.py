@@ -7,11 +7,12 @@ import pytest
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer, GenerationConfig
 
-from stages import normalization, tokenization, training, training_rows
+from stages import tokenization, training, training_rows
 from stages.contracts.artifact import read_table
 from stages.contracts.completions import COMPLETIONS
 from stages.models.pointer import POINTER_FILE, read_pointer, tokenizer_fingerprint, write_pointer
 from stages.trainers.sft.section import SFTTrainingParams
+from tests.stages.own_logs import normalize
 from tests.stages.training_runs import outputs, write_base_model
 
 TEMPLATE = (
@@ -30,7 +31,7 @@ def files_fingerprint(folder):
     return found
 
 
-def trained(folder, *, normalize, train):
+def trained(folder, *, normalization, train):
     base = write_base_model(folder / "base")
     # A control token besides the end of sequence, as models have for an end of turn.
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -51,14 +52,7 @@ def trained(folder, *, normalize, train):
     log = folder / "log.jsonl"
     log.write_text("\n".join(map(json.dumps, rows)))
     completions, tokens, found = (folder / name for name in ("completions", "tokens", "rows"))
-    normalization.run(
-        feedback=log,
-        base_model=base,
-        completions=completions,
-        rejects=folder / "rejects",
-        metrics=folder / "normalization.json",
-        params=normalization.NormalizationParams(test_share=0.3, **normalize),
-    )
+    normalize(log, base, folder, test_share=0.3, **normalization)
     tokenization.run(
         completions=completions,
         base_model=base,
@@ -88,7 +82,7 @@ def adapter(tmp_path_factory):
         patch.chdir(folder)
         model, completions = trained(
             Path(),
-            normalize={"chat_template": TEMPLATE, "template_arguments": {"mood": "fine"}},
+            normalization={"chat_template": TEMPLATE, "template_arguments": {"mood": "fine"}},
             train={"lora": {"r": 2, "alpha": 2}, "merge_lora": False},
         )
     return folder / model, folder / completions
@@ -126,7 +120,7 @@ def test_an_adapter_names_a_base_that_peft_finds(adapter, monkeypatch):
 
 
 def test_a_model_that_is_served_as_its_base_is_saved_as_before(tmp_path):
-    model, completions = trained(tmp_path, normalize={}, train={})
+    model, completions = trained(tmp_path, normalization={}, train={})
 
     assert json.loads((completions / "manifest.json").read_text())["meta"] == {}
     base = AutoTokenizer.from_pretrained(tmp_path / "base")

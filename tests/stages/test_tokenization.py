@@ -12,11 +12,10 @@ from stages.contracts.rejects import REJECTS
 from stages.contracts.stage import EXIT_REJECTED, StageFailure
 from stages.contracts.tokens import TOKENS
 from stages.models.tokenizers import load_tokenizer
-from stages.normalization import NormalizationParams
-from stages.normalization import run as normalize
 from stages.text.encoding import encode_rows
 from stages.text.serving import read_losses
 from stages.tokenization import TokenizationParams, run
+from tests.stages.own_logs import normalize
 from tests.text.tiny_tokenizers import byte_level, save_as_model
 
 ANSWERS = ["a city.", "a world, a word", "world " * 20, "no"]
@@ -37,14 +36,7 @@ def base_model(tmp_path_factory):
 def completions(tmp_path_factory, base_model):
     folder = tmp_path_factory.mktemp("normal")
     (folder / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    normalize(
-        feedback=folder / "log.jsonl",
-        base_model=base_model,
-        completions=folder / "completions",
-        rejects=folder / "rejects",
-        metrics=folder / "metrics.json",
-        params=NormalizationParams(plain_text="as_is"),
-    )
+    normalize(folder / "log.jsonl", base_model, folder, plain_text="as_is")
     return folder / "completions"
 
 

@@ -12,14 +12,13 @@ from stages.contracts.files import files_below
 from stages.models.loading import load_causal_lm
 from stages.models.pointer import fingerprint, read_pointer
 from stages.models.tokenizers import load_tokenizer
-from stages.normalization import NormalizationParams
-from stages.normalization import run as normalize
 from stages.tokenization import TokenizationParams
 from stages.tokenization import run as tokenize
 from stages.trainers.core.sections import LoraParams
 from stages.trainers.sft.section import SFTTrainingParams
 from stages.training import run
 from tests.stages.feedback import write_tokens
+from tests.stages.own_logs import normalize
 from tests.stages.training_runs import digests, kill_when, outputs, rows_of, write_base_model
 from tests.trainers.tiny import WORDS
 
@@ -66,14 +65,7 @@ def demonstrations(tmp_path_factory, base_model):
 
 
 def through_the_stages_before(log: Path, base_model: Path, folder: Path) -> Demonstrations:
-    normalize(
-        feedback=log,
-        base_model=base_model,
-        completions=folder / "completions",
-        rejects=folder / "rejects",
-        metrics=folder / "normalization.json",
-        params=NormalizationParams(test_share=0.3, max_reject_share=0.5),
-    )
+    normalize(log, base_model, folder, test_share=0.3)
     tokenize(
         completions=folder / "completions",
         base_model=base_model,

@@ -1,0 +1,121 @@
+"""Exports of tools that people compare and rate answers with: Label Studio and Argilla."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from stages.text.column_names import first_of
+from stages.text.columns import PROMPTS, place_of_word, two_answers
+from stages.text.exports import Item, Record
+from stages.text.layouts import as_json_value
+from stages.text.reasons import RejectedRowError
+from stages.text.votes import is_missing
+
+_ANSWERS = ("answer", "response", "completion", "output", "text", "generation")
+
+
+def is_label_studio(record: Record) -> bool:
+    """Whether a record is a task with annotations."""
+    listed = record.get("annotations")
+    return isinstance(record.get("data"), Mapping) and isinstance(listed, list) and bool(listed)
+
+
+def read_label_studio(record: Record) -> Iterator[Item]:
+    """Each annotation of a task: a comparison of two answers, or a vote on one."""
+    data = record["data"]
+    for annotation in record["annotations"]:
+        results = [result for result in annotation.get("result") or [] if isinstance(result, Mapping)]
+        if annotation.get("was_cancelled") or not results:
+            yield Item({}, error=RejectedRowError("no_label", "expected an annotation, found one that was skipped"))
+            continue
+        by = annotation.get("completed_by")
+        by = by.get("email", by.get("id")) if isinstance(by, Mapping) else by
+        about = {"rater": by, "time": annotation.get("updated_at", annotation.get("created_at"))}
+        for result in results:
+            yield _annotated(data, result, about, sides=str(result.get("to_name", "")).split(","))
+
+
+def _annotated(data: Record, result: Record, about: Mapping[str, Any], *, sides: Sequence[str]) -> Item:
+    value = result.get("value") or {}
+    kind = str(result.get("type"))
+    said = value.get("selected", value.get(kind)) if isinstance(value, Mapping) else value
+    said = said[0] if isinstance(said, list) and len(said) == 1 else said
+    if kind == "pairwise":
+        pair = (sides[0], sides[1]) if len(sides) == 2 and set(sides) <= data.keys() else None
+        return _compared(data, pair, said, about, score=str(result.get("from_name")))
+    return _rated(data, said, about, score=str(result.get("from_name")))
+
+
+def is_argilla(record: Record) -> bool:
+    """Whether a record has fields and responses to questions on them."""
+    return isinstance(record.get("fields"), Mapping) and isinstance(record.get("responses"), Mapping | list)
+
+
+def read_argilla(record: Record) -> Iterator[Item]:
+    """Each submitted response: a comparison of two answers, or a vote on one."""
+    fields, responses = record["fields"], record["responses"]
+    for question, listed in _questions(responses):
+        for response in listed:
+            if response.get("status", "submitted") == "submitted":
+                about = {"rater": response.get("user_id"), "time": record.get("updated_at")}
+                yield _responded(fields, question, response.get("value"), about)
+            else:
+                yield Item({}, error=RejectedRowError("no_label", f"{question}: the response isn't submitted"))
+
+
+def _questions(responses: Any) -> Iterator[tuple[str, list[Record]]]:
+    """By question, its responses: as records hold them, or as the server does, by response."""
+    if isinstance(responses, Mapping):
+        for name, listed in responses.items():
+            yield str(name), [one for one in listed if isinstance(one, Mapping)]
+        return
+    for response in responses:
+        for name, held in (response.get("values") or {}).items():
+            value = held.get("value") if isinstance(held, Mapping) else held
+            yield str(name), [{**response, "value": value}]
+
+
+def _responded(fields: Record, question: str, value: Any, about: Mapping[str, Any]) -> Item:
+    if isinstance(value, list) and value and all(isinstance(one, Mapping) and "rank" in one for one in value):
+        ranked = sorted(value, key=lambda one: one["rank"])
+        is_tied = len(ranked) > 1 and ranked[0]["rank"] == ranked[1]["rank"]
+        value = "tie" if is_tied else ranked[0]["value"]
+        return _compared(fields, two_answers(fields), value, about, score=question)
+    pair = two_answers(fields)
+    if pair is not None and isinstance(value, str):
+        return _compared(fields, pair, value, about, score=question)
+    return _rated(fields, value, about, score=question)
+
+
+def _compared(data: Record, pair: tuple[str, str] | None, word: Any, about: Mapping[str, Any], *, score: str) -> Item:
+    pair = pair or two_answers(data)
+    if pair is None:
+        error = RejectedRowError("unknown_layout", f"expected two answers to compare, found {', '.join(data)}")
+        return Item({}, error=error)
+    place = {pair[0]: "first", pair[1]: "second"}.get(str(word)) or place_of_word(str(word))
+    if place == "tie":
+        return Item({}, error=RejectedRowError("tie", "neither of the two answers is better"))
+    if place is None:
+        error = RejectedRowError("unknown_label", f"expected {pair[0]} or {pair[1]}, found {word!r:.80}")
+        return Item({}, error=error)
+    chosen, rejected = pair if place == "first" else pair[::-1]
+    cells = {**_asked(data), **about, "chosen": data[chosen], "rejected": data[rejected]}
+    return Item(cells, _others(data, pair), score=score)
+
+
+def _rated(data: Record, value: Any, about: Mapping[str, Any], *, score: str) -> Item:
+    name = first_of(data, _ANSWERS)
+    if name is None or is_missing(value):
+        reason = "no_label" if name else "unknown_layout"
+        return Item({}, error=RejectedRowError(reason, f"{score}: expected a vote on an answer, found {value!r:.60}"))
+    cells = {**_asked(data), **about, "completion": data[name], "label": value}
+    return Item(cells, _others(data, (name,)), score=score)
+
+
+def _asked(data: Record) -> dict[str, Any]:
+    name = first_of(data, PROMPTS)
+    return {"prompt": data[name] if name else None, "conversation": data.get("conversation_id")}
+
+
+def _others(data: Record, read: Sequence[str]) -> dict[str, Any]:
+    left = {*read, first_of(data, PROMPTS)}
+    return {str(name): as_json_value(value) for name, value in data.items() if name not in left}

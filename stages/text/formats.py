@@ -1,0 +1,90 @@
+"""Formats of logs by name: recognised by the shape of each record, or named, or a function of one's own.
+
+A format is a test whether a record has its shape, and a reader that takes it apart into items.
+"""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from stages.contracts.named_function import named_function
+from stages.text import comparisons, exports, telemetry
+from stages.text.exports import Item, Record
+from stages.text.layouts import COLUMNS, EVENT_COLUMNS, as_json_value
+from stages.text.reasons import RejectedRowError
+
+ROWS, MESSAGES = "rows", "messages"
+"""Formats that are read by their columns: whatever a row has, and tables of messages that name those before them."""
+FORMATS: Mapping[str, exports.Format] = {
+    **exports.FORMATS,
+    "opentelemetry": exports.Format(telemetry.is_telemetry, telemetry.read_telemetry),
+    "label_studio": exports.Format(comparisons.is_label_studio, comparisons.read_label_studio),
+    "argilla": exports.Format(comparisons.is_argilla, comparisons.read_argilla),
+}
+NAMES = (ROWS, MESSAGES, *FORMATS)
+_IDS = ("id", "answer_id")
+
+
+class RecordReader:
+    """Takes records apart.
+
+    Args:
+        name: of a format, or "package.module:function"; None recognises each record.
+
+    Raises:
+        ValueError: there is no such format or function.
+    """
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+        self._own: Callable[..., Iterable[Mapping[str, Any]]] | None = None
+        if name is not None and name not in NAMES:
+            self._own = named_function(name, where="ingestion.format", known=NAMES, arguments=["record"])
+
+    def read(self, record: Record) -> tuple[str, list[Item]] | None:
+        """The format and the items of a record; None for rows and messages, which are read by their columns."""
+        name = self.name or _format_of(record)
+        if name is None or name in (ROWS, MESSAGES):
+            return None
+        try:
+            if self._own is not None:
+                return name, [_own_item(found) for found in self._own(dict(record))]
+            if self.name is not None and not FORMATS[name].fits(record):
+                raise RejectedRowError("unknown_layout", f"expected a record of the format {name}, found other keys")
+            return name, list(FORMATS[name].read(record))
+        except RejectedRowError as error:
+            return name, [Item({}, error=error)]
+
+    @property
+    def may_be_messages(self) -> bool:
+        """Whether rows may be messages that name those before them."""
+        return self.name in (None, MESSAGES)
+
+
+def _own_item(found: Mapping[str, Any]) -> Item:
+    """What a function of one's own gives: cells by our names, `id` of an answer, `answer_id` of a vote on one."""
+    known = {*COLUMNS, *EVENT_COLUMNS}
+    cells = {str(name): value for name, value in found.items() if name in known}
+    source = {str(name): as_json_value(value) for name, value in found.items() if name not in known.union(_IDS)}
+    own, target = found.get("id"), found.get("answer_id")
+    return Item(
+        cells,
+        source,
+        own_ids=() if own is None else (f"answer:{own}",),
+        targets=() if target is None else (f"answer:{target}",),
+    )
+
+
+def _format_of(record: Record) -> str | None:
+    # What is no list and no object in it is told by its keys alone.
+    is_flat = not any(isinstance(value, Mapping | list) for value in record.values())
+    return _flat_format(frozenset(record)) if is_flat else next(_fitting(record), None)
+
+
+@functools.lru_cache(maxsize=4096)
+def _flat_format(keys: frozenset[str]) -> str | None:
+    return next(_fitting(dict.fromkeys(keys)), None)
+
+
+def _fitting(record: Record) -> Iterator[str]:
+    return (name for name, found in FORMATS.items() if found.fits(record))
