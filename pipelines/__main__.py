@@ -88,6 +88,21 @@ def doctor(_: argparse.Namespace) -> int:
     return 1 if any(finding.verdict == "FAIL" for finding in findings) else 0
 
 
+def adopt(arguments: argparse.Namespace) -> int:
+    """Make params.yaml and dvc.yaml those of your own log and model; says first what it understood of them."""
+    from pipelines.adoption.adopting import adopt as adopt_log
+
+    return adopt_log(
+        arguments.log,
+        arguments.model,
+        overrides=arguments.set,
+        methods=arguments.methods.split(",") if arguments.methods else (),
+        encoder=arguments.encoder,
+        dry_run=arguments.dry_run,
+        force=arguments.force,
+    )
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """Start the flow on a schedule, and early when the data changed, until interrupted; needs a server."""
     from pipelines.serving import serve as serve_flow
@@ -122,6 +137,7 @@ def data_updated(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "adopt": adopt,
     "check": check,
     "params": params,
     "results": results,
@@ -144,6 +160,7 @@ def main() -> int:
         subparsers.add_parser(name, help=command.__doc__, description=command.__doc__)
     target = f"file to write it to, where editors of {PARAMS_FILE} find it"
     subparsers.choices["params"].add_argument("--write", type=Path, metavar="FILE", help=target)
+    _add_adopt_flags(subparsers.choices["adopt"])
     _add_run_flags(subparsers.choices["run"], subparsers.choices["sweep"])
     _add_serving_flags(subparsers.choices["serve"], subparsers.choices["ui"])
     subparsers.choices["data-updated"].add_argument("source", nargs="?", default="", help="what is new, or who says so")
@@ -168,6 +185,20 @@ def _jobs(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
     return int(text)
+
+
+def _add_adopt_flags(adopt: argparse.ArgumentParser) -> None:
+    adopt.add_argument("log", help="the log: a file, or a folder of files")
+    adopt.add_argument(
+        "--model", required=True, metavar="FOLDER|REPOSITORY", help="the model to improve; owner/name[@COMMIT]"
+    )
+    adopt.add_argument("--methods", metavar="METHOD,...", help="what to train by; what fits the log best if not said")
+    adopt.add_argument("--encoder", metavar="FOLDER|REPOSITORY@COMMIT", help="what embeds prompts")
+    adopt.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"value that is to stand in {PARAMS_FILE}"
+    )
+    adopt.add_argument("--dry-run", action="store_true", help="print what was understood and chosen, and write nothing")
+    adopt.add_argument("--force", action="store_true", help=f"write over a changed {PARAMS_FILE} or dvc.yaml")
 
 
 def _add_serving_flags(serve: argparse.ArgumentParser, ui: argparse.ArgumentParser) -> None:
