@@ -14,12 +14,13 @@ def check(_: argparse.Namespace) -> int:
     """Check params.yaml and dvc.yaml against the code; print each problem in one line."""
     from pipelines.checks import graph_problems
     from pipelines.graph import read_graph, targets_of
+    from pipelines.leftovers import choice_problems, missing_inputs
     from pipelines.params import load_params
 
     params = load_params()
     nodes = read_graph()
     targets_of(params.run.methods, nodes)
-    problems = graph_problems(nodes, params)
+    problems = [*graph_problems(nodes, params), *missing_inputs(params, nodes), *choice_problems(params, nodes)]
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:

@@ -16,6 +16,7 @@ from pipelines.adoption.texts import DEMO, graph_for, params_for, stages_for
 from pipelines.checks import graph_problems
 from pipelines.dvc_process import run_dvc
 from pipelines.graph import StageNode, read_graph
+from pipelines.leftovers import pointer_of
 from pipelines.overrides import overridden
 from pipelines.params import InputsParams, Params, load_params
 from pipelines.processes import ProcessGroups
@@ -28,6 +29,14 @@ LOCK_FILE = Path("dvc.lock")
 DATA = Path("data")
 SMALL_BYTES = 2 * 10**9
 """Weights up to this size are put under DVC; larger ones stay where they are."""
+NO_TEMPLATE = "no_chat_template"
+"""Why rows are rejected whose conversation the model has no template for."""
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}"
+    "{{ eos_token if message['role'] == 'assistant' else '' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}Assistant: {% endif %}"
+)
+"""For models that have none."""
 _IMAGES = ("image_prompts", "base_diffusion", "diffusion_evaluation", "diffusion_report")
 
 
@@ -65,10 +74,9 @@ def adopt(
     with TemporaryDirectory() as folder:
         artifact = Path(folder) / "base_model"
         found_model = look_at(model, artifact)
-        params = _loaded(text)
-        found = survey(path, artifact, params)
+        text, found = _surveyed(path, artifact, text)
     print(survey_text(found, found_model))
-    _refuse_rejects(found, params)
+    _refuse_rejects(found, _loaded(text))
     chosen = choose(found, found_model, methods=methods, encoder=encoder)
     sources = {"feedback": path} | ({"base_model": found_model.folder} if found_model.folder else {})
     places = {key: _place_of(source) for key, source in sources.items()}
@@ -83,6 +91,20 @@ def adopt(
     _write(new_params, graph)
     print(_next_steps())
     return 0
+
+
+def _surveyed(log: Path, artifact: Path, text: str) -> tuple[str, Survey]:
+    """What is known of a log, and params.yaml with a template where the model has none for its conversations."""
+    try:
+        found = survey(log, artifact, _loaded(text))
+        if NO_TEMPLATE not in found.counts["reject_reasons"]:
+            return text, found
+    except ValueError as error:
+        if NO_TEMPLATE not in str(error):
+            raise
+    print("the log holds conversations, and the model has no template for them: each turn gets its speaker's name\n")
+    text = params_for(text, {"normalization.chat_template": PLAIN_TEMPLATE}, ())
+    return text, survey(log, artifact, _loaded(text))
 
 
 def _existing(log: str) -> Path:
@@ -141,17 +163,13 @@ def _refuse_rejects(found: Survey, params: Params) -> None:
 def _place_of(source: Path) -> Path:
     """Where a log or model stands once it is adopted: where it is, or in data/ if git doesn't see it there."""
     inside = source.resolve().relative_to(Path.cwd()) if source.resolve().is_relative_to(Path.cwd()) else None
-    if inside is not None and (_is_in_git(inside) or not _git_ignores(inside) or _pointer_of(inside).is_file()):
+    if inside is not None and (_is_in_git(inside) or not _git_ignores(inside) or pointer_of(inside).is_file()):
         return inside
     return DATA / source.resolve().name if _size(source) <= SMALL_BYTES or source.is_file() else source.resolve()
 
 
 def _size(path: Path) -> int:
     return sum(file.stat().st_size for file in files_below(path))
-
-
-def _pointer_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.dvc")
 
 
 def _put_under_dvc(source: Path, place: Path, *, is_needed: bool, force: bool) -> None:

@@ -128,10 +128,9 @@ def _lengths(lengths: Lengths, positions: int | None) -> tuple[dict[str, Any], l
     answer = min(_rounded_up(_at(lengths.completions, 0.9)), max(limit // 2, 1))
     longest_prompt = limit - answer if without_room > MAX_CUT else None
     cut = float((rows > limit).mean())
-    reasons = [
-        f"{limit:,} tokens hold {1 - cut:.1%} of the rows; of {cut:.1%} the end is cut"
-        + ("" if longest_prompt else f", and {without_room:.1%} leave no room for an answer and are rejected")
-    ]
+    reasons = [f"{limit:,} tokens hold {1 - cut:.1%} of the rows" + (f"; of {cut:.1%} the end is cut" if cut else "")]
+    if without_room and not longest_prompt:
+        reasons.append(f"{without_room:.1%} leave no room for an answer and are rejected")
     if longest_prompt:
         reasons.append(
             f"{without_room:.0%} of the prompts alone are longer than that: of prompts that don't fit the last "

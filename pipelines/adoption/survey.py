@@ -105,12 +105,12 @@ def survey(log: Path, base_model: Path, params: Params) -> Survey:
             _lengths(sample, base_model),
             list(_slices(sample)),
             list(_examples(rows)),
-            list(first_columns(log, params)),
+            list(dict.fromkeys(name for row in first_rows(log, params) for name in row)),
         )
 
 
-def first_columns(log: Path, params: Params, at_most: int = 1000) -> dict[str, None]:
-    """Columns of the first rows of a log, in their order.
+def first_rows(log: Path, params: Params, at_most: int = 1000) -> list[dict[str, Any]]:
+    """The first rows of a log, as they stand there.
 
     Args:
         log: file or folder.
@@ -126,7 +126,7 @@ def first_columns(log: Path, params: Params, at_most: int = 1000) -> dict[str, N
     section = params.normalization
     with open_log(log, section.source) as found:
         rows = read_log(found.files, max_row_bytes=section.max_row_bytes, encoding=section.encoding, tallies={})
-        return {name: None for logged in islice(rows, at_most) for name in logged.row or ()}
+        return [dict(logged.row) for logged in islice(rows, at_most) if logged.row is not None]
 
 
 @contextmanager
