@@ -18,7 +18,7 @@ ENOUGH_HELD_OUT = 200
 MAX_TEST_SHARE = 0.3
 MIN_HELD_OUT = 30
 """Held-out rows below which a gate says that there is too little evidence."""
-KL_PER_TOKEN = 0.1
+KL_PER_TOKEN = 0.5
 """Nats that a token of an answer may lie from the start's, on average."""
 MIN_KL = 5.0
 MAX_CUT = 0.25

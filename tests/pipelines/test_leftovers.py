@@ -54,8 +54,10 @@ def test_judge_slice_and_limits_of_the_demo_are_named(nodes, log):
     assert choice_problems(own(log), nodes) == [
         "evaluation.judge: demo knows the answers of the demo's world alone; set it to none, or name a judge",
         "gate.bco.minimums: true_reward/gain is measured by a judge alone; take it out, or name a judge",
-        "evaluation.slice_by: expected a column of the log, found no 'topic' in its first 20 rows; name one of "
-        "completion, label, prompt, team, or null",
+        (
+            "evaluation.slice_by: expected a column of the log, found no 'topic' in its first 20 rows; name one of "
+            "completion, label, prompt, team, or null"
+        ),
     ]
 
 
