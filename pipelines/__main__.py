@@ -62,7 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Bring methods or stages up to date, as a Prefect flow; needs no server."""
     from pipelines.running import run_flow
 
-    return run_flow(arguments.targets, overrides=arguments.set, force=arguments.force, jobs=arguments.jobs)
+    return run_flow(
+        arguments.targets,
+        overrides=arguments.set,
+        force=arguments.force,
+        jobs=arguments.jobs,
+        publish=arguments.publish,
+    )
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -72,11 +78,11 @@ def sweep(arguments: argparse.Namespace) -> int:
     return run_sweep(arguments.targets, overrides=arguments.set, jobs=arguments.jobs)
 
 
-def status(_: argparse.Namespace) -> int:
+def status(arguments: argparse.Namespace) -> int:
     """Print what the next run would do, and why."""
     from pipelines.status import status_text
 
-    print(status_text())
+    print(status_text(arguments.targets))
     return 0
 
 
@@ -114,6 +120,7 @@ def serve(arguments: argparse.Namespace) -> int:
         on_data_update=arguments.on_data_update,
         notify=arguments.notify,
         jobs=arguments.jobs,
+        publish=arguments.publish,
     )
 
 
@@ -164,6 +171,9 @@ def main() -> int:
     _add_adopt_flags(subparsers.choices["adopt"])
     _add_run_flags(subparsers.choices["run"], subparsers.choices["sweep"])
     _add_serving_flags(subparsers.choices["serve"], subparsers.choices["ui"])
+    subparsers.choices["status"].add_argument(
+        "targets", nargs="*", metavar="METHOD|STAGE", help="what to look at, with all that it reads from; all if none"
+    )
     subparsers.choices["data-updated"].add_argument("source", nargs="?", default="", help="what is new, or who says so")
     arguments = parser.parse_args()
     try:
@@ -173,6 +183,9 @@ def main() -> int:
             raise
         print(" ".join(str(error).split()), file=sys.stderr)
         return 1
+
+
+_PUBLISH = "commit dvc.lock on this branch, which is checked out, and push it to git's remote"
 
 
 def _is_for_people(error: Exception) -> bool:
@@ -206,6 +219,7 @@ def _add_serving_flags(serve: argparse.ArgumentParser, ui: argparse.ArgumentPars
     serve.add_argument("--name", default="nightly", help="of the deployment, on a server of several workspaces")
     serve.add_argument("--cron", metavar="CRON", help='when, such as "0 3 * * *" for every night at three')
     serve.add_argument("--on-data-update", action="store_true", help="also when `data-updated` says so")
+    serve.add_argument("--publish", metavar="BRANCH", help=_PUBLISH)
     ui.add_argument("--cron", metavar="CRON", default="0 3 * * *", help="when; every night at three if not said")
     ui.add_argument("--host", default="127.0.0.1", help="address that the server listens on")
     ui.add_argument("--port", type=int, default=4200, help="port that the server listens on")
@@ -224,6 +238,7 @@ def _add_run_flags(run: argparse.ArgumentParser, sweep: argparse.ArgumentParser)
             "--set", action="append", default=[], metavar="KEY=VALUE", help=meaning.format(file=PARAMS_FILE)
         )
         parser.add_argument("-j", "--jobs", type=_jobs, default=DEFAULT_JOBS, metavar="N", help=f"{what} at a time")
+    run.add_argument("--publish", metavar="BRANCH", help=_PUBLISH)
     run.add_argument("--force", action="store_true", help="run what didn't change as well")
 
 

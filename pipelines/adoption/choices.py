@@ -125,7 +125,9 @@ def _lengths(lengths: Lengths, positions: int | None) -> tuple[dict[str, Any], l
     wanted = _rounded_up(_at(rows, 0.99))
     limit = min(wanted, positions) if positions else wanted
     without_room = float((lengths.prompts >= limit).mean())
-    answer = min(_rounded_up(_at(lengths.completions, 0.9)), max(limit // 2, 1))
+    answer = _rounded_up(_at(lengths.completions, 0.9))
+    # The longest prompts and answers need not fit together; half of the positions is left for prompts.
+    answer = min(answer, positions // 2) if positions else answer
     longest_prompt = limit - answer if without_room > MAX_CUT else None
     cut = float((rows > limit).mean())
     reasons = [f"{limit:,} tokens hold {1 - cut:.1%} of the rows" + (f"; of {cut:.1%} the end is cut" if cut else "")]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pipelines.graph import StageNode, stages_of
+from pipelines.planning import ancestors
 
 DEMO = ("demo_feedback", "demo_image_prompts")
 """Stages that only the demo has."""
@@ -16,11 +17,8 @@ _HEADING = re.compile(r"^ *# ---- .* ----$")
 
 def stages_for(methods: Sequence[str], nodes: Sequence[StageNode]) -> set[str]:
     """Names of the stages that the methods need, without those that only the demo has."""
-    kept = {node.name for method in methods for node in stages_of(method, nodes)}
-    for node in reversed(nodes):
-        if node.name in kept:
-            kept.update(node.upstream)
-    return kept - set(DEMO)
+    own = [node.name for method in methods for node in stages_of(method, nodes)]
+    return ancestors(nodes, own) - set(DEMO)
 
 
 def graph_for(text: str, nodes: Sequence[StageNode], methods: Sequence[str], *, is_hub: bool) -> str:
