@@ -190,7 +190,7 @@ def _put_under_dvc(source: Path, place: Path, *, is_needed: bool, force: bool) -
         raise ValueError(f"`dvc add {' '.join(words)}` failed: {' '.join(last)}")
 
 
-def _whole_graph(methods: Sequence[str]) -> str:
+def _whole_graph(methods: Sequence[str]) -> tuple[str, list[StageNode]]:
     """dvc.yaml with the stages of the methods: as it is, or as git has it from before it was made another log's.
 
     Raises:
@@ -199,12 +199,12 @@ def _whole_graph(methods: Sequence[str]) -> str:
     text = GRAPH_FILE.read_text(encoding="utf-8")
     needed = [f"\n  {method}_rows:" for method in methods]
     if all(name in text for name in needed):
-        return text
+        return text, _nodes_of(text, PARAMS_FILE.read_text(encoding="utf-8"))
     for commit in _git("log", "--format=%H", "--", str(GRAPH_FILE)).split():
         older = _git("show", f"{commit}:{GRAPH_FILE}")
         if all(name in older for name in needed):
-            print(f"\n{GRAPH_FILE} has no stages of {', '.join(methods)}; taken from commit {commit[:12]}")
-            return older
+            print(f"\n{GRAPH_FILE} has no stages of {', '.join(methods)}; they are taken from commit {commit[:12]}")
+            return older, _nodes_of(older, _git("show", f"{commit}:{PARAMS_FILE}"))
     raise ValueError(f"{GRAPH_FILE} has no stages of {', '.join(methods)}, and no commit of it that git has does")
 
 
@@ -216,15 +216,23 @@ def _inputs(model: BaseModel, places: Mapping[str, Path]) -> dict[str, Any]:
     return {**{f"inputs.{key}": place.as_posix() for key, place in places.items()}, "base_model": source}
 
 
-def _written(text: str, whole: str, values: Mapping[str, Any], overrides: Sequence[str]) -> tuple[str, str]:
+def _written(
+    text: str, whole: tuple[str, list[StageNode]], values: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[str, str]:
     """The new params.yaml and dvc.yaml, checked against each other.
+
+    Args:
+        text: params.yaml as it is.
+        whole: a dvc.yaml with all that is needed, and its stages.
+        values: what params.yaml is to say.
+        overrides: what it is to say above all.
 
     Raises:
         ValueError: they don't fit the code.
     """
     methods: list[str] = values["run.methods"]
     is_hub = values["base_model"]["source"] == "hub"
-    nodes = _nodes_of(whole)
+    graph, nodes = whole
     idle = {node.name for node in nodes} - stages_for(methods, nodes)
     others = set(METHODS) - set(methods)
     unread = [*DEMO, *_IMAGES, *(f"{part}.{name}" for part in ("training", "gate", "rows") for name in others)]
@@ -234,19 +242,19 @@ def _written(text: str, whole: str, values: Mapping[str, Any], overrides: Sequen
         file = Path(folder) / PARAMS_FILE.name
         file.write_text(params_for(text, values, unread), encoding="utf-8")
         params = overridden(overrides, file)
-    graph = graph_for(whole, nodes, methods, is_hub=is_hub)
+    graph = graph_for(graph, nodes, methods, is_hub=is_hub)
     problems = graph_problems(_nodes_of(graph, params), _loaded(params))
     if problems:
         raise ValueError(f"what would be written doesn't fit the code: {'; '.join(problems)}")
     return params, graph
 
 
-def _nodes_of(graph: str, params: str | None = None) -> list[StageNode]:
+def _nodes_of(graph: str, params: str) -> list[StageNode]:
     """The stages of a dvc.yaml that stands nowhere yet."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / GRAPH_FILE).write_text(graph, encoding="utf-8")
-        (folder / PARAMS_FILE).write_text(params or PARAMS_FILE.read_text(encoding="utf-8"), encoding="utf-8")
+        (folder / PARAMS_FILE).write_text(params, encoding="utf-8")
         (folder / ".dvc").mkdir()
         (folder / ".dvc/config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
         # DVC names stages by their way from where it is asked.
