@@ -1,6 +1,7 @@
 """Looks at what a run needs before it is needed: environment, server, devices, disk, model and data."""
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -33,6 +34,7 @@ def examine() -> list[Finding]:
     """Everything that was found, in the order of looking."""
     checks: list[Callable[[], Iterator[Finding]]] = [
         _environment,
+        _merges,
         _graph,
         _choices,
         _server,
@@ -77,6 +79,14 @@ def _environment() -> Iterator[Finding]:
         yield Finding("packages", "note", f"not as in {LOCKED}: {', '.join(differing)}; `make setup` installs it")
     else:
         yield Finding("packages", "ok", f"as in {LOCKED}")
+
+
+def _merges() -> Iterator[Finding]:
+    if not Path(".gitattributes").is_file() or shutil.which("git") is None:
+        return
+    if subprocess.run(["git", "config", "merge.ours.driver"], capture_output=True, check=False).returncode:
+        text = "branches that both ran will conflict in dvc.lock; `make setup` sets up their merge"
+        yield Finding("merges", "note", text)
 
 
 def _graph() -> Iterator[Finding]:

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import random
+import shutil
 import sys
 
 import pytest
@@ -240,6 +241,23 @@ def test_a_terminal_that_nobody_sits_at_is_asked_nothing(workspace, model, tmp_p
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, printed.decode()
     assert b"dvc repro --keep-going" in printed
+
+
+@pytest.mark.long
+def test_a_model_of_the_hub_is_pinned_and_a_log_in_the_clone_stays_where_it_is(workspace, model, tmp_path):
+    commit = "1" * 40
+    shutil.copytree(model, tmp_path / "hub/models--org--tiny/snapshots" / commit)
+    workspace.environment |= {"HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    log = thumbs(workspace.root / "data")
+
+    adopt(workspace, log.relative_to(workspace.root), f"org/tiny@{commit}")
+
+    base_model = params(workspace)["base_model"]
+    assert (base_model["source"], base_model["repository"], base_model["revision"]) == ("hub", "org/tiny", commit)
+    assert "base_model" not in params(workspace)["inputs"]
+    assert params(workspace)["inputs"]["feedback"] == "data/thumbs.jsonl"
+    assert (workspace.root / "data/thumbs.jsonl.dvc").is_file()
+    assert workspace.repro("base_model", "normalization") >= {"base_model", "normalization"}
 
 
 @pytest.mark.long
