@@ -16,7 +16,8 @@ export PREFECT_SERVER_ANALYTICS_ENABLED := false
 help: ## Show what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 16
 
-setup: $(VENV)/.made ## Make .venv from requirements.lock; again only if the lock changed
+setup: $(VENV)/.made ## Make .venv from requirements.lock, again only if the lock changed; set up the merge of dvc.lock
+	@if git rev-parse --git-dir >/dev/null 2>&1; then git config merge.ours.driver true; fi
 
 $(VENV)/.made: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(f"expected Python 3.11 or newer, found {v.major}.{v.minor}; run make PYTHON=python3.11") if v < (3, 11) else None'

@@ -14,12 +14,13 @@ def check(_: argparse.Namespace) -> int:
     """Check params.yaml and dvc.yaml against the code; print each problem in one line."""
     from pipelines.checks import graph_problems
     from pipelines.graph import read_graph, targets_of
+    from pipelines.leftovers import choice_problems, missing_inputs
     from pipelines.params import load_params
 
     params = load_params()
     nodes = read_graph()
     targets_of(params.run.methods, nodes)
-    problems = graph_problems(nodes, params)
+    problems = [*graph_problems(nodes, params), *missing_inputs(params, nodes), *choice_problems(params, nodes)]
     for problem in problems:
         print(problem, file=sys.stderr)
     if not problems:
@@ -61,7 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Bring methods or stages up to date, as a Prefect flow; needs no server."""
     from pipelines.running import run_flow
 
-    return run_flow(arguments.targets, overrides=arguments.set, force=arguments.force, jobs=arguments.jobs)
+    return run_flow(
+        arguments.targets,
+        overrides=arguments.set,
+        force=arguments.force,
+        jobs=arguments.jobs,
+        publish=arguments.publish,
+    )
 
 
 def sweep(arguments: argparse.Namespace) -> int:
@@ -71,11 +78,11 @@ def sweep(arguments: argparse.Namespace) -> int:
     return run_sweep(arguments.targets, overrides=arguments.set, jobs=arguments.jobs)
 
 
-def status(_: argparse.Namespace) -> int:
+def status(arguments: argparse.Namespace) -> int:
     """Print what the next run would do, and why."""
     from pipelines.status import status_text
 
-    print(status_text())
+    print(status_text(arguments.targets))
     return 0
 
 
@@ -95,6 +102,21 @@ def describe(arguments: argparse.Namespace) -> int:
     return describe_template(arguments.template, arguments.row)
 
 
+def adopt(arguments: argparse.Namespace) -> int:
+    """Make params.yaml and dvc.yaml those of your own log and model; says first what it understood of them."""
+    from pipelines.adoption.adopting import adopt as adopt_log
+
+    return adopt_log(
+        arguments.log,
+        arguments.model,
+        overrides=arguments.set,
+        methods=arguments.methods.split(",") if arguments.methods else (),
+        encoder=arguments.encoder,
+        dry_run=arguments.dry_run,
+        force=arguments.force,
+    )
+
+
 def serve(arguments: argparse.Namespace) -> int:
     """Start the flow on a schedule, and early when the data changed, until interrupted; needs a server."""
     from pipelines.serving import serve as serve_flow
@@ -105,6 +127,7 @@ def serve(arguments: argparse.Namespace) -> int:
         on_data_update=arguments.on_data_update,
         notify=arguments.notify,
         jobs=arguments.jobs,
+        publish=arguments.publish,
     )
 
 
@@ -138,6 +161,7 @@ def convert(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "adopt": adopt,
     "check": check,
     "params": params,
     "results": results,
@@ -163,8 +187,12 @@ def main() -> int:
     target = f"file to write it to, where editors of {PARAMS_FILE} find it"
     subparsers.choices["params"].add_argument("--write", type=Path, metavar="FILE", help=target)
     _add_describing_flags(subparsers.choices["describe"])
+    _add_adopt_flags(subparsers.choices["adopt"])
     _add_run_flags(subparsers.choices["run"], subparsers.choices["sweep"])
     _add_serving_flags(subparsers.choices["serve"], subparsers.choices["ui"])
+    subparsers.choices["status"].add_argument(
+        "targets", nargs="*", metavar="METHOD|STAGE", help="what to look at, with all that it reads from; all if none"
+    )
     subparsers.choices["data-updated"].add_argument("source", nargs="?", default="", help="what is new, or who says so")
     subparsers.choices["convert"].add_argument("folder", type=Path, help="folder with pytorch_model.bin or a like file")
     arguments = parser.parse_args()
@@ -175,6 +203,9 @@ def main() -> int:
             raise
         print(" ".join(str(error).split()), file=sys.stderr)
         return 1
+
+
+_PUBLISH = "commit dvc.lock on this branch, which is checked out, and push it to git's remote"
 
 
 def _is_for_people(error: Exception) -> bool:
@@ -197,10 +228,25 @@ def _add_describing_flags(describe: argparse.ArgumentParser) -> None:
     describe.add_argument("--row", type=Path, metavar="FILE", help=row)
 
 
+def _add_adopt_flags(adopt: argparse.ArgumentParser) -> None:
+    adopt.add_argument("log", help="the log: a file, or a folder of files")
+    adopt.add_argument(
+        "--model", required=True, metavar="FOLDER|REPOSITORY", help="the model to improve; owner/name[@COMMIT]"
+    )
+    adopt.add_argument("--methods", metavar="METHOD,...", help="what to train by; what fits the log best if not said")
+    adopt.add_argument("--encoder", metavar="FOLDER|REPOSITORY@COMMIT", help="what embeds prompts")
+    adopt.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"value that is to stand in {PARAMS_FILE}"
+    )
+    adopt.add_argument("--dry-run", action="store_true", help="print what was understood and chosen, and write nothing")
+    adopt.add_argument("--force", action="store_true", help=f"write over a changed {PARAMS_FILE} or dvc.yaml")
+
+
 def _add_serving_flags(serve: argparse.ArgumentParser, ui: argparse.ArgumentParser) -> None:
     serve.add_argument("--name", default="nightly", help="of the deployment, on a server of several workspaces")
     serve.add_argument("--cron", metavar="CRON", help='when, such as "0 3 * * *" for every night at three')
     serve.add_argument("--on-data-update", action="store_true", help="also when `data-updated` says so")
+    serve.add_argument("--publish", metavar="BRANCH", help=_PUBLISH)
     ui.add_argument("--cron", metavar="CRON", default="0 3 * * *", help="when; every night at three if not said")
     ui.add_argument("--host", default="127.0.0.1", help="address that the server listens on")
     ui.add_argument("--port", type=int, default=4200, help="port that the server listens on")
@@ -219,6 +265,7 @@ def _add_run_flags(run: argparse.ArgumentParser, sweep: argparse.ArgumentParser)
             "--set", action="append", default=[], metavar="KEY=VALUE", help=meaning.format(file=PARAMS_FILE)
         )
         parser.add_argument("-j", "--jobs", type=_jobs, default=DEFAULT_JOBS, metavar="N", help=f"{what} at a time")
+    run.add_argument("--publish", metavar="BRANCH", help=_PUBLISH)
     run.add_argument("--force", action="store_true", help="run what didn't change as well")
 
 

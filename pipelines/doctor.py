@@ -1,6 +1,7 @@
 """Looks at what a run needs before it is needed: environment, server, devices, disk, model and data."""
 
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -11,6 +12,7 @@ from dvc.exceptions import DvcException
 
 from pipelines.checks import graph_problems
 from pipelines.graph import read_graph, recorded_stages
+from pipelines.leftovers import choice_problems, pointer_of
 from pipelines.params import load_params
 from pipelines.servers import find_server, openings
 from stages.contracts.engines import num_processors
@@ -30,7 +32,17 @@ class Finding(NamedTuple):
 
 def examine() -> list[Finding]:
     """Everything that was found, in the order of looking."""
-    checks: list[Callable[[], Iterator[Finding]]] = [_environment, _graph, _server, _devices, _disk, _model, _data]
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _environment,
+        _merges,
+        _graph,
+        _choices,
+        _server,
+        _devices,
+        _disk,
+        _model,
+        _data,
+    ]
     return [finding for check in checks for finding in _outcome(check)]
 
 
@@ -69,6 +81,14 @@ def _environment() -> Iterator[Finding]:
         yield Finding("packages", "ok", f"as in {LOCKED}")
 
 
+def _merges() -> Iterator[Finding]:
+    if not Path(".gitattributes").is_file() or shutil.which("git") is None:
+        return
+    if subprocess.run(["git", "config", "merge.ours.driver"], capture_output=True, check=False).returncode:
+        text = "branches that both ran will conflict in dvc.lock; `make setup` sets up their merge"
+        yield Finding("merges", "note", text)
+
+
 def _graph() -> Iterator[Finding]:
     params = load_params()
     nodes = read_graph()
@@ -76,6 +96,15 @@ def _graph() -> Iterator[Finding]:
     yield from (Finding("graph", "FAIL", problem) for problem in problems)
     if not problems:
         yield Finding("graph", "ok", f"{len(nodes)} stages; params.yaml and dvc.yaml agree with the code")
+
+
+def _choices() -> Iterator[Finding]:
+    problems = choice_problems(load_params(), read_graph())
+    yield from (Finding("choices", "FAIL", problem) for problem in problems)
+    if not problems:
+        yield Finding(
+            "choices", "ok", "nothing of the demo is left beside another log, and the model holds what it is to read"
+        )
 
 
 def _server() -> Iterator[Finding]:
@@ -154,6 +183,8 @@ def _data() -> Iterator[Finding]:
         files = [file for file in feedback.rglob("*") if file.is_file()] if feedback.is_dir() else [feedback]
         size = sum(file.stat().st_size for file in files)
         yield Finding("data", "ok", f"{feedback}: {len(files)} files, {size / 1e6:.1f} MB")
+    elif pointer_of(feedback).is_file():
+        yield Finding("data", "note", f"{feedback} is not here; `dvc pull {feedback}` brings it")
     elif any(str(feedback) in node.outs for node in read_graph()):
         yield Finding("data", "ok", f"{feedback} will be made by its stage")
     else:

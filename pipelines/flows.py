@@ -6,7 +6,7 @@ Prefect decides when and where, DVC decides whether: a stage that DVC would not 
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -22,17 +22,21 @@ from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
 
+from pipelines.dvc_process import run_dvc
 from pipelines.events import DATA_REJECTED, GATE_FAILED, tell_failure
 from pipelines.graph import StageNode
 from pipelines.locks import Holder, mend_notes, wait_for_leftovers, workspace_lock
+from pipelines.missed_runs import cancel_overdue
 from pipelines.overrides import apply_overrides
 from pipelines.planning import Plan, make_plan
 from pipelines.processes import DEFAULT_JOBS, ProcessGroups
+from pipelines.publishing import PublishError, check_branch
+from pipelines.publishing import publish as publish_files
 from pipelines.pushing import PushError, push
 from pipelines.run_artifacts import ProgressReporter, show_gate, show_outputs, show_run
 from pipelines.run_record import FAILED, SKIPPED, StageRecord, summary
 from pipelines.stage_run import Outcome, StageError, run_stage
-from stages.contracts.stage import EXIT_GATE, EXIT_REJECTED
+from stages.contracts.stage import EXIT_GATE, EXIT_REJECTED, PARAMS_FILE
 
 WATCH_EVERY_S = 3.0
 RETRY_DELAY_S = 1.0
@@ -52,6 +56,7 @@ def pipeline(
     overrides: list[str] | None = None,
     force: bool = False,
     jobs: int = DEFAULT_JOBS,
+    publish: str | None = None,
 ) -> State[Any]:
     """Bring stages up to date, and show what became of each.
 
@@ -61,27 +66,24 @@ def pipeline(
         overrides: values to set in params.yaml first, such as "training.bco.beta=0.3"; they stay set.
         force: run every stage, changed or not.
         jobs: stages that may run at a time.
+        publish: branch, which is checked out, to commit and push dvc.lock on afterwards; None commits nothing.
 
     Returns:
         Completed if every stage is up to date, Failed with what failed, Cancelled if the run was cancelled.
     """
     if jobs < 1:
         return Failed(message=f"expected jobs of 1 or more, found {jobs}")
-    log = get_run_logger()
     groups = ProcessGroups()
     doing = f"{flow_run.name} ({' '.join(targets or ['the usual methods'])})"
     with cancelled_with_its_run(groups):
         try:
+            if publish:
+                check_branch(publish)
             with workspace(doing, groups):
-                if overrides:
-                    apply_overrides(overrides)
-                    log.info("params.yaml: %s", ", ".join(overrides))
-                plan = make_plan(targets or ())
-                log.info("%d stages, %d of them unchanged", len(plan.nodes), len(plan.unchanged))
-                for name, files in plan.edited.items():
-                    log.info("%s follows from an edit of %s", name, ", ".join(files))
-                run = _GraphRun(plan, groups, force=force, jobs=jobs)
-                run.execute()
+                pass_over_missed()
+                run = _brought_up_to_date(targets or (), overrides or (), groups, force=force, jobs=jobs)
+                if publish and not groups.stopping.is_set():
+                    run.publish(publish)
         except InterruptedError as stopped:
             return Cancelled(message=str(stopped))
         except (ValueError, DvcException) as error:
@@ -89,12 +91,30 @@ def pipeline(
     if groups.stopping.is_set():
         return Cancelled(message=groups.reason)
     records = run.in_order()
-    show_run(plan.nodes, records)
-    came_of_it = "; ".join(filter(None, [summary(records), run.push_failure]))
-    log.info(came_of_it)
-    if run.push_failure or any(record.state == FAILED for record in records.values()):
+    show_run(run.plan.nodes, records)
+    failures = list(filter(None, [run.push_failure, run.publish_failure]))
+    came_of_it = "; ".join([summary(records), *failures])
+    get_run_logger().info(came_of_it)
+    if failures or any(record.state == FAILED for record in records.values()):
         return Failed(message=came_of_it)
     return Completed(message=came_of_it)
+
+
+def _brought_up_to_date(
+    targets: Sequence[str], overrides: Sequence[str], groups: ProcessGroups, *, force: bool, jobs: int
+) -> "_GraphRun":
+    """The run of the stages behind the targets, once all of them came to their ends."""
+    log = get_run_logger()
+    if overrides:
+        apply_overrides(overrides)
+        log.info("params.yaml: %s", ", ".join(overrides))
+    plan = make_plan(targets)
+    log.info("%d stages, %d of them unchanged", len(plan.nodes), len(plan.unchanged))
+    for name, files in plan.edited.items():
+        log.info("%s follows from an edit of %s", name, ", ".join(files))
+    run = _GraphRun(plan, groups, force=force, jobs=jobs)
+    run.execute()
+    return run
 
 
 class _GraphRun:
@@ -113,11 +133,14 @@ class _GraphRun:
         """Stages that would fail the same way if they ran again."""
         self.push_failure = ""
         """Why the results are not on the remote."""
+        self.publish_failure = ""
+        """Why dvc.lock is not on git's remote."""
         self.job_slots = threading.Semaphore(jobs)
         self.accelerator_slots = threading.Semaphore(1 if has_accelerator() else jobs)
 
     def execute(self) -> None:
         """Submit all tasks and wait for them."""
+        self._note_new_data()
         futures: dict[str, PrefectFuture[Any]] = {}
         for node in self.plan.nodes:
             upstream = [_Settled(futures[other]) for other in node.upstream if other in futures]
@@ -126,6 +149,33 @@ class _GraphRun:
             future.wait()
         if self.plan.remote:
             self._push().submit(wait_for=list(map(_Settled, futures.values())), return_state=False).wait()
+
+    def publish(self, branch: str) -> None:
+        """Commit and push what the run recorded, in a task of its own."""
+
+        @task(name="git push", task_run_name="git push", cache_policy=NO_CACHE, persist_result=False)
+        def body() -> State[Any]:
+            if self.push_failure:
+                self.publish_failure = "dvc.lock is not published, since others would look for results in vain"
+                return Failed(message=self.publish_failure)
+            paths = ["dvc.lock", str(PARAMS_FILE), *self.plan.sources]
+            message = f"Record what {flow_run.name} computed\n\n{summary(self.in_order())}"
+            try:
+                return Completed(message=publish_files(branch, paths, message))
+            except PublishError as error:
+                self.publish_failure = str(error)
+                return Failed(message=self.publish_failure)
+
+        body.submit(return_state=False).wait()
+
+    def _note_new_data(self) -> None:
+        """Have DVC keep the data as it is now, so that what is pushed is what was read."""
+        for source in (name for name, is_new in self.plan.sources.items() if is_new):
+            status = run_dvc(
+                ["commit", "--force", source], self.groups, on_line=get_run_logger().info, on_progress=lambda _: None
+            )
+            if status:
+                raise ValueError(f"`dvc commit --force {source}` ended with {status}; its output stands in the log")
 
     def in_order(self) -> dict[str, StageRecord]:
         """What became of each stage, in the order of the plan."""
@@ -170,7 +220,7 @@ class _GraphRun:
             stages = [name for name, record in self.records.items() if record.state not in {FAILED, SKIPPED}]
             self.push_failure = "dvc push did not come to its end"
             try:
-                push(stages, self.groups, on_line=get_run_logger().info)
+                push([*stages, *self.plan.sources], self.groups, on_line=get_run_logger().info)
             except InterruptedError as stopped:
                 return Cancelled(message=str(stopped))
             except PushError as error:
@@ -290,6 +340,19 @@ def cancelled_with_its_run(groups: ProcessGroups) -> Iterator[None]:
     finally:
         over.set()
         watcher.join()
+
+
+def pass_over_missed() -> None:
+    """Cancel what the schedule planned for before now: this run does what those would have."""
+    try:
+        with get_client(sync_client=True) as client:
+            deployment_id = client.read_flow_run(UUID(str(flow_run.id))).deployment_id
+            missed = cancel_overdue(client, deployment_id, keep_newest=False) if deployment_id else 0
+    except (httpx.HTTPError, PrefectException) as error:
+        get_run_logger().info("missed runs are not looked for: %s", error)
+        return
+    if missed:
+        get_run_logger().info("%d runs that were missed are passed over", missed)
 
 
 def close_killed(killed: Holder) -> None:

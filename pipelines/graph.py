@@ -1,5 +1,6 @@
 """The graph as dvc.yaml defines it, read through DVC, and what must hold between it and the code."""
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -177,14 +178,22 @@ def recorded_stages(lock: Path = Path("dvc.lock")) -> dict[str, Any]:
     """What dvc.lock says of each stage, by its name; nothing where there is no such file.
 
     Raises:
-        ValueError: the file is cut off, as a kill leaves it while DVC rewrites it.
+        ValueError: the file is cut off, as a kill leaves it while DVC rewrites it, or holds the conflict of a merge.
     """
     try:
-        stages = yaml.load(lock.read_text(encoding="utf-8"), Loader=_LOADER)["stages"]  # noqa: S506 -- a safe one
-        # A stage's command is the first thing that DVC writes of it, so this fails on one that was cut off.
-        return {name: {"cmd": stage["cmd"], **stage} for name, stage in stages.items()}
+        text = lock.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return {}
+    if re.search(r"^<{7} ", text, re.MULTILINE):
+        raise ValueError(
+            f"{lock}: expected what DVC wrote of each stage, found the conflict of a merge; `git checkout --ours "
+            f"{lock} && git add {lock}` keeps this branch's side, and the next run brings the rest up to date; `make "
+            "setup` sets up the driver by which git does so itself"
+        )
+    try:
+        stages = yaml.load(text, Loader=_LOADER)["stages"]  # noqa: S506 -- a safe one
+        # A stage's command is the first thing that DVC writes of it, so this fails on one that was cut off.
+        return {name: {"cmd": stage["cmd"], **stage} for name, stage in stages.items()}
     except (yaml.YAMLError, AttributeError, TypeError, KeyError, ValueError):
         raise ValueError(
             f"{lock}: expected what DVC wrote of each stage, found it cut off; `git checkout {lock}` brings back what "

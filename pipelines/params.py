@@ -121,7 +121,19 @@ def check_params(values: Any) -> Params:
     Raises:
         ValueError: as `load_params`.
     """
+    for name, limits in _section(values, "gate").items():
+        for key, listed in (limits if isinstance(limits, dict) else {}).items():
+            if listed is None and key in {"minimums", "maximums"}:
+                raise ValueError(
+                    f"{PARAMS_FILE}: gate.{name}.{key}: expected limits by metric, such as `auc: 0.5`, found nothing; "
+                    f"write `{key}: {{}}` for none, or take the line out"
+                )
     return parse_section(_params_of(values), values, where="")
+
+
+def _section(values: Any, name: str) -> dict[str, Any]:
+    section = values.get(name) if isinstance(values, dict) else None
+    return section if isinstance(section, dict) else {}
 
 
 def _params_of(values: Any) -> type[Params]:

@@ -19,6 +19,8 @@ class Plan(NamedTuple):
     """Name of DVC's default remote, which gets what the run wrote; None if there is none."""
     edited: Mapping[str, Sequence[str]] = {}
     """By name of a stage that follows from an edit of code, the source files; DVC finds out once `code` has run."""
+    sources: Mapping[str, bool] = {}
+    """By name of a `.dvc` file of data that the stages read, whether the data changed since it was added."""
 
 
 def make_plan(targets: Sequence[str] = ()) -> Plan:
@@ -47,7 +49,11 @@ def make_plan(targets: Sequence[str] = ()) -> Plan:
         unchanged = {stage.addressing for stage in stages if _is_unchanged(stage)}
         looked_at = [nodes[stage.addressing] for stage in stages]
         edited = edited_code(looked_at) if CODE_STAGE in by_name and CODE_STAGE not in unchanged else {}
-        return Plan(looked_at, frozenset(unchanged - edited.keys()), repo.config["core"].get("remote"), edited)
+        sources = {
+            stage.addressing: _has_new_data(stage) for stage in plan_repro(graph, wanted or None) if not stage.cmd
+        }
+        remote = repo.config["core"].get("remote")
+        return Plan(looked_at, frozenset(unchanged - edited.keys()), remote, edited, sources)
 
 
 def _is_unchanged(stage: Any) -> bool:
@@ -58,6 +64,13 @@ def _is_unchanged(stage: Any) -> bool:
     except LockError:
         # Some dvc runs this stage now, or was killed in it a moment ago; the one that is to run it will find out.
         return False
+
+
+def _has_new_data(source: Any) -> bool:
+    """Whether what `dvc add` was told of stands there and is another; what was imported is updated by people."""
+    return bool(
+        source.is_data_source and not source.deps and all(out.exists for out in source.outs) and source.changed()
+    )
 
 
 def usual_methods() -> list[str]:
@@ -92,3 +105,12 @@ def resolve_targets(targets: Sequence[str], nodes: Sequence[StageNode]) -> list[
             raise ValueError(f"{target} is no stage or method of dvc.yaml; {hint}")
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def ancestors(nodes: Sequence[StageNode], names: Sequence[str]) -> set[str]:
+    """The stages named and all that they read from."""
+    found = set(names)
+    for node in reversed(nodes):
+        if node.name in found:
+            found.update(node.upstream)
+    return found

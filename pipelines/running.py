@@ -7,13 +7,14 @@ from typing import Any
 from pipelines.graph import read_graph
 from pipelines.overrides import overridden
 from pipelines.planning import resolve_targets
+from pipelines.publishing import check_branch
 from pipelines.servers import have_server
 from pipelines.sweep_plan import plan_sweep
 
 INTERRUPTED = 130
 
 
-def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, jobs: int) -> int:
+def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, jobs: int, publish: str | None) -> int:
     """Run the flow here and now and wait for it.
 
     Args:
@@ -21,6 +22,7 @@ def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, j
         overrides: values to set in params.yaml first.
         force: run every stage, changed or not.
         jobs: stages that may run at a time.
+        publish: branch to commit and push dvc.lock on afterwards; None commits nothing.
 
     Returns:
         Exit status: 0 if everything is up to date, 1 if a stage failed, 130 if it was stopped.
@@ -29,12 +31,14 @@ def run_flow(targets: Sequence[str], *, overrides: Sequence[str], force: bool, j
         ValueError: a target or a value is wrong; found before Prefect is loaded.
     """
     overridden(overrides)
+    if publish:
+        check_branch(publish)
     if targets:
         resolve_targets(targets, read_graph())
     have_server()
     from pipelines.flows import pipeline
 
-    return _exit_status(lambda: pipeline(list(targets), list(overrides), force, jobs, return_state=True))
+    return _exit_status(lambda: pipeline(list(targets), list(overrides), force, jobs, publish, return_state=True))
 
 
 def run_sweep(targets: Sequence[str], *, overrides: Sequence[str], jobs: int) -> int:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pipelines.processes import ProcessGroups
+from pipelines.publishing import check_branch
 from pipelines.servers import find_server, openings, start_server
 
 if TYPE_CHECKING:
@@ -14,7 +15,9 @@ WORKSPACE_TAG = "workspace:"
 """Begins the tag of a deployment that says in which folder its runs work."""
 
 
-def serve(*, name: str, cron: str | None, on_data_update: bool, notify: str | None, jobs: int) -> int:
+def serve(
+    *, name: str, cron: str | None, on_data_update: bool, notify: str | None, jobs: int, publish: str | None
+) -> int:
     """Register the nightly run with the server and start its runs here, until interrupted.
 
     Args:
@@ -23,14 +26,17 @@ def serve(*, name: str, cron: str | None, on_data_update: bool, notify: str | No
         on_data_update: start it as well when `python -m pipelines data-updated` says that there are new rows.
         notify: block that messages go through, as "slack-webhook/ops".
         jobs: stages that may run at a time.
+        publish: branch that runs commit and push dvc.lock on; None commits nothing.
 
     Raises:
         ValueError: there is no server, or it is open to the network without authentication, or another workspace has a
-            deployment of that name there.
+            deployment of that name there, or another branch is checked out.
     """
+    if publish:
+        check_branch(publish)
     api_url = find_server(needed=True)
     refuse_openings(str(api_url))
-    _serve_here(name=name, cron=cron, on_data_update=on_data_update, notify=notify, jobs=jobs)
+    _serve_here(name=name, cron=cron, on_data_update=on_data_update, notify=notify, jobs=jobs, publish=publish)
     return 0
 
 
@@ -53,7 +59,7 @@ def ui(*, host: str, port: int, cron: str, notify: str | None, jobs: int) -> int
         # One that ran already may listen elsewhere as well.
         refuse_openings(api_url)
         print(f"Prefect's pages: {api_url.removesuffix('/api')}  (Ctrl-C ends the server and what it runs)", flush=True)
-        _serve_here(name=NIGHTLY, cron=cron, on_data_update=True, notify=notify, jobs=jobs)
+        _serve_here(name=NIGHTLY, cron=cron, on_data_update=True, notify=notify, jobs=jobs, publish=None)
     finally:
         groups.stop("the server was ended")
     return 0
@@ -73,7 +79,9 @@ def refuse_openings(api_url: str) -> None:
         )
 
 
-def nightly_deployment(*, name: str, cron: str | None, on_data_update: bool, jobs: int) -> "RunnerDeployment":
+def nightly_deployment(
+    *, name: str, cron: str | None, on_data_update: bool, jobs: int, publish: str | None
+) -> "RunnerDeployment":
     """The deployment that brings everything up to date.
 
     Args:
@@ -81,6 +89,7 @@ def nightly_deployment(*, name: str, cron: str | None, on_data_update: bool, job
         cron: when; None leaves it to events and people.
         on_data_update: whether new data starts it early.
         jobs: stages that may run at a time.
+        publish: branch that runs commit and push dvc.lock on; None commits nothing.
     """
     from prefect.events import DeploymentEventTrigger
     from prefect.types.entrypoint import EntrypointType
@@ -97,7 +106,7 @@ def nightly_deployment(*, name: str, cron: str | None, on_data_update: bool, job
         name,
         cron=cron,
         triggers=[trigger] if on_data_update else [],
-        parameters={"jobs": jobs},
+        parameters={"jobs": jobs, "publish": publish},
         description="Brings the methods in `run.methods` of params.yaml up to date; what didn't change is not run.",
         tags=[f"{WORKSPACE_TAG}{Path.cwd()}"],
         # By module, so that what the flow keeps track of is imported and never pickled.
@@ -106,19 +115,41 @@ def nightly_deployment(*, name: str, cron: str | None, on_data_update: bool, job
     return cast("RunnerDeployment", deployment)
 
 
-def _serve_here(*, name: str, cron: str | None, on_data_update: bool, notify: str | None, jobs: int) -> None:
+def _serve_here(
+    *, name: str, cron: str | None, on_data_update: bool, notify: str | None, jobs: int, publish: str | None
+) -> None:
     from prefect import serve as serve_deployments
 
     from pipelines.automations import register_automations
 
     refuse_taken_name(name)
+    pass_over_missed(name)
     for automation in register_automations(notify) if notify else []:
         print(f"automation  {automation}", flush=True)
     if not notify:
         print("nobody is told of failures; --notify slack-webhook/NAME sends them through a Prefect block", flush=True)
-    deployment = nightly_deployment(name=name, cron=cron, on_data_update=on_data_update, jobs=jobs)
-    # One at a time: a second would only wait for the workspace.
-    serve_deployments(deployment, limit=1, print_starting_message=False)
+    deployment = nightly_deployment(name=name, cron=cron, on_data_update=on_data_update, jobs=jobs, publish=publish)
+    # One at a time: a second would only wait for the workspace. And the schedule stays when this process ends: in a
+    # rolling restart the next one has it already, and would never run again.
+    serve_deployments(deployment, limit=1, print_starting_message=False, pause_on_shutdown=False)
+
+
+def pass_over_missed(name: str) -> None:
+    """Leave one of the runs of a deployment that were planned while nobody served it."""
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    from pipelines.flows import pipeline
+    from pipelines.missed_runs import cancel_overdue
+
+    with get_client(sync_client=True) as client:
+        try:
+            deployment_id = client.read_deployment_by_name(f"{pipeline.name}/{name}").id
+        except ObjectNotFound:
+            return
+        missed = cancel_overdue(client, deployment_id, keep_newest=True)
+    if missed:
+        print(f"{missed} runs were missed while nobody served {name}; the newest of them is run", flush=True)
 
 
 def refuse_taken_name(name: str) -> None:

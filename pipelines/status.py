@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from pipelines.checks import edited_code
 from pipelines.graph import CODE_STAGE, StageNode, read_graph, recorded_stages
 from pipelines.locks import lock_holder
+from pipelines.planning import ancestors, resolve_targets
 
 MAX_REASONS = 4
 NOT_CACHED = "(not in cache output)"
@@ -21,9 +22,18 @@ class StageStatus(NamedTuple):
     """What changed, or after which stage it follows; empty if it is up to date."""
 
 
-def status_text() -> str:
-    """A line per stage, and whether a flow has the workspace."""
-    rows = stage_status()
+def status_text(targets: Sequence[str] = ()) -> str:
+    """A line per stage, and whether a flow has the workspace.
+
+    Args:
+        targets: methods or stages to look at, with all that they read from; none stands for all.
+
+    Raises:
+        ValueError: a target is none of these.
+    """
+    nodes = read_graph()
+    wanted = ancestors(nodes, resolve_targets(targets, nodes)) if targets else {node.name for node in nodes}
+    rows = [row for row in stage_status(nodes) if row.name in wanted]
     width = max((len(row.name) for row in rows), default=0)
     lines = [f"{row.name:<{width}}  {row.state:<10}  {row.why}".rstrip() for row in rows]
     holder = lock_holder()
@@ -32,11 +42,11 @@ def status_text() -> str:
     return "\n".join(lines)
 
 
-def stage_status() -> list[StageStatus]:
-    """Where each stage stands, in the order in which they run."""
+def stage_status(nodes: Sequence[StageNode]) -> list[StageStatus]:
+    """Where each stage of the graph stands, in the order in which they run."""
     from dvc.repo import Repo
 
-    nodes, known = read_graph(), recorded_stages()
+    known = recorded_stages()
     with Repo(_wait_for_lock=True) as repo:
         changed = repo.status()
     edited = edited_code(nodes) if CODE_STAGE in changed else {}

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from pipelines.graph import StageNode, read_graph
 from pipelines.overrides import overridden, refuse_malformed
-from pipelines.planning import resolve_targets
+from pipelines.planning import ancestors, resolve_targets
 
 
 class SweepPlan(NamedTuple):
@@ -35,14 +35,14 @@ def plan_sweep(overrides: Sequence[str], targets: Sequence[str] = ()) -> SweepPl
     for choice in choices:
         overridden(choice)
     nodes = read_graph()
-    wanted = _ancestors(nodes, resolve_targets(targets, nodes)) if targets else None
+    wanted = ancestors(nodes, resolve_targets(targets, nodes)) if targets else None
     keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
     touched = _touched(nodes, keys)
     run = [node for node in nodes if node.name in touched and not node.is_gate and (not wanted or node.name in wanted)]
     if not run:
         raise ValueError(f"--set {' '.join(overrides)} changes no stage that is to run; `dvc dag` shows the stages")
     names = {node.name for node in run}
-    read = _ancestors(nodes, list(names)) - names
+    read = ancestors(nodes, list(names)) - names
     ends = names - {other for node in run for other in node.upstream}
     return SweepPlan(
         choices=choices,
@@ -83,12 +83,3 @@ def _touched(nodes: Sequence[StageNode], keys: Sequence[str]) -> set[str]:
 def _overlap(one: str, other: str) -> bool:
     """Whether one dotted name is, or lies within, the other."""
     return f"{one}.".startswith(f"{other}.") or f"{other}.".startswith(f"{one}.")
-
-
-def _ancestors(nodes: Sequence[StageNode], names: Sequence[str]) -> set[str]:
-    """The stages named and all that they read from."""
-    found = set(names)
-    for node in reversed(nodes):
-        if node.name in found:
-            found.update(node.upstream)
-    return found

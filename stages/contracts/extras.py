@@ -15,6 +15,7 @@ def missing_extra(error: ModuleNotFoundError, *, extra: str, purpose: str) -> Mi
     """
     package = (error.name or extra).partition(".")[0]
     return MissingExtraError(
-        f"{purpose}: expected the package {package}, found none; install it with pip install 'plumbline[{extra}]'",
+        f"{purpose}: expected the package {package}, found none; install it with pip install -e '.[{extra}]' in the "
+        "project's root",
         name=error.name,
     )

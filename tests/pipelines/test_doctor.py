@@ -54,6 +54,21 @@ def test_every_fault_is_named_and_what_is_well_beside_it(tmp_path):
 
 
 @pytest.mark.slow
+def test_demo_choices_and_a_missing_merge_driver_are_named_beside_a_log_to_pull(tmp_path):
+    workspace = Workspace(tmp_path / "project", {"inputs": {"feedback": "data/own.jsonl"}})
+    (workspace.root / "data").mkdir()
+    (workspace.root / "data/own.jsonl.dvc").write_text(f"outs:\n- md5: {'0' * 32}\n  path: own.jsonl\n")
+    (workspace.root / ".gitattributes").write_text("dvc.lock merge=ours\n")
+
+    status, found, _ = doctor(workspace, tmp_path)
+
+    assert status == 1
+    assert found["choices"][0] == "FAIL"
+    assert found["data"] == ("note", "data/own.jsonl is not here; `dvc pull data/own.jsonl` brings it")
+    assert found["merges"][1].endswith("`make setup` sets up their merge")
+
+
+@pytest.mark.slow
 def test_a_missing_log_and_a_model_without_weights_are_named(tmp_path):
     workspace = Workspace(tmp_path / "project", {"inputs": {"feedback": "data/own.jsonl", "base_model": "data/own"}})
     workspace.set_params({"base_model": {"source": "local"}})
