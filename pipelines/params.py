@@ -27,6 +27,7 @@ from stages.reward_report import RewardReportParams
 from stages.shift_diagnosis import ShiftDiagnosisParams
 from stages.tokenization import TokenizationParams
 from stages.trainers import METHODS, method_of
+from stages.trainers.core.sections import TrainingSection
 from stages.training_rows import RowsParams
 
 
@@ -117,9 +118,28 @@ def check_params(values: Any) -> Params:
     """What stands in params.yaml as its model.
 
     Raises:
-        ValueError: as `load_params`.
+        ValueError: as `load_params`, or trainings start from each other.
     """
-    return parse_section(_params_of(values), values, where="")
+    found = parse_section(_params_of(values), values, where="")
+    _check_starts(dict(found.training))
+    return found
+
+
+def _check_starts(sections: Mapping[str, TrainingSection]) -> None:
+    """See that no training waits for its own model, which DVC would call a cycle without saying what to do."""
+    for name in sections:
+        path = [name]
+        while (start := sections.get(path[-1])) is not None and start.start_from in sections:
+            path.append(start.start_from)
+            if path[-1] == name:
+                way = " from ".join(path)
+                raise ValueError(
+                    f"{PARAMS_FILE}: training.{name}.start_from: expected a model that is there before, found {way}; "
+                    "to go on from an earlier run's policy, keep its folder elsewhere and name that as "
+                    "inputs.base_model with base_model.source: local (README, From there)"
+                )
+            if path[-1] in path[:-1]:
+                break
 
 
 def _params_of(values: Any) -> type[Params]:
