@@ -28,6 +28,7 @@ from stages.reward_report import RewardReportParams
 from stages.shift_diagnosis import ShiftDiagnosisParams
 from stages.tokenization import TokenizationParams
 from stages.trainers import METHODS, method_of
+from stages.trainers.core.sections import TrainingSection
 from stages.training_rows import RowsParams
 
 
@@ -119,7 +120,7 @@ def check_params(values: Any) -> Params:
     """What stands in params.yaml as its model.
 
     Raises:
-        ValueError: as `load_params`.
+        ValueError: as `load_params`, or trainings start from each other.
     """
     for name, limits in _section(values, "gate").items():
         for key, listed in (limits if isinstance(limits, dict) else {}).items():
@@ -128,7 +129,26 @@ def check_params(values: Any) -> Params:
                     f"{PARAMS_FILE}: gate.{name}.{key}: expected limits by metric, such as `auc: 0.5`, found nothing; "
                     f"write `{key}: {{}}` for none, or take the line out"
                 )
-    return parse_section(_params_of(values), values, where="")
+    found = parse_section(_params_of(values), values, where="")
+    _check_starts(dict(found.training))
+    return found
+
+
+def _check_starts(sections: Mapping[str, TrainingSection]) -> None:
+    """See that no training waits for its own model, which DVC would call a cycle without saying what to do."""
+    for name in sections:
+        path = [name]
+        while (start := sections.get(path[-1])) is not None and start.start_from in sections:
+            path.append(start.start_from)
+            if path[-1] == name:
+                way = " from ".join(path)
+                raise ValueError(
+                    f"{PARAMS_FILE}: training.{name}.start_from: expected a model that is there before, found {way}; "
+                    "to go on from an earlier run's policy, keep its folder elsewhere and name that as "
+                    "inputs.base_model with base_model.source: local (README, From there)"
+                )
+            if path[-1] in path[:-1]:
+                break
 
 
 def _section(values: Any, name: str) -> dict[str, Any]:

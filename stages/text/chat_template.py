@@ -6,6 +6,7 @@ to the token at which generation stops. Every text of every message is looked up
 a template which drops, changes, repeats or moves one costs the row, with a reason, and never its meaning.
 """
 
+import contextlib
 import functools
 import json
 import re
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from jinja2.exceptions import TemplateError
 
 from stages.text.layouts import Messages, Text
-from stages.text.marks import Found, Piece, Place, check_numbers, find_pieces, marked
+from stages.text.marks import REASONING_FIELD, Found, Piece, Place, check_numbers, find_pieces, marked
 from stages.text.message_forms import (
     CHANGES,
     Form,
@@ -40,6 +41,7 @@ DEFAULT_DATE = date(2025, 1, 1)
 EarlierThoughts = Literal["refuse", "as_served"]
 LearnedTurns = Literal["all", "last"]
 _Spans = tuple[Place, ...]
+_OPEN, _CLOSE = "<think>", "</think>"
 
 # What nobody says, to see what a template writes around it.
 _PROBE = ("plumbline asks", "plumbline answers")
@@ -166,6 +168,7 @@ class ChatRenderer:
         """What was changed of the turns, for a reader of the run."""
         told = {
             "system_folded": "a system text, which the template doesn't take, was said in the user's first turn",
+            "thoughts_closed": "an answer closes the thought, empty or not, that the server's prompt opens",
             "turns_joined": "turns of the user in a row, which the template doesn't take, were joined",
         }
         return [f"in {self.said[name]:,} rows {what}" for name, what in told.items() if self.said[name]]
@@ -238,7 +241,7 @@ class ChatRenderer:
         # Read back from JSON rather than handed over, because lists are no keys of a cache.
         served = self._served(json.dumps([asked, tools, form, _is_open(asked)]))
         found = [
-            self._answer(asked, in_form(answer, form), served, tools, form, is_complete=is_complete)
+            self._answered(asked, in_form(answer, form), served, tools, form, is_complete=is_complete)
             for answer, is_complete in zip(answers, are_complete, strict=True)
         ]
         return RenderedRow(served.text, tuple(text for text, _ in found), tuple(spans for _, spans in found))
@@ -269,6 +272,60 @@ class ChatRenderer:
         found = find_pieces(text, rendered, conversation, may_miss=may_miss)
         check_numbers(text, found, messages)
         return _Turns(messages, text, found)
+
+    def _answered(
+        self,
+        prompt: Messages,
+        answer: Messages,
+        served: _Served,
+        tools: list[Any] | None,
+        form: Form,
+        *,
+        is_complete: bool,
+    ) -> tuple[str, _Spans | None]:
+        """A completion, also where the server's prompt opens a thought that the template never writes into answers."""
+        try:
+            return self._answer(prompt, answer, served, tools, form, is_complete=is_complete)
+        except RejectedRowError:
+            template = self._text(has_tools=bool(tools))
+            always_opens = served.tail.rstrip().endswith(_OPEN) and _CLOSE in template and "enable_" not in template
+            # In tags of ours, earlier thoughts would be in a prompt that no server sends.
+            is_alone = len(answer) == 1 and form.reasoning == "field"
+            found = None
+            if always_opens and is_alone and answer[0]["role"] == "assistant" and not _is_open(prompt):
+                with contextlib.suppress(RejectedRowError):
+                    found = self._behind_thought(prompt, answer[0], served, tools, form, is_complete=is_complete)
+            if found is None:
+                raise
+        self.said["thoughts_closed"] += 1
+        return found, None
+
+    def _behind_thought(
+        self,
+        prompt: Messages,
+        answer: dict[str, Any],
+        served: _Served,
+        tools: list[Any] | None,
+        form: Form,
+        *,
+        is_complete: bool,
+    ) -> str | None:
+        """The answer behind its thought, empty or not, as a model closes one; None where the turns don't fit that."""
+        bare = {name: value for name, value in answer.items() if name != REASONING_FIELD}
+        thought, content = answer.get(REASONING_FIELD) or "", bare.get("content")
+        if isinstance(content, str) and _CLOSE in content:
+            inside, _, bare["content"] = content.partition(_CLOSE)
+            thought += inside.strip().removeprefix(_OPEN)
+        whole = [*prompt, bare]
+        turns = self._turns(whole, tools, form, num_prompt_turns=len(prompt))
+        own = turns.of_answer(len(prompt))
+        if not own:
+            return None
+        start = min(item.start for item in own)
+        if turns.text[:start].rstrip() != served.text.rstrip().removesuffix(_OPEN).rstrip():
+            return None
+        end = self._last_end(turns, len(prompt), is_complete=is_complete)
+        return f"{thought.strip()}\n{_CLOSE}\n\n{turns.text[start:end]}"
 
     def _answer(
         self,

@@ -48,6 +48,14 @@ def test_the_schema_for_editors_is_up_to_date():
     ("values", "message"),
     [
         ({"training": {"bco": {"betta": 0.1}}}, r"training\.bco\.betta is no parameter; did you mean beta\?"),
+        (
+            {"training": {"bco": {"start_from": "bco"}}},
+            r"bco\.start_from: .*found bco from bco; to go on from an earlier",
+        ),
+        (
+            {"training": {"sft": {"start_from": "dpo"}, "dpo": {"start_from": "sft"}}},
+            r"found (sft from dpo from sft|dpo from sft from dpo); to go on",
+        ),
         ({"trainin": {}}, r"trainin is no parameter; did you mean training\?"),
         ({"density_ratio": {"correction": "umd"}}, r"density_ratio\.correction: expected .*'udm'.*found 'umd'"),
     ],

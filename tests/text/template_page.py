@@ -56,6 +56,9 @@ tools said between them is read, and no loss and no log-probability counts it. A
 assistant thought in earlier turns is rejected, unless `normalization.earlier_thoughts` is `as_served`. The template,
 its arguments as defaults and its end of turn are saved with the policy.
 
+Where a server's prompt always opens a thought and the template leaves thoughts out of answers, the completion is the
+thought that the log has, or an empty one, closed as a model closes it, and the answer behind it (`thoughts_closed`).
+
 Where the template takes a conversation in none of these shapes, `normalization.fold_system` lets a system text be said
 in the user's first turn, and `join_turns` lets turns of the user in a row be one; whoever serves the model has to do
 the same. `normalization.learned_turns: last` has only the last answer of a completion learned.

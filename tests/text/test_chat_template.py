@@ -196,3 +196,30 @@ def test_the_last_answer_alone_is_learned_where_that_is_asked_for():
     assert ChatRenderer(tokenizer_of(SHAPES["chatml"]), learned_turns="last").render(
         turns("first"), [turns("one", roles=["assistant"])]
     ).spans == (None,)
+
+
+@pytest.mark.parametrize(
+    ("answer", "completion"),
+    [
+        ({"content": "tall"}, "\n</think>\n\ntall<|end_of_sentence|>"),
+        ({"content": "tall", "reasoning_content": "hm"}, "hm\n</think>\n\ntall<|end_of_sentence|>"),
+        ({"content": "<think>\nhm\n</think>\n\ntall"}, "hm\n</think>\n\ntall<|end_of_sentence|>"),
+    ],
+)
+def test_a_thought_that_the_servers_prompt_opens_and_the_template_drops_is_closed(answer, completion):
+    renderer = ChatRenderer(tokenizer_of(SHAPES["thinks_and_forgets"]))
+
+    found = renderer.render(turns("how tall is it?"), [[{"role": "assistant", **answer}]])
+
+    assert found.prompt == "<|begin_of_sentence|><|User|>how tall is it?<|Assistant|><think>\n"
+    assert found.completions == (completion,)
+    assert "closes the thought" in renderer.sentences()[0]
+
+
+def test_a_thought_that_a_server_can_switch_off_is_not_closed_for_it():
+    template = SHAPES["thinks_and_forgets"].template + "{% if enable_thinking %}{% endif %}"
+
+    with pytest.raises(RejectedRowError, match="prompt_not_served"):
+        ChatRenderer(tokenizer_of(SHAPES["thinks_and_forgets"]), template=template).render(
+            turns("how tall is it?"), [turns("tall", roles=["assistant"])]
+        )
