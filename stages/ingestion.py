@@ -15,7 +15,7 @@ from stages.contracts.stage import EXIT_REJECTED, Input, Output, Scratch, Sectio
 from stages.text.columns import NONE, Place, Settings
 from stages.text.event_store import EventStore
 from stages.text.event_writer import EventCounts, write_events
-from stages.text.feedback_log import FeedbackLog, Unrated, VoteWeight
+from stages.text.feedback_log import FeedbackLog, PairsFrom, Unrated, VoteWeight
 from stages.text.layouts import COLUMNS, EVENT_COLUMNS, Layout
 from stages.text.log_files import MAX_ROW_BYTES
 from stages.text.log_sources import open_log
@@ -54,6 +54,10 @@ class IngestionParams(Section):
     """Name of the score that is the vote, where a log holds several (Langfuse, LangSmith)."""
     unrated: Unrated = "refuse"
     """Whether answers that nobody voted on, in a log of votes, are rejected or taken as demonstrations."""
+    pairs_from: list[PairsFrom] = Field(default_factory=list)
+    """What makes pairs besides comparisons: `corrections`, which somebody wrote in place of an answer, are better than
+    it; of `regenerations`, answers to one message in a tree of them (Open WebUI, LibreChat), the one that was gone on
+    from, or else the last, is better than the others."""
     vote_weight: VoteWeight = "as_given"
     """What a row weighs that several votes stand behind: as_given adds up the weights and numbers of votes that the
     log gives (30 down outweigh 2 up by 28), and leaves 1 where it gives none; counted gives each vote a weight of 1."""
@@ -125,6 +129,7 @@ def run(
             params.settings(),
             layout=params.layout,
             format=params.format,
+            pairs_from=params.pairs_from,
             unrated=params.unrated,
             score=params.score,
             vote_weight=params.vote_weight,
@@ -135,7 +140,6 @@ def run(
             log,
             feedback_events,
             ledger,
-            scratch=scratch,
             half_life_days=params.half_life_days,
             rater_cap=params.rater_cap,
         )

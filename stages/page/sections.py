@@ -47,7 +47,8 @@ _NAMES = {
 _FORESTS = (("true_reward/gain", 0.0), ("win_rate", 0.5), ("auc", 0.5), ("kl", 0.0))
 
 _COLUMNS = (
-    ("feedback log", "base_model"),
+    ("feedback log",),
+    ("ingestion", "base_model"),
     ("normalization",),
     ("tokenization", "prompt_embedding"),
     ("reference_logprobs", "density_ratio"),
@@ -57,7 +58,8 @@ _COLUMNS = (
     ("gate", "report"),
 )
 _EDGES = (
-    ("feedback log", "normalization"),
+    ("feedback log", "ingestion"),
+    ("ingestion", "normalization"),
     ("base_model", "normalization"),
     ("normalization", "tokenization"),
     ("normalization", "prompt_embedding"),

@@ -268,6 +268,10 @@ TIMES = (
     *("voted_at", "rated_at", "feedback_at", "feedback_time", "updated_at", "modified_at", "time", "timestamp", "ts"),
     *("created_at", "created", "create_time", "created_time", "event_time", "date", "datetime", "start_time"),
 )
+CORRECTIONS = (
+    *("correction", "corrected", "corrected_response", "corrected_answer", "corrected_output", "edited"),
+    *("edited_response", "edited_answer", "edited_output", "improved_response", "ideal_response"),
+)
 CONVERSATIONS = (
     *("conversation", "conversation_id", "conv_id", "chat", "chat_id", "session", "session_id", "thread", "thread_id"),
     *("dialog", "dialog_id", "dialogue", "dialogue_id", "conversation_hash"),
@@ -335,6 +339,11 @@ def _reference(name: str) -> int | None:
     return _REFERENCES.index(words) if words in _REFERENCES else None
 
 
+def is_id(name: str) -> bool:
+    """Whether a column identifies a row, or names an answer that a row is about."""
+    return name in OWN_IDS or _reference(name) is not None
+
+
 def own_id(row: Mapping[str, Any]) -> str | None:
     """The id of a row itself."""
     return next((found for name in OWN_IDS if (found := _as_id(row.get(name))) is not None), None)
@@ -355,6 +364,23 @@ def _as_id(value: Any) -> str | None:
 def is_negative(name: str) -> bool:
     """Whether a column is named for what is bad, so that true says undesired."""
     return not _NEGATIVE.isdisjoint(canonical(name).split("_"))
+
+
+def votes_in(value: Any) -> list[dict[str, Any]] | None:
+    """The votes in a cell that holds a list of them, each with `label`, `rater` and `time`; None of another cell."""
+    if not isinstance(value, list | tuple) or not value or (len(value) == 1 and not isinstance(value[0], Mapping)):
+        return None
+    found = []
+    for item in value:
+        if not isinstance(item, Mapping):
+            found.append({"label": item, "rater": None, "time": None})
+            continue
+        vote = vote_in(item)
+        if vote is None:
+            return None
+        rater, time = first_of(item, (*RATERS, "by")), first_of(item, TIMES)
+        found.append({"label": vote[1], "rater": item.get(rater or ""), "time": item.get(time or "")})
+    return found
 
 
 def vote_in(row: Mapping[str, Any]) -> tuple[str, Any] | None:

@@ -77,6 +77,8 @@ class Shape(NamedTuple):
     winner: str | None = None
     places: Mapping[str, Place] = {}
     """What the words of `winner` mean."""
+    one_hot: Mapping[str, Place] = {}
+    """Columns of which the one that is true says which answer is better."""
     models: tuple[str, str] | None = None
     """Columns with the models of the two answers, where `winner` names a model."""
     counts: tuple[str, str] | None = None
@@ -85,6 +87,8 @@ class Shape(NamedTuple):
     time: str | None = None
     conversation: str | None = None
     turn: str | None = None
+    correction: str | None = None
+    """What somebody wrote in place of the answer."""
     has_answers: bool = True
     """Whether prompts and completions are text, and no ids of text that stands elsewhere."""
     said: tuple[str, ...] = ()
@@ -107,6 +111,8 @@ class _Column:
     ids: int = 0
     clear: int = 0
     """Votes that can be read without a setting."""
+    lists: int = 0
+    """Cells that hold several votes."""
     truths: int = 0
     """Values that are true or false."""
     words: int = 0
@@ -119,6 +125,9 @@ class _Column:
         self.rows += 1
         if isinstance(value, Mapping | list | tuple):
             self.objects += 1
+            if names.votes_in(value) is not None:
+                self.lists += 1
+                spelling = None
             value = unwrapped(value)
         text = str(value)
         self.texts += isinstance(value, str) and len(text.split()) > 1
@@ -219,7 +228,9 @@ class Survey:
         if name in named.values() or name in COLUMNS or self.settings.is_left_out(name):
             return False
         spelled = names.canonical(name)
-        return not (names.is_vote(name) or names.is_metadata(name) or spelled in _ANSWERS or _side_of(spelled))
+        if spelled in _ANSWERS or spelled in names.CORRECTIONS:
+            return False
+        return not (names.is_vote(name) or names.is_metadata(name) or _side_of(spelled))
 
     def _compare_votes(self, row: Mapping[str, Any], named: Mapping[str, str]) -> None:
         if "label" in named or self.settings.is_left_out("label") or is_missing(plain_scalar(row.get("label"))):
@@ -316,6 +327,7 @@ class _Judge:
         self.names = settings.named()
         self.free = [name for name in columns if not settings.is_left_out(name) and name not in self.names.values()]
         self.read: set[str] = set(self.names.values()) | set(settings.prompt_parts)
+        self.one_hot: dict[str, Place] = {}
 
     def shape(self) -> Shape:
         self._check_names()
@@ -324,7 +336,7 @@ class _Judge:
         self._answer(pair)
         counts = None if winner or pair else self._counts()
         if winner is None and counts is None:
-            self._label(is_pair=self._has("chosen") and self._has("rejected"))
+            self._label(is_pair=bool(self.one_hot) or (self._has("chosen") and self._has("rejected")))
         places, models = self._places(pair, winner)
         about = {
             name: self.names.get(name) or names.first_of(self._plain(), wanted)
@@ -335,7 +347,12 @@ class _Judge:
                 ("turn", names.TURNS),
             )
         }
+        about["correction"] = self.names.get("correction") or names.first_of(self.free, names.CORRECTIONS)
         about = {name: None if self.settings.is_left_out(name) else value for name, value in about.items()}
+        if about["correction"]:
+            self.said.append(
+                f"{about['correction']} holds answers that were mended; pairs_from: [corrections] learns them"
+            )
         self._unread_parts(prompt)
         if self.problems:
             listed = "".join(f"\n- {problem}" for problem in self.problems)
@@ -348,12 +365,14 @@ class _Judge:
             pair,
             winner,
             places,
+            self.one_hot,
             models,
             counts,
             about["rater"],
             about["time"],
             about["conversation"],
             about["turn"],
+            about["correction"],
             self._has_answers(prompt),
             tuple(self.said),
             dict(sorted(unread.items())),
@@ -411,6 +430,11 @@ class _Judge:
         if not (texts or found) or self._has("completion") or self._has("messages"):
             return None, None
         pair = (texts or found)[0]
+        self.one_hot = self._one_hot()
+        if self.one_hot:
+            self.read |= {*pair, *self.one_hot}
+            self.said.append(f"of {pair[0]} and {pair[1]} the one is better that {' and '.join(self.one_hot)} say")
+            return pair, None
         winner = self._winner(is_sided=True)
         if winner is None:
             self.problems.append(
@@ -421,6 +445,19 @@ class _Judge:
         self.read |= set(pair)
         self.said.append(f"{pair[0]} and {pair[1]} are two answers, of which {winner} says which is better")
         return pair, winner
+
+    def _one_hot(self) -> dict[str, Place]:
+        """Columns such as `winner_model_a`, `winner_model_b` and `winner_tie`, each true or false."""
+        if not {"winner", "label"}.isdisjoint(self.names):
+            return {}
+        found: dict[str, Place] = {}
+        for name in self.free:
+            first, _, side = names.canonical(name).partition("_")
+            place = place_of_word(side) if first in ("winner", "preferred", "better") and side else None
+            is_truth = {value.casefold() for value in self.columns[name].values} <= {"0", "1", "true", "false"}
+            if place is not None and is_truth:
+                found[name] = place
+        return found if {"first", "second"} <= set(found.values()) and len(set(found.values())) == len(found) else {}
 
     def _winner(self, *, is_sided: bool) -> str | None:
         """The column that says which of two answers is better."""
@@ -611,6 +648,9 @@ class _Judge:
         # Of a button that only says one thing, false isn't the opposite; of one for "bad", true is no thumbs up.
         is_one_sided = names.canonical(name) in names.UPS and not values <= {"up", "down", "true", "1"}
         is_one_sided |= names.is_negative(name) and column.words < column.rows
+        if column.lists and column.lists + column.clear == column.rows:
+            self._take("label", name, f"its cells hold several votes: {column.shown()}")
+            return
         if column.rows in (column.clear, column.words) and not is_one_sided:
             self._take("label", name, f"its values are votes: {column.shown()}")
             return
@@ -706,6 +746,12 @@ def place_of(row: Mapping[str, Any], shape: Shape) -> Place:
     Raises:
         RejectedRowError: the row doesn't say.
     """
+    if shape.one_hot:
+        pressed = [place for name, place in shape.one_hot.items() if _read(row.get(name), VoteWords())]
+        if len(pressed) == 1:
+            return pressed[0]
+        reason = "unknown_label" if pressed else "no_label"
+        raise RejectedRowError(reason, f"expected one of {', '.join(shape.one_hot)} to be true, found {len(pressed)}")
     value = unwrapped(value_at(row, shape.winner or ""))
     if is_no_vote(value) and str(value) not in shape.places:
         raise RejectedRowError("no_label", f"expected {shape.winner} to say which answer is better, found nothing")
@@ -821,7 +867,7 @@ def _up_to_turn(answer: Any, turn: Any) -> Any:
 def _choose(row: Mapping[str, Any], shape: Shape, cells: dict[str, Any], source: dict[str, Any]) -> None:
     place = place_of(row, shape)
     first, second = shape.pair or ("", "")
-    for name in (first, second, shape.winner or ""):
+    for name in (first, second, shape.winner or "", *shape.one_hot):
         source.pop(name, None)
     cells.pop("label", None)
     if place == "tie":

@@ -71,7 +71,6 @@ def write_events(
     events: Path,
     ledger: Path,
     *,
-    scratch: Path,
     half_life_days: float | None,
     rater_cap: float | None,
 ) -> EventCounts:
@@ -81,14 +80,13 @@ def write_events(
         log: what to read.
         events: `feedback_events` artifact to write.
         ledger: `ledger` artifact to write.
-        scratch: folder for what waits.
         half_life_days: age at which a vote weighs half as much; None weighs all ages alike.
         rater_cap: what the votes of one rater weigh together at most; None for no limit.
 
     Raises:
         ValueError: a file is damaged, or the log can be read in two ways.
     """
-    waiting = scratch / "entries.arrow"
+    waiting = log.store.folder / "entries.arrow"
     _wait(log.entries(), waiting)
     log.resolution.resolve(half_life_days=half_life_days, rater_cap=rater_cap)
     is_weighed = log.has_weights or log.vote_weight == "counted" or half_life_days is not None or rater_cap is not None

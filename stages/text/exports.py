@@ -218,6 +218,11 @@ def _is_librechat(record: Record) -> bool:
 
 
 def _librechat(record: Record) -> Iterator[Item]:
+    shared = {"conversation": record.get("conversationId"), "rater": record.get("user")}
+    yield from rated_messages(_messages_of_librechat(record), shared)
+
+
+def _messages_of_librechat(record: Record) -> dict[str, Record]:
     messages: dict[str, Record] = {}
     waiting: list[tuple[Record, str | None]] = [
         (message, None) for message in record.get("messages", record.get("messagesTree"))
@@ -227,8 +232,7 @@ def _librechat(record: Record) -> Iterator[Item]:
         name = message_id(message) or str(len(messages))
         messages[name] = {"parentMessageId": parent, **message}
         waiting += [(child, name) for child in message.get("children") or [] if isinstance(child, Mapping)]
-    shared = {"conversation": record.get("conversationId"), "rater": record.get("user")}
-    yield from rated_messages(messages, shared)
+    return messages
 
 
 def _is_reply_tree(record: Record) -> bool:
@@ -272,6 +276,35 @@ def _rated_turns(record: Record) -> Iterator[Item]:
         cells["rater"] = record[rater] if rater else None
         cells["time"] = message.get("time", message.get("timestamp", record.get("time")))
         yield Item(cells, {**rest, "turn": number})
+
+
+# ---- answers that were asked for again ----
+
+
+def regenerations(record: Record) -> Iterator[Item]:
+    """Pairs of answers to one message in a tree of them: the one that was gone on from, else the last, is better."""
+    chat = below(record, "snapshot", "chat", "chat") or below(record, "snapshot", "chat") or record.get("chat")
+    if isinstance(chat, Mapping):
+        messages = _messages_of_chat(chat)
+    elif _is_librechat(record):
+        messages = _messages_of_librechat(record)
+    else:
+        return
+    conversation = below(record, "meta", "chat_id") or record.get("conversationId") or record.get("id")
+    answers: dict[str, list[str]] = {}
+    for name, message in messages.items():
+        parent = parent_of(message)
+        if parent is not None and speaker_of(message) == "assistant" and not is_missing(text_of(message)):
+            answers.setdefault(parent, []).append(name)
+    gone_on = {parent_of(message) for message in messages.values()}
+    for asked, names in answers.items():
+        went_on = [name for name in names if name in gone_on]
+        better = went_on[0] if len(went_on) == 1 else names[-1]
+        for worse in names if len(went_on) < 2 and len(names) > 1 else ():
+            if worse != better:
+                pair = {"chosen": [plain_message(messages[better])], "rejected": [plain_message(messages[worse])]}
+                cells = {"prompt": path_to(messages, asked), "conversation": conversation, **pair}
+                yield Item(cells, {"pair": "regeneration"})
 
 
 # ---- LangSmith ----

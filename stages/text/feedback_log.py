@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from stages.contracts.ledger import Fate
 from stages.contracts.rows import canonical_json
-from stages.text.column_names import first_of, own_id, vote_in
+from stages.text.column_names import first_of, is_id, own_id, vote_in, votes_in
 from stages.text.columns import Settings, Shape, Survey, cells_of, has, value_at
 from stages.text.event_store import EventStore
 from stages.text.exports import (
@@ -28,7 +28,17 @@ from stages.text.exports import (
 )
 from stages.text.formats import RecordReader
 from stages.text.joins import ANSWERS, Joined, Joins, number_of
-from stages.text.layouts import COLUMNS, Column, Feedback, Layout, as_json_value, read_cells
+from stages.text.layouts import (
+    COLUMNS,
+    Column,
+    Feedback,
+    Layout,
+    as_json_value,
+    is_answered,
+    is_conversation,
+    parse_conversation,
+    read_cells,
+)
 from stages.text.log_files import MAX_ROW_BYTES, FileTally, LogFile, LoggedRow, read_log
 from stages.text.reasons import RejectedRowError
 from stages.text.resolution import Cast, Resolution, question_of, seconds_of
@@ -45,8 +55,10 @@ from stages.text.votes import (
     unwrapped,
 )
 
+PairsFrom = Literal["corrections", "regenerations"]
 Unrated = Literal["refuse", "demonstrations"]
 VoteWeight = Literal["as_given", "counted"]
+_CONVERSATIONS = ("messages", "conversations")
 _SAID = ("prompt", *ANSWERS)
 _NO_ANSWER = frozenset({"unknown_layout", "empty_prompt", "empty_completion"})
 _EVENT_KINDS = ("event", "event_type", "action", "type", "operation", "status")
@@ -67,6 +79,8 @@ class _Vote(NamedTuple):
     time: float | None
     unread_time: str | None
     is_retraction: bool
+    part: int = 0
+    """Which of several votes in its record it is."""
     file: str | None = None
     line: int | None = None
     """Where it stands, if elsewhere than its answer."""
@@ -115,6 +129,8 @@ class FeedbackLog:
     """What params say about columns and votes."""
     layout: Layout | None = None
     """What every row is; None reads it off its columns."""
+    pairs_from: Sequence[PairsFrom] = ()
+    """What makes pairs besides comparisons."""
     format: str | None = None
     """Format of every record, by name or as "module:function"; None recognises it."""
     unrated: Unrated = "refuse"
@@ -137,7 +153,7 @@ class FeedbackLog:
     """Whether the log says what votes weigh or how many there are."""
 
     def __post_init__(self) -> None:
-        self._reader = RecordReader(self.format)
+        self._reader = RecordReader(self.format, with_regenerations="regenerations" in self.pairs_from)
         self._joins = Joins(self.store)
         self.resolution = Resolution(self.store)
         self._is_apart = self._has_votes_apart = False
@@ -165,7 +181,7 @@ class FeedbackLog:
                 found += self._entries_of(logged, item, joined, event + len(found))
             self.ledger.records["read"] += 1
             self.ledger.records["with_rows" if found else "part_of_others"] += 1
-            yield from found or [Entry(logged, self._fate_without_events(items))]
+            yield from found or [Entry(logged, self._fate_without_events(logged, items))]
             event += len(found)
         self._check_ratings()
         self.resolution.mark_unrated(None if self._has_votes_apart else sorted(self._voted_files))
@@ -201,7 +217,9 @@ class FeedbackLog:
             *shape.parts,
         }
         self._is_apart |= any(survey.has_rows_without(held | set(shape.pair or ())) for held in (names, asked))
-        return shape
+        # Ids by which answers and votes find each other are read, though no cell holds them.
+        unread = {name: rows for name, rows in shape.unread.items() if not (self._is_apart and is_id(name))}
+        return shape._replace(unread=unread)
 
     def _is_mapped(self) -> bool:
         return not {"prompt", "messages", "completion", "chosen"}.isdisjoint(self.settings.named())
@@ -279,7 +297,27 @@ class FeedbackLog:
             item.targets = targets
         elif self._is_vote_alone(item) and not self.shape.has_answers:
             item.error = RejectedRowError("vote_without_answer", "expected a prompt and an answer as text, found ids")
-        return [item]
+        corrected = list(self._corrected(row, item))
+        # An answer that somebody mended and nobody voted on is no demonstration.
+        return corrected if corrected and not _has_vote(item) else [item, *corrected]
+
+    def _corrected(self, row: Mapping[str, Any], item: Item) -> Iterator[Item]:
+        """The pair of an answer and what somebody wrote in its place, if it is asked for."""
+        path = self.shape.correction
+        text = value_at(row, path) if path is not None and "corrections" in self.pairs_from else None
+        if not isinstance(text, str) or not text.strip() or item.targets or item.error:
+            return
+        cells = {name: value for name, value in item.cells.items() if name not in ("label", "up", "down", "time")}
+        held = [parse_conversation(cells.pop(name)) for name in _CONVERSATIONS if name in cells]
+        turns = held[0] if held and is_conversation(held[0]) else []
+        answer = cells.pop("completion", None)
+        if answer is not None:
+            pair = {"chosen": text, "rejected": answer}
+        elif is_answered(turns):
+            pair = {"chosen": [*turns[:-1], {"role": "assistant", "content": text}], "rejected": turns}
+        else:
+            return
+        yield Item({**cells, **pair}, {**item.source, "pair": "correction"})
 
     def _overridden(self, row: dict[str, Any], item: Item) -> Item:
         """An item of an export with what params map read from where they say."""
@@ -365,7 +403,10 @@ class FeedbackLog:
         if missing is not None:
             is_rated = not item.is_message or bool(votes) or "label" in item.cells
             return [Entry(logged, "refused", missing)] if is_rated else []
-        if "label" in item.cells or own.counts is not None or not votes:
+        if in_cell := votes_in(parse_conversation(item.cells.get("label"))):
+            cells = [Item({**item.cells, **one}, item.source) for one in in_cell]
+            votes += [self._vote(one, logged)._replace(part=i) for i, one in enumerate(cells)]
+        elif "label" in item.cells or own.counts is not None or not votes:
             votes.append(own)
         return [self._entry(event + i, logged, item, vote, is_repeated) for i, vote in enumerate(votes)]
 
@@ -447,10 +488,10 @@ class FeedbackLog:
             raise RejectedRowError("no_label", "expected a vote, found none, or one that was taken back")
         return feedback._replace(label=parse_vote(vote.value, spelling=self.settings.spelling))
 
-    def _fate_without_events(self, items: Sequence[Item]) -> Fate:
+    def _fate_without_events(self, logged: LoggedRow, items: Sequence[Item]) -> Fate:
         """Of a record that gives no event: part of others, or, as scores that aren't the vote, nothing that is read."""
-        is_left_out = bool(items) and not any(map(self._is_wanted, items))
-        return "left_out" if is_left_out else "joined"
+        is_part = any(map(self._is_wanted, items)) or (logged.row is not None and self._is_message(logged.row))
+        return "joined" if is_part else "left_out"
 
     # ---- numbers as votes ----
 
@@ -519,7 +560,7 @@ def _same(logged: LoggedRow, question: str, vote: _Vote) -> bytes | None:
     """What the records of one event in several exports have in common, if something in them tells events apart."""
     if vote.time is None and vote.unread_time is None and own_id(logged.row or {}) is None:
         return None
-    text = f"{canonical_json(as_json_value(logged.row))}{question}"
+    text = f"{canonical_json(as_json_value(logged.row))}{question}{vote.part}"
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

@@ -30,13 +30,15 @@ class RecordReader:
 
     Args:
         name: of a format, or "package.module:function"; None recognises each record.
+        with_regenerations: whether answers that were asked for again make pairs.
 
     Raises:
         ValueError: there is no such format or function.
     """
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str | None, *, with_regenerations: bool = False) -> None:
         self.name = name
+        self.with_regenerations = with_regenerations
         self._own: Callable[..., Iterable[Mapping[str, Any]]] | None = None
         if name is not None and name not in NAMES:
             self._own = named_function(name, where="ingestion.format", known=NAMES, arguments=["record"])
@@ -46,14 +48,16 @@ class RecordReader:
         name = self.name or _format_of(record)
         if name is None or name in (ROWS, MESSAGES):
             return None
+        again = list(exports.regenerations(record)) if self.with_regenerations else []
         try:
             if self._own is not None:
                 return name, [_own_item(found) for found in self._own(dict(record))]
             if self.name is not None and not FORMATS[name].fits(record):
                 raise RejectedRowError("unknown_layout", f"expected a record of the format {name}, found other keys")
-            return name, list(FORMATS[name].read(record))
+            return name, [*FORMATS[name].read(record), *again]
         except RejectedRowError as error:
-            return name, [Item({}, error=error)]
+            # A conversation in which nothing is rated may still hold an answer that was asked for again.
+            return name, again or [Item({}, error=error)]
 
     @property
     def may_be_messages(self) -> bool:

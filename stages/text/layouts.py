@@ -38,7 +38,7 @@ Column = Literal[
     "chosen_finish_reason",
     "rejected_finish_reason",
 ]
-EventColumn = Literal["rater", "time", "conversation", "turn", "up", "down", "winner", "history"]
+EventColumn = Literal["rater", "time", "conversation", "turn", "up", "down", "winner", "history", "correction"]
 """Columns that say who voted when and on what, how many did, and which of two answers is better."""
 Messages = list[dict[str, Any]]
 Text = str | Messages

@@ -18,18 +18,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
 
+import ijson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stages.contracts.rows import canonical_json
+from stages.text.json_stream import MAX_KEYS, arrays_of_objects, elements
 from stages.text.layouts import as_json_value
 from stages.text.reasons import RejectedRowError
 from stages.text.separated import SeparatedTable
 
 MAX_DEPTH = 64
 MAX_ROW_BYTES = 8 * 2**20
+STREAMED_BYTES = 64 * 2**20
+"""From this length on a JSON document is read object by object, and not at once."""
 _SHOWN = 2000
-_MAX_KEYS = 3
 _ROW_KEYS = frozenset(
     {"prompt", "completion", "chosen", "rejected", "messages", "conversations", "conversation", "instruction", "input"}
     | {"question", "output", "inputs", "outputs", "request", "response", "choices", "chat", "snapshot", "history"}
@@ -335,7 +338,14 @@ def _too_long(max_row_bytes: int) -> RejectedRowError:
 def _read_json(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     """Rows of a JSON array of objects, or of arrays below the keys of one object; else an object on each line."""
     with _open(file, reading) as stream:
-        data = stream.read()
+        data = stream.read(STREAMED_BYTES)
+        is_long = len(data) == STREAMED_BYTES
+        if not (is_long and _is_document(data)):
+            data += stream.read()
+            is_long = False
+    if is_long:
+        yield from _stream_json(file, reading, is_array=data.lstrip()[:1] == b"[")
+        return
     if data.lstrip()[:1] != b"[" and not _is_one_object(data):
         _describe(reading, "JSON lines")
         yield from _json_lines(file, io.BytesIO(data), reading)
@@ -353,6 +363,41 @@ def _read_json(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     for place in tables.values():
         for line, element in _elements(file, text, place):
             yield _json_element(file, line, element, reading)
+
+
+def _is_document(head: bytes) -> bool:
+    """Whether what a file begins with is an array or an object over several lines, and no object on each line."""
+    first = head.lstrip()
+    return first[:1] == b"[" or not first.partition(b"\n")[0].rstrip().endswith(b"}")
+
+
+def _stream_json(file: LogFile, reading: _Reading, *, is_array: bool) -> Iterator[LoggedRow]:
+    """The same of a document that is too long to be held: a fault ends it, and rows have numbers in place of lines."""
+    tally = reading.tally
+    try:
+        with _open(file, reading) as stream:
+            tables = [""] if is_array else arrays_of_objects(stream, row_keys=_ROW_KEYS)
+        if not tables:
+            raise ValueError(f"{file.name}: expected an array of rows in a long document, found none; write JSON lines")
+        tally.form = ""
+        for place in tables:
+            with _open(file, reading) as stream:
+                for value, repeated in elements(stream, place):
+                    yield _streamed_row(file, tally.rows + 1, value, repeated, reading)
+    except ijson.JSONError as error:
+        message = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{file.name}: expected JSON, found a fault ({message}); repair it, or write JSON lines"
+        ) from None
+    _describe(reading, "JSON, streamed" + ", rows below " * bool(any(tables)) + " and ".join(filter(None, tables)))
+
+
+def _streamed_row(file: LogFile, number: int, value: Any, repeated: str | None, reading: _Reading) -> LoggedRow:
+    element = canonical_json(value)
+    if repeated is not None:
+        error = RejectedRowError("duplicate_keys", f"expected each key once, found {repeated!r:.80} again")
+        return _refused(file, number, element, error)
+    return _json_element(file, number, element, reading)
 
 
 def _json_element(file: LogFile, line: int, element: str, reading: _Reading) -> LoggedRow:
@@ -389,7 +434,7 @@ def _tables_below(text: str) -> dict[str, int]:
         for key, item, place in _items(decoder, text, start, value):
             if isinstance(item, list) and any(isinstance(element, dict) for element in item):
                 found[prefix + key] = place
-            elif isinstance(item, dict) and item and prefix.count(".") < _MAX_KEYS - 1:
+            elif isinstance(item, dict) and item and prefix.count(".") < MAX_KEYS - 1:
                 objects.append((f"{prefix}{key}.", place))
     return found
 

@@ -1,6 +1,10 @@
 """Logs of each format from their raw shape to rows, recounted from the raw shape by code of the test's own."""
 
 import json
+import re
+import sys
+import types
+from pathlib import Path
 
 import pytest
 
@@ -196,6 +200,46 @@ def test_responses_of_argilla_are_pairs(reads, kind):
     assert found.counts["reject_reasons"] == {"no_label": 2}
 
 
+# ---- pairs that users make by what they do ----
+
+
+def test_corrections_make_pairs_if_asked(reads):
+    rows = [
+        {"prompt": "Which is red?", "completion": "The sky.", "label": 0, "corrected_answer": "A cherry."},
+        {"prompt": "Which is blue?", "completion": "The sea.", "label": 1, "corrected_answer": None},
+        {"prompt": "Which is green?", "completion": "The sun.", "label": None, "corrected_answer": "A leaf."},
+    ]
+
+    found = reads(rows, pairs_from=["corrections"])
+
+    pairs = {json.loads(row["messages"])["completion"]: row["label"] for row in found.rows if row["pair_id"]}
+    assert pairs == {"A cherry.": True, "The sky.": False, "A leaf.": True, "The sun.": False}
+    assert found.counts["layouts"] == {"unpaired": 2, "pairs": 2}
+    assert reads(rows).counts["layouts"] == {"unpaired": 2}
+
+
+def test_answers_that_were_asked_for_again_make_pairs_if_asked(reads):
+    def message(name, parent, text, **more):
+        return {"messageId": name, "parentMessageId": parent, "isCreatedByUser": name[0] == "q", "text": text, **more}
+
+    messages = [
+        message("q1", None, "Pick a stone."),
+        message("a1", "q1", "Agate.", feedback={"rating": "thumbsUp"}),
+        message("a2", "q1", "Basalt."),
+        message("q2", "a1", "And a bird."),
+        message("a3", "q2", "Coot."),
+        message("a4", "q2", "Teal."),
+    ]
+
+    found = reads([{"conversationId": "c", "messages": messages}], pairs_from=["regenerations"])
+
+    pairs = [tuple(json.loads(event[name])[0]["content"] for name in ("answer", "rejected"))
+             for event in found.events if event["layout"] == "pairs"]  # fmt: skip
+    # Agate was gone on from; of the answers to the second question the last one stayed.
+    assert pairs == [("Agate.", "Basalt."), ("Teal.", "Coot.")]
+    assert found.counts["layouts"] == {"pairs": 2, "unpaired": 1}
+
+
 # ---- formats by name ----
 
 
@@ -212,6 +256,19 @@ def test_a_function_of_ones_own_reads_records(reads):
     assert found.votes() == {("Which of them?", "Teal."): False, ("Which of them?", "Coot."): True}
     with pytest.raises(ValueError, match=r"ingestion.format: expected rows, messages, .* found 'langfus'.*'langfuse'"):
         reads(rows, format="langfus")
+
+
+def test_a_function_written_as_contributing_says_reads_records(reads, monkeypatch):
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
+    code = re.search(r"## A format of logs\n.*?```python\n(.*?)```", text, re.DOTALL)[1]
+    module = types.ModuleType("my_logs")
+    exec(code, vars(module))  # noqa: S102 # our own guide
+    monkeypatch.setitem(sys.modules, "my_logs", module)
+
+    found = reads([{"question": "Which?", "left": "Oak.", "right": "Moss.", "won": "right", "player": "ann"}],
+                  format="my_logs:events")  # fmt: skip
+
+    assert found.votes() == {("Which?", "Oak."): False, ("Which?", "Moss."): True}
 
 
 def test_a_named_format_refuses_what_is_of_another(reads):

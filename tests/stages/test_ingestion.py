@@ -1,7 +1,12 @@
 """Stage `ingestion`: events and a ledger of every record, whatever the order and the files of a log."""
 
+import functools
 import json
+import subprocess
+import sys
+import threading
 from collections import Counter
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 
 import pytest
@@ -178,7 +183,7 @@ def test_equal_logs_give_equal_bytes_and_leave_nothing_behind(tmp_path):
         ingest(log, tmp_path / name, rater_cap=0.3, half_life_days=1)
 
     assert tree_digest(tmp_path / "one") == tree_digest(tmp_path / "two")
-    assert not (tmp_path / "one" / "scratch" / "store").exists()
+    assert not list((tmp_path / "one" / "scratch").glob("*"))
 
 
 # ---- any stream of votes, against a resolver that holds all of it ----
@@ -275,3 +280,38 @@ def test_any_stream_comes_to_what_the_reference_says(tmp_path_factory, are_apart
 
 def _lines(folder, name):
     return len((folder / "log" / f"{name}.jsonl").read_text().splitlines())
+
+
+# ---- where logs lie and how large they are ----
+
+
+def test_a_log_at_a_web_address_is_read(tmp_path):
+    write(tmp_path / "served" / "log.jsonl", [vote("up"), vote("up", completion="A teal.")])
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+
+        found = ingest(tmp_path, tmp_path / "out", source=f"{address}/log.jsonl")
+        with pytest.raises(ValueError, match=r"expected feedback at http.*none\.jsonl, but it can't be read"):
+            ingest(tmp_path, tmp_path / "none", source=f"{address}/none.jsonl")
+        server.shutdown()
+
+    assert (found.counts["used"], found.events[0]["file"]) == (2, "log.jsonl")
+
+
+def peak_mb(num_events):
+    """Peak of main memory of a process that ingests a log of votes that stand apart from their answers."""
+    command = [sys.executable, "-m", "benchmarks.ingest_events", "--events", str(num_events)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+    return float(said.rpartition(" MB")[0].rpartition(" ")[2].replace(",", ""))
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_memory_does_not_grow_with_the_events():
+    small, large = peak_mb(20_000), peak_mb(220_000)
+
+    # Half a kilobyte of each of 200,000 more events would be as much; the database's own buffers may fill up somewhat.
+    assert large < small + 100

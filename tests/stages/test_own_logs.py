@@ -60,7 +60,7 @@ def test_a_column_named_like_a_vote_whose_values_are_unclear_stops(reads, values
     [
         lambda i: {"cached": bool(i)},
         lambda i: {"helpfulness": i, "correctness": 1 - i},
-        lambda i: {"annotations": [{"by": "ann", "rating": "up"}, {"by": "bob", "rating": "down"}]},
+        lambda i: {"annotations": [{"by": "ann", "note": "up"}, {"by": "bob", "note": "down"}]},
         lambda i: {"votes": {"up": 3, "down": i}},
     ],
 )
@@ -327,6 +327,20 @@ def test_two_answers_without_a_winner_stop(reads):
         reads([duel(0, answer_1="An oak.", answer_2="A moss.")])
 
 
+def test_of_columns_for_each_answer_the_true_one_names_the_winner(reads):
+    won = [(1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0)]
+    rows = [
+        {"prompt": f"Which is tall, {i}?", "response_a": "An oak.", "response_b": "A moss.",
+         "winner_model_a": a, "winner_model_b": b, "winner_tie": tie}
+        for i, (a, b, tie) in enumerate(won)
+    ]  # fmt: skip
+
+    found = reads(rows)
+
+    assert [pair[1] for pair in found.pairs()] == ["An oak.", "A moss."]
+    assert found.counts["reject_reasons"] == {"tie": 1, "no_label": 1}
+
+
 # ---- votes of raters ----
 
 
@@ -405,6 +419,22 @@ def test_votes_weigh_as_given_or_are_counted(reads):
 
     assert reads(rows).rows[0]["weight"] == 1.0
     assert reads(rows, vote_weight="counted").rows[0]["weight"] == 3.0
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_several_votes_in_a_cell_are_so_many_votes(reads, as_text):
+    cells = [
+        [{"user": "ann", "vote": "up"}, {"user": "bob", "vote": "up"}, {"user": "cid", "vote": "down"}],
+        [{"user": "ann", "vote": "down"}],
+        ["up", "down"],
+    ]
+    rows = [rated(i, votes=json.dumps(cell) if as_text else cell, id=f"r{i}") for i, cell in enumerate(cells)]
+
+    found = reads([*rows, rows[0]], vote_weight="counted", **({"columns": {"label": "votes"}} if as_text else {}))
+
+    assert [(row["label"], row["weight"]) for row in found.rows] == [(True, 1.0), (False, 1.0)]
+    assert found.counts["reject_reasons"] == {"outvoted": 1, "contradictory_labels": 2}
+    assert found.counts["merged"] == 4
 
 
 # A reference: what a stream of votes comes to, whatever its order and files, in a few lines.

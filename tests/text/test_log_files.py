@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stages.text import log_files
 from stages.text.log_files import LogFile, parse_object, read_log
 from stages.text.log_sources import open_log, parse_hub_source
 from stages.text.reasons import RejectedRowError
@@ -244,3 +245,36 @@ def test_hub_sources_name_a_revision():
 def test_reasons_are_of_the_closed_list():
     with pytest.raises(ValueError, match="add it there"):
         RejectedRowError("because", "no")
+
+
+DOCUMENTS = {
+    "an array": [{"a": 1.5, "b": ["x", {"c": None}]}, {"a": True}, 7],
+    "rows below keys": {"page": 1, "result": {"items": [{"a": 1}, {"a": 2}], "none": [], "more": [{"a": 3}]}},
+    "a repeated key": '[\n{"a": 1, "a": 2},\n{"a": 3}]',
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_long_document_is_read_object_by_object_as_a_short_one_is_at_once(tmp_path, monkeypatch, name):
+    document = DOCUMENTS[name]
+    path = tmp_path / "log.json"
+    path.write_text(document if isinstance(document, str) else json.dumps(document, indent=1))
+    file = LogFile(path, "log.json")
+
+    at_once = [(row.row, row.error and row.error.reason) for row in read_log([file])]
+    monkeypatch.setattr(log_files, "STREAMED_BYTES", 8)
+    tallies = {}
+    streamed = [(row.row, row.error and row.error.reason) for row in read_log([file], tallies=tallies)]
+
+    assert streamed == at_once
+    assert tallies["log.json"].form.startswith("JSON, streamed")
+
+
+def test_a_fault_in_a_long_document_stops_with_its_place(tmp_path, monkeypatch):
+    (tmp_path / "log.json").write_text('[\n{"a": 1},\n{"a": NaN}]')
+    (tmp_path / "lines.json").write_text('{"a": 1}\n{"a": 2}\n')
+    monkeypatch.setattr(log_files, "STREAMED_BYTES", 8)
+
+    with pytest.raises(ValueError, match=r"log.json: expected JSON, found a fault .*write JSON lines"):
+        list(read_log([LogFile(tmp_path / "log.json", "log.json")]))
+    assert len(list(read_log([LogFile(tmp_path / "lines.json", "lines.json")]))) == 2
