@@ -20,7 +20,7 @@ from pipelines.leftovers import pointer_of
 from pipelines.overrides import overridden
 from pipelines.params import InputsParams, Params, load_params
 from pipelines.processes import ProcessGroups
-from stages.contracts.files import files_below, write_text
+from stages.contracts.files import files_below, tree_digest, write_text
 from stages.contracts.stage import PARAMS_FILE
 from stages.trainers import METHODS
 
@@ -67,6 +67,7 @@ def adopt(
     Raises:
         ValueError: log or model can't be used, something is unclear, or files were changed.
     """
+    load_params()  # which names what is wrong before anything is looked at
     path = _existing(log)
     if not force and not dry_run:
         refuse_changed()
@@ -180,9 +181,10 @@ def _put_under_dvc(source: Path, place: Path, *, is_needed: bool, force: bool) -
     """
     if _is_in_git(place) or (place.is_absolute() and not is_needed):
         return
-    is_here = source.resolve() == place.resolve()
+    # An adoption that was broken off has put it there.
+    is_here = place.exists() and (source.resolve() == place.resolve() or tree_digest(source) == tree_digest(place))
     if not is_here and place.exists() and not force:
-        raise ValueError(f"{place} is there already; take it away, or write over it with --force")
+        raise ValueError(f"{place} is there already, with other content; take it away, or write over it with --force")
     place.parent.mkdir(parents=True, exist_ok=True)
     words = [str(place)] if is_here else [str(source.resolve()), "--out", str(place), *(["--force"] if force else [])]
     last: deque[str] = deque(maxlen=3)

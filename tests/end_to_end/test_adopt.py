@@ -157,7 +157,10 @@ def test_a_log_is_adopted_without_editing_a_file(workspace, model, tmp_path, cas
 
 @pytest.mark.long
 def test_two_commands_train_and_a_teammate_has_all_of_it(workspace, model, tmp_path):
-    adopt(workspace, thumbs(tmp_path), model, *(option.format("bco") for option in FAST))
+    # As an adoption leaves it that was broken off.
+    (workspace.root / "data").mkdir()
+    shutil.copy(thumbs(tmp_path), workspace.root / "data")
+    adopt(workspace, tmp_path / "thumbs.jsonl", model, *(option.format("bco") for option in FAST))
     # Whether so short a training meets its gate is no matter here.
     workspace.dvc("repro", "--keep-going", check=False)
 
