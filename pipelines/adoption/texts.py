@@ -126,16 +126,19 @@ def _set(place: Any, leaf: str, value: Any) -> None:
 def _yaml() -> Any:
     # It comes with DVC, which edits these files by it as well; only commands that write them pay for its import.
     from ruamel.yaml import YAML
+    from ruamel.yaml.representer import RoundTripRepresenter
 
-    yaml = YAML()
-    yaml.width = 120
-    yaml.representer.add_representer(
-        type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null")
-    )
+    class Representer(RoundTripRepresenter):
+        """Of our own, since what is added to ruamel's is for all of the process, DVC among it."""
+
+    Representer.add_representer(type(None), lambda self, _: self.represent_scalar("tag:yaml.org,2002:null", "null"))
     # PyYAML, which stages read them with, takes 1e-06 for a word and 1.0e-06 for a number.
-    yaml.representer.add_representer(
+    Representer.add_representer(
         float, lambda self, number: self.represent_scalar("tag:yaml.org,2002:float", _as_float(number))
     )
+    yaml = YAML()
+    yaml.Representer = Representer
+    yaml.width = 120
     return yaml
 
 

@@ -199,5 +199,5 @@ def test_the_number_of_workers_is_checked(monkeypatch, text):
 def test_says_that_ray_is_an_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
 
-    with pytest.raises(ValueError, match=r"PLUMBLINE_ENGINE=ray: expected the package ray.*plumbline\[ray\]"):
+    with pytest.raises(ValueError, match=r"PLUMBLINE_ENGINE=ray: expected the package ray.*-e '\.\[ray\]' in"):
         list(run_missing(pieces(4), Squares(), engine="ray"))

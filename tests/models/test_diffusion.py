@@ -226,7 +226,7 @@ def test_without_diffusers_the_error_says_what_to_install(monkeypatch):
     assert stages.trainers.DDPOConfig().num_epochs == 100
     for name in ("DDPOTrainer", "DefaultDDPOStableDiffusionPipeline"):
         with pytest.raises(
-            MissingExtraError, match=r"expected the package diffusers.*pip install 'plumbline\[diffusion\]'"
+            MissingExtraError, match=r"expected the package diffusers.*pip install -e '\.\[diffusion\]'"
         ):
             getattr(stages.trainers, name)
     with pytest.raises(ImportError, match="diffusers"):

@@ -5,6 +5,7 @@ import pytest
 from pipelines.graph import read_graph, stages_of, targets_of
 from stages.contracts.closure import ROOT
 from stages.trainers import METHODS
+from tests.workspace import Workspace
 
 
 @pytest.fixture(scope="module")
@@ -73,5 +74,22 @@ def test_nothing_switches_off_the_run_cache():
     text = (ROOT / "dvc.yaml").read_text()
 
     assert "persist" not in text
-    assert "cache: false" not in text
+    # Of the verdict of a gate, which is small and may be missing; that doesn't switch it off, as the next test shows.
+    assert text.count("cache: false") == text.count('"metrics/gate/${key}.json": {cache: false}') == 1
     assert "always_changed" not in text
+
+
+@pytest.mark.slow
+def test_the_run_cache_restores_what_is_not_cached_as_an_output(tmp_path):
+    workspace = Workspace(tmp_path / "project", {})
+    (workspace.root / "dvc.yaml").write_text(
+        "stages:\n  judge:\n    cmd: cp said.txt verdict.json\n    deps: [said.txt]\n"
+        "    metrics: [{verdict.json: {cache: false}}]\n"
+    )
+    for said in ("1", "2"):
+        (workspace.root / "said.txt").write_text(said)
+        assert workspace.repro("judge") == {"judge"}
+    (workspace.root / "said.txt").write_text("1")
+
+    assert "Stage 'judge' is cached - skipping run" in workspace.dvc("repro", "judge").stdout
+    assert (workspace.root / "verdict.json").read_text() == "1"
