@@ -37,12 +37,26 @@ _BASES = frozenset(
     | {"summary", "human_ref", "result", "assistant", "model_output", "model_response", "message", "continuation"}
 )
 _FIRST = {"a": "b", "1": "2", "0": "1", "left": "right", "first": "second"}
-_WINNERS = ("winner", "preference", "preferred", "choice", "better", "better_response_id", "verdict", "label", "labels")
+_WINNERS = (
+    "winner",
+    "preference",
+    "preferred",
+    "choice",
+    "comparison",
+    "better",
+    "better_response_id",
+    "verdict",
+    "label",
+    "labels",
+)
 _FROM_ZERO: Mapping[float, Place] = {0.0: "first", 1.0: "second"}
 _FROM_ONE: Mapping[float, Place] = {0.0: "tie", 1.0: "first", 2.0: "second"}
 _WORDS = (UP | DOWN) - {"yes", "no", "y", "n", "t", "f", "true", "false", "right", "positive", "negative", "neg", "pos"}
+_WORDS -= {"ja", "nein", "s\u00ed", "oui", "non"}
 _MAX_VALUES = 60
 _MAX_WORD = 24
+_MAX_CHOICES = 11
+"""From 0 to 10 is the longest scale that people are asked to choose from."""
 _MAX_SIGNATURES = 2000
 _ID = re.compile(r"\d+|[0-9a-f]{8}[0-9a-f-]{8,}", re.IGNORECASE)
 _NO_TEXT = re.compile(r"\S*\d\S*|https?://\S+|\S+@\S+|[\d\s:.,+/TZ-]+", re.IGNORECASE)
@@ -145,6 +159,14 @@ class _Column:
         word = str(unwrapped(value))[:80]
         if not is_missing(plain_scalar(value)) and (word in self.beside_pair or len(self.beside_pair) < _MAX_VALUES):
             self.beside_pair[word] += 1
+
+    def is_choice(self, num_rows: int) -> bool:
+        """Whether its values are few short words or numbers, as those of buttons and scales are."""
+        if self.objects or self.texts > self.rows / 2 or self.has_more or len(self.values) > _MAX_CHOICES:
+            return False
+        is_short = all(len(value) < _MAX_WORD for value in self.values)
+        is_repeated = 2 * len(self.values) <= self.rows if len(self.values) > 1 else self.rows < num_rows
+        return is_short and is_repeated
 
     def shown(self) -> str:
         common = sorted(self.values.items(), key=lambda item: (-item[1], item[0]))[:8]
@@ -624,6 +646,8 @@ class _Judge:
             return
         if self.settings.is_left_out("label") or not others:
             self._other_votes(others, is_pair=False)
+            if not self.settings.is_left_out("label"):
+                self._check_choices()
             return
         if len(others) > 1:
             listed = "; ".join(f"{name} holds {self.columns[name].shown()}" for name in others)
@@ -656,13 +680,30 @@ class _Judge:
             return
         what = "is named like a vote" if names.is_vote(name) else "may be a vote by its values"
         settings = f"columns: {{label: {name}}} reads it as the vote, {{{name}: none}} leaves it out"
-        if self.settings.spelling.threshold is not None:
+        if {value.casefold() for value in column.values} <= {"true", "false"}:
+            settings += "; label_words: {'true': undesired, 'false': none} says so of a button for what is bad"
+        elif self.settings.spelling.threshold is not None:
             settings += "; label_words says what words mean"
         elif any(_as_number(value) is not None for value in column.values):
             settings += "; label_threshold says from which rating on an answer is desired"
         else:
             settings += "; label_words says what its words mean"
         self.problems.append(f"{name} {what} and holds {column.shown()}; {settings}")
+
+    def _check_choices(self) -> None:
+        """Where no column is the vote, answers are learned as they are: so nothing may look like a choice of few."""
+        if self.problems or not (self._looks_answered() or any(map(self._has, _CONVERSATIONS))):
+            return
+        for name in self.free:
+            column = self.columns[name]
+            is_about = name in self.read or name in COLUMNS or names.is_metadata(name)
+            is_about |= names.canonical(name) in names.TOPICS
+            if is_about or not column.is_choice(self.num_rows):
+                continue
+            self.problems.append(
+                f"{name} may be a vote by its few values, {column.shown()}, and answers without votes are learned as "
+                f"demonstrations; columns: {{label: {name}}} reads it as the vote, {{{name}: none}} leaves it out"
+            )
 
     def _check_negative(self) -> None:
         """A column for what is bad, mapped to label, would turn every vote round."""
@@ -815,8 +856,13 @@ def _join_prompt(row: Mapping[str, Any], shape: Shape, cells: dict[str, Any], so
     texts = [value_at(row, part) for part in shape.parts]
     for part in shape.parts:
         source.pop(part, None)
+    cells["prompt"] = joined_parts(texts)
+
+
+def joined_parts(texts: Iterable[Any]) -> str:
+    """What makes up a prompt together, with an empty line between."""
     present = [text if isinstance(text, str) else canonical_json(as_json_value(text)) for text in texts if text]
-    cells["prompt"] = "\n\n".join(text for text in present if text.strip())
+    return "\n\n".join(text for text in present if text.strip())
 
 
 def _add_turns(row: Mapping[str, Any], cells: dict[str, Any], source: dict[str, Any], left: set[str]) -> None:

@@ -33,9 +33,22 @@ MAX_ROW_BYTES = 8 * 2**20
 STREAMED_BYTES = 64 * 2**20
 """From this length on a JSON document is read object by object, and not at once."""
 _SHOWN = 2000
+_NO_UTF8 = "expected UTF-8, found other bytes; ingestion.encoding names another encoding, such as cp1252"
 _ROW_KEYS = frozenset(
     {"prompt", "completion", "chosen", "rejected", "messages", "conversations", "conversation", "instruction", "input"}
-    | {"question", "output", "inputs", "outputs", "request", "response", "choices", "chat", "snapshot", "history"}
+    | {
+        "messagesTree",
+        "question",
+        "output",
+        "inputs",
+        "outputs",
+        "request",
+        "response",
+        "choices",
+        "chat",
+        "snapshot",
+        "history",
+    }
 )
 """Keys of an object that is a row itself, and doesn't hold rows below a key."""
 
@@ -317,7 +330,7 @@ def _json_line(file: LogFile, number: int, data: bytes) -> LoggedRow:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        return _refused(file, number, data, RejectedRowError("bad_utf8", f"expected UTF-8, found {error.reason}"))
+        return _refused(file, number, data, RejectedRowError("bad_utf8", f"{_NO_UTF8}: {error.reason}"))
     try:
         return LoggedRow(file.name, number, parse_object(text), text.rstrip("\r\n"), None)
     except RejectedRowError as error:
@@ -500,7 +513,7 @@ def _read_separated(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
 def _separated_row(file: LogFile, line: int, header: list[str], cells: list[str], max_row_bytes: int) -> LoggedRow:
     text = canonical_json(cells)
     if _SURROGATE_CHARACTER.search(text):
-        error = RejectedRowError("bad_utf8", "expected UTF-8, found other bytes")
+        error = RejectedRowError("bad_utf8", _NO_UTF8)
         return _refused(file, line, text.encode("utf-8", "surrogateescape"), error)
     if len(cells) != len(header):
         error = RejectedRowError("wrong_number_of_cells", f"expected {len(header)} cells, found {len(cells)}")
@@ -540,7 +553,7 @@ def _table_rows(file: LogFile, batches: Iterator[pa.RecordBatch], max_row_bytes:
         for row in rows:
             number += 1
             if row is None:
-                yield _refused(file, number, "", RejectedRowError("bad_utf8", "expected UTF-8, found other bytes"))
+                yield _refused(file, number, "", RejectedRowError("bad_utf8", _NO_UTF8))
             else:
                 yield _table_row(file, number, row, max_row_bytes)
 
