@@ -198,6 +198,7 @@ class Survey:
         self._found: set[str] = set()
         self._signatures: set[frozenset[str]] = set()
         self._disagree: Counter[str] = Counter()
+        self._against: Counter[tuple[str, str]] = Counter()
         self.num_rows = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -218,6 +219,9 @@ class Survey:
             for name, value in row.items():
                 if name in self._columns and (names.is_vote(name) or names.canonical(name) in _WINNERS):
                     self._columns[name].add_beside_pair(value)
+                worse = name.replace("chosen", "rejected") if "chosen" in name and names.is_vote(name) else name
+                if worse != name and (_as_score(value) or 0.0) < (_as_score(row.get(worse)) or 0.0):
+                    self._against[name, worse] += 1
         self._add_nested(row)
         self._compare_prompts(row, named)
         self._compare_votes(row, named)
@@ -283,6 +287,7 @@ class Survey:
             self._found,
             differing={name for (name,) in differing},
             disagree=self._disagree,
+            against=self._against,
             num_rows=self.num_rows,
         ).shape()
 
@@ -340,10 +345,12 @@ class _Judge:
         *,
         differing: Collection[str],
         disagree: Mapping[str, int],
+        against: Mapping[tuple[str, str], int],
         num_rows: int,
     ) -> None:
         self.settings, self.columns, self.num_rows = settings, columns, num_rows
         self.found, self.differing, self.disagree = set(found), differing, disagree
+        self.against = against
         self.problems: list[str] = []
         self.said: list[str] = []
         self.names = settings.named()
@@ -359,6 +366,7 @@ class _Judge:
         counts = None if winner or pair else self._counts()
         if winner is None and counts is None:
             self._label(is_pair=bool(self.one_hot) or (self._has("chosen") and self._has("rejected")))
+        self._check_scores()
         places, models = self._places(pair, winner)
         about = {
             name: self.names.get(name) or names.first_of(self._plain(), wanted)
@@ -715,6 +723,14 @@ class _Judge:
                 "undesired, 'false': none, '0': none} says what its values mean"
             )
 
+    def _check_scores(self) -> None:
+        for (better, worse), count in self.against.items():
+            if not (self.settings.is_left_out(better) or self.settings.is_left_out(worse)):
+                self.problems.append(
+                    f"in {count:,} pairs {worse} is larger than {better}; columns: {{chosen: rejected, rejected: "
+                    f"chosen}} if the pairs stand the other way round, {{{better}: none}} if these scores don't decide"
+                )
+
     def _other_votes(self, others: Sequence[str], *, is_pair: bool) -> None:
         for name in others:
             if self.disagree.get(name):
@@ -758,6 +774,11 @@ def two_answers(row: Iterable[str]) -> tuple[str, str] | None:
             if second is not None:
                 return first, second
     return None
+
+
+def _as_score(value: Any) -> float | None:
+    value = plain_scalar(value)
+    return None if is_missing(value) or isinstance(value, bool) else _as_number(str(value))
 
 
 def _as_number(word: str) -> float | None:

@@ -54,6 +54,8 @@ class Item:
     """Why it can't be used."""
     unread_parts: tuple[str, ...] = ()
     """What may be part of the question, such as a context, and isn't in the prompt; dots lead into the record."""
+    is_context: bool = False
+    """Whether it is an answer of a conversation in which nothing is rated: no demonstration unless params say so."""
     is_message: bool = False
     """Whether it is an answer in a table of messages, whose conversation stands in other rows."""
 
@@ -123,23 +125,32 @@ def rated_messages(messages: Mapping[str, Record], shared: Record) -> Iterator[I
         RejectedRowError: no answer is rated, or turns are missing.
     """
     num_rated = 0
-    for name, message in messages.items():
+    answers = [name for name, message in messages.items() if speaker_of(message) == "assistant"]
+    for name in answers:
+        message = messages[name]
         found = vote_in(message)
-        if found is None or speaker_of(message) != "assistant":
+        if found is None:
             continue
         num_rated += 1
         time = message.get("updatedAt", message.get("createdAt", message.get("timestamp")))
         cells = {**shared, "label": found[1], "time": time, "messages": path_to(messages, name)}
         source = {"model": message.get("model")} if message.get("model") else {}
         yield Item(cells, source, own_ids=_named("message", name))
-    if not num_rated:
-        raise RejectedRowError("no_label", "expected a conversation in which an answer is rated, found none")
+    if num_rated:
+        return
+    # Votes on its answers may stand elsewhere.
+    for name in answers:
+        if not is_missing(text_of(messages[name])):
+            cells = {"conversation": shared.get("conversation"), "messages": path_to(messages, name)}
+            yield Item(cells, own_ids=_named("message", name), is_context=True)
+    if not answers:
+        raise RejectedRowError("no_label", "expected a conversation with an answer, found none")
 
 
 def speaker_of(message: Record) -> str | None:
     """Role of who wrote a message; None if it doesn't say."""
     if "isCreatedByUser" in message:
-        return "user" if message["isCreatedByUser"] in (True, "true", 1) else "assistant"
+        return "user" if str(message["isCreatedByUser"]).casefold() in ("true", "1") else "assistant"
     author = message.get("author")
     spoken = author.get("role") if isinstance(author, Mapping) else None
     spoken = message.get("role", message.get("from", message.get("sender", spoken)))
@@ -170,7 +181,15 @@ def plain_message(message: Record) -> dict[str, Any]:
     kept = {
         key: message[key] for key in ("name", "tool_calls", "tool_call_id", "reasoning_content") if message.get(key)
     }
-    return {"role": speaker_of(message), "content": text_of(message), **kept}
+    content = text_of(message)
+    if isinstance(content, list):
+        thoughts = [
+            part["think"] for part in content if isinstance(part, Mapping) and isinstance(part.get("think"), str)
+        ]
+        if thoughts:
+            content = [part for part in content if not (isinstance(part, Mapping) and "think" in part)]
+            kept.setdefault("reasoning_content", "\n\n".join(thoughts))
+    return {"role": speaker_of(message), "content": content, **kept}
 
 
 def parent_of(message: Record) -> str | None:

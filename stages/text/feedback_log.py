@@ -458,6 +458,7 @@ class FeedbackLog:
                 return cast
             is_export = item.own_ids != () and not item.own_ids[0].startswith("any:")
             is_unrated = is_export and "messages" not in self.shape.names and "rows" not in self.ledger.formats
+            is_unrated |= item.is_context
             return cast._replace(is_unrated=is_unrated, file_if_unrated=logged.file)
         weight = feedback.weight if vote.counts is not None or self.vote_weight == "as_given" else 1.0
         self.has_weights |= vote.counts is not None or not is_missing(plain_scalar(vote.weight))

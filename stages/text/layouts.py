@@ -444,15 +444,18 @@ def _content(content: Any, *, has_calls: bool) -> str:
     if not isinstance(content, list):
         raise RejectedRowError("bad_messages", f"expected content as text, found {content!r:.80}")
     parts = [
-        part.get("text", part.get("value"))
-        if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS
-        else part
+        _text_of_part(part) if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS else part
         for part in content
     ]
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) < len(parts):
         raise RejectedRowError("unsupported_content", "expected text, found content of another kind, such as an image")
     return "".join(texts)
+
+
+def _text_of_part(part: Mapping[str, Any]) -> Any:
+    text = part.get("text", part.get("value"))
+    return text.get("value") if isinstance(text, Mapping) else text
 
 
 def _is_assistant(message: Any) -> bool:

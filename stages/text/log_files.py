@@ -13,7 +13,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
@@ -301,8 +301,18 @@ def _describe(reading: _Reading, form: str) -> None:
 
 def _read_json_lines(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     with _open(file, reading) as stream:
+        is_document = _begins_document(stream.readline(_SHOWN).strip())
+    if is_document:
+        yield from _read_json(file, reading)
+        return
+    with _open(file, reading) as stream:
         _describe(reading, "JSON lines")
         yield from _json_lines(file, stream, reading)
+
+
+def _begins_document(first: bytes) -> bool:
+    """Whether a first line is that of an array, or of an object over several lines, whatever the file is called."""
+    return first in (b"[", b"{") or re.match(rb"\[\s*\{", first) is not None
 
 
 def _json_lines(file: LogFile, stream: IO[bytes], reading: _Reading) -> Iterator[LoggedRow]:
@@ -359,23 +369,32 @@ def _read_json(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     if is_long:
         yield from _stream_json(file, reading, is_array=data.lstrip()[:1] == b"[")
         return
-    if data.lstrip()[:1] != b"[" and not _is_one_object(data):
+    is_array = data.lstrip()[:1] == b"["
+    is_one = not is_array and _is_one_object(data)
+    if not (is_array or is_one or data.strip().partition(b"\n")[0].strip() == b"{"):
         _describe(reading, "JSON lines")
         yield from _json_lines(file, io.BytesIO(data), reading)
         return
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file.name}: expected UTF-8, found {error.reason} at byte {error.start}") from None
-    tables = {"": text.index("[")} if text.lstrip().startswith("[") else _tables_below(text)
+        raise ValueError(f"{file.name}: {_NO_UTF8}: {error.reason} at byte {error.start}") from None
+    for line, element in _rows_below(file, text, reading) if is_one else _documents(file, text):
+        yield _json_element(file, line, element, reading)
+    if not is_one:
+        _describe(reading, "JSON" if is_array else "JSON, objects one behind the other")
+
+
+def _rows_below(file: LogFile, text: str, reading: _Reading) -> Iterator[tuple[int, str]]:
+    """Line and text of the rows below the keys of one object, or of that object."""
+    tables = _tables_below(text)
     if not tables:
         _describe(reading, "JSON, one object")
-        yield _json_element(file, 1, text.strip(), reading)
+        yield 1, text.strip()
         return
-    _describe(reading, "JSON" + ", rows below " * bool(any(tables)) + " and ".join(filter(None, tables)))
+    _describe(reading, "JSON, rows below " + " and ".join(tables))
     for place in tables.values():
-        for line, element in _elements(file, text, place):
-            yield _json_element(file, line, element, reading)
+        yield from _elements(file, text, place)
 
 
 def _is_document(head: bytes) -> bool:
@@ -463,8 +482,26 @@ def _items(decoder: json.JSONDecoder, text: str, start: int, value: dict[str, An
         place = _skip_space(text, end) + 1
 
 
-def _elements(file: LogFile, text: str, start: int) -> Iterator[tuple[int, str]]:
-    """Line and text of each element of the JSON array that begins at a place."""
+def _documents(file: LogFile, text: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each row of arrays and objects that stand one behind the other, as pages of an export do."""
+    decoder = json.JSONDecoder()
+    place = _skip_space(text, 0)
+    while place < len(text):
+        if text[place] == "[":
+            place = yield from _elements(file, text, place)
+        else:
+            line = 1 + text.count("\n", 0, place)
+            try:
+                _, end = decoder.raw_decode(text, place)
+            except (ValueError, RecursionError):
+                raise ValueError(f"{file.name}:{line}: expected JSON objects, found a fault; repair it") from None
+            yield line, text[place:end]
+            place = end
+        place = _skip_space(text, place)
+
+
+def _elements(file: LogFile, text: str, start: int) -> Generator[tuple[int, str], None, int]:
+    """Line and text of each element of the JSON array that begins at a place; returns where it ends."""
     # Where an element ends is found leniently, so that a fault in it costs one row and not the file.
     decoder = json.JSONDecoder()
     place, line = _skip_space(text, start + 1), 1
@@ -484,6 +521,7 @@ def _elements(file: LogFile, text: str, start: int) -> Iterator[tuple[int, str]]
             place = _skip_space(text, place + 1)
         elif text[place : place + 1] != "]":
             raise ValueError(f"{file.name}: expected the array to go on or end after line {line}; the file is cut off")
+    return place + 1
 
 
 def _skip_space(text: str, place: int) -> int:

@@ -927,3 +927,55 @@ def test_answers_that_nobody_voted_on_cost_no_share(reads):
 
     assert found.votes() == {("Name a tern.", "Bird 3."): True}
     assert found.counts["reject_reasons"] == {"unrated": 8}
+
+
+def test_scores_that_say_the_opposite_of_a_pair_stop(reads):
+    pair = {"prompt": "Name a tern.", "chosen": "A rook.", "rejected": "An arctic tern."}
+    rows = [{**pair, "score_chosen": 2.5, "score_rejected": 7.0}]
+
+    with pytest.raises(ValueError, match=r"in 1 pairs score_rejected is larger .*\{score_chosen: none\}"):
+        reads(rows)
+    assert reads(rows, columns={"score_chosen": "none"}).pairs() == [("Name a tern.", "A rook.", "An arctic tern.")]
+
+
+@pytest.mark.parametrize("name", ["log.json", "log.jsonl"])
+@pytest.mark.parametrize("pages", [[4], [3, 1], [1, 1, 2]])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_pages_of_an_export_one_behind_the_other_are_read_whole(reads, name, pages, indent):
+    rows = iter([rated(i, label=i % 2) for i in range(4)])
+    text = "\n".join(json.dumps([next(rows) for _ in range(size)], indent=indent) for size in pages)
+
+    assert len(reads(text, name=name).votes()) == 4
+    with pytest.raises(ValueError, match="expected JSON objects, found a fault"):
+        reads(text + " oops", name=name)
+
+
+def test_objects_over_several_lines_are_rows(reads):
+    rows = [rated(i, label=i % 2) for i in range(3)]
+
+    assert len(reads("\n".join(json.dumps(row, indent=2) for row in rows)).votes()) == 3
+
+
+def test_chats_give_the_answers_of_votes_that_stand_elsewhere(reads):
+    asked = {"id": "a", "parentId": None, "role": "user", "content": "Name a tern."}
+    answers = [
+        {"id": name, "parentId": "a", "role": "assistant", "content": text}
+        for name, text in (("b", "A rook."), ("c", "A common tern."))
+    ]
+    chat = {"id": "x", "chat": {"history": {"messages": {node["id"]: node for node in (asked, *answers)}}}}
+    vote = {"id": "f", "user_id": "u", "data": {"rating": -1}, "meta": {"chat_id": "x", "message_id": "b"}}
+
+    found = reads([chat, vote])
+
+    assert found.votes() == {("Name a tern.", "A rook."): False}
+    assert found.counts["reject_reasons"] == {"unrated": 1}
+
+
+def test_parts_of_a_message_may_hold_their_text_below_a_value(reads):
+    rows = [
+        {"messageId": "a", "conversationId": "c", "isCreatedByUser": "True", "text": "Name a tern."},
+        {"messageId": "b", "conversationId": "c", "parentMessageId": "a", "isCreatedByUser": "False"},
+    ]
+    rows[1] |= {"content": [{"type": "text", "text": {"value": "A rook."}}], "feedback": {"rating": "thumbsDown"}}
+
+    assert reads(rows).votes() == {("Name a tern.", "A rook."): False}
