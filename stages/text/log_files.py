@@ -301,7 +301,9 @@ def _describe(reading: _Reading, form: str) -> None:
 
 def _read_json_lines(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     with _open(file, reading) as stream:
-        is_document = _begins_document(stream.readline(_SHOWN).strip())
+        first = stream.readline(_SHOWN).strip()
+        # A log that ends behind a bracket is one that its writer left.
+        is_document = _begins_document(first) and (len(first) > 1 or bool(stream.read(1)))
     if is_document:
         yield from _read_json(file, reading)
         return
