@@ -71,7 +71,7 @@ class IngestionParams(Section):
     max_row_bytes: int = Field(MAX_ROW_BYTES, gt=0)
     """Longest row; a longer one is rejected unread."""
     max_reject_share: float = Field(0.5, ge=0, le=1)
-    """Share of events that may be rejected; more of them fail the stage."""
+    """Share of events that may be rejected, answers that nobody voted on left out; more of them fail the stage."""
 
     @model_validator(mode="after")
     def _names_columns_once(self) -> Self:
@@ -148,9 +148,12 @@ def run(
         raise ValueError(f"{params.source or feedback}: expected rows of feedback, found none; check the path")
     if counts.fates["used"] == 0:
         raise StageFailure(f"none of {counts.num_events:,} rows can be used; {counts.summary()}", status=EXIT_REJECTED)
-    if counts.num_refused > params.max_reject_share * counts.num_events:
+    # That nobody voted on most answers is as it should be, and no fault of theirs.
+    num_unrated = counts.reasons["unrated"]
+    num_refused, num_events = counts.num_refused - num_unrated, counts.num_events - num_unrated
+    if num_refused > params.max_reject_share * num_events:
         raise StageFailure(
-            f"{counts.num_refused:,} of {counts.num_events:,} rows are rejected, more than the share of "
+            f"{num_refused:,} of {num_events:,} rows are rejected, more than the share of "
             f"{params.max_reject_share} that ingestion.max_reject_share allows; {counts.summary()}",
             status=EXIT_REJECTED,
         )

@@ -128,6 +128,9 @@ def run(
     num_read, num_rejects = counts["rows_read"], counts["rejects"]
     if counts["rows_kept"] == 0:
         raise StageFailure(f"none of {num_read:,} rows can be used; {refused.summary()}", status=EXIT_REJECTED)
+    # That nobody voted on most answers is as it should be, and no fault of theirs.
+    num_unrated = counts["reject_reasons"].get("unrated", 0)
+    num_rejects, num_read = num_rejects - num_unrated, num_read - num_unrated
     if num_rejects > params.max_reject_share * num_read:
         raise StageFailure(
             f"{num_rejects:,} of {num_read:,} rows are rejected, more than the share of {params.max_reject_share} "

@@ -84,6 +84,8 @@ def adopt(
     values = {**_inputs(found_model, places), **chosen.values}
     new_params, graph = _written(text, _whole_graph(chosen.methods), values, overrides)
     print(choices_text(chosen, found_model, {key: str(place) for key, place in places.items()}))
+    if overrides:
+        print(f"  above all that, as --set says: {', '.join(overrides)}")
     if dry_run:
         print("\nnothing is written; without --dry-run it is")
         return 0

@@ -60,8 +60,9 @@ _VOTES = frozenset(
         "opinion",
         *("good", "bad", "correct", "incorrect", "wrong", "acceptable", "accepted", "useful", "quality", "approve"),
         *("desirable", "desired", "undesired", "helpfulness", "correctness", "harmless", "harmlessness", "honesty"),
-        *("relevance", "accuracy", "factuality", "usefulness", "reward", "rewards", "outcome", "y", "annotations"),
+        *("relevance", "accuracy", "factuality", "usefulness", "reward", "rewards", "outcome", "annotations", "kto"),
         *("evaluations", "judgements", "judgments", "reviews", "toxicity", "overall"),
+        *("bewertung", "wertung", "sterne", "daumen", "hilfreich", "valoracion", "calificacion", "voto", "votos"),
     ]
 )
 # Behind a name of a vote these say that the column is about the vote, and isn't one.
@@ -259,6 +260,23 @@ METADATA = frozenset(
     ]
 )
 """Words of names of columns that are about a row and no part of it."""
+TOPICS = frozenset(
+    {
+        "language",
+        "lang",
+        "locale",
+        "difficulty",
+        "level",
+        "type",
+        "kind",
+        "domain",
+        "role",
+        "style",
+        "format",
+        "subject",
+    }
+)
+"""Columns of few values that say what a question is about, and no vote."""
 RATERS = (
     *("rater", "rater_id", "annotator", "annotator_id", "voter", "voter_id", "worker", "worker_id", "reviewer"),
     *("reviewer_id", "labeler", "labeler_id", "evaluator", "user", "user_id", "userid", "username", "user_name"),
@@ -291,8 +309,23 @@ DOWNS = (
 )
 _NEGATIVE = frozenset(
     {"bad", "wrong", "incorrect", "unhelpful", "undesired", "dislike", "dislikes", "disliked", "downvote", "downvotes"}
-    | {"downvoted", "thumbsdown", "down", "toxicity", "not"}
+    | {
+        "downvoted",
+        "thumbsdown",
+        "down",
+        "toxicity",
+        "toxic",
+        "not",
+        "reported",
+        "flagged",
+        "flag",
+        "harmful",
+        "unsafe",
+    }
+    | {"hallucination", "hallucinated", "hallucinates", "refused", "refusal", "offensive", "spam", "abuse", "complaint"}
+    | {"failed", "rejected", "error", "issue", "problem"}
 )
+_SCALES = frozenset({"star", "stars", "sterne", "csat", "nps", "grade"})
 OWN_IDS = ("id", "uuid", "_id")
 
 
@@ -307,7 +340,7 @@ def canonical(name: str) -> str:
 def is_vote(name: str) -> bool:
     """Whether a column is named like a vote."""
     words = canonical(name.rpartition(".")[2]).split("_")
-    return not _VOTES.isdisjoint(words) and words[-1] not in _ABOUT
+    return words == ["y"] or (not _VOTES.isdisjoint(words) and words[-1] not in _ABOUT)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -358,6 +391,12 @@ def _as_id(value: Any) -> str | None:
     if isinstance(value, bool) or not isinstance(value, str | int):
         return None
     return str(value) if re.fullmatch(r"\S{1,80}", str(value)) else None
+
+
+@functools.lru_cache(maxsize=4096)
+def is_scale(name: str) -> bool:
+    """Whether a column is named for a scale on which 1 isn't the best."""
+    return not _SCALES.isdisjoint(canonical(name.rpartition(".")[2]).split("_"))
 
 
 @functools.lru_cache(maxsize=4096)

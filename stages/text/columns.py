@@ -37,12 +37,26 @@ _BASES = frozenset(
     | {"summary", "human_ref", "result", "assistant", "model_output", "model_response", "message", "continuation"}
 )
 _FIRST = {"a": "b", "1": "2", "0": "1", "left": "right", "first": "second"}
-_WINNERS = ("winner", "preference", "preferred", "choice", "better", "better_response_id", "verdict", "label", "labels")
+_WINNERS = (
+    "winner",
+    "preference",
+    "preferred",
+    "choice",
+    "comparison",
+    "better",
+    "better_response_id",
+    "verdict",
+    "label",
+    "labels",
+)
 _FROM_ZERO: Mapping[float, Place] = {0.0: "first", 1.0: "second"}
 _FROM_ONE: Mapping[float, Place] = {0.0: "tie", 1.0: "first", 2.0: "second"}
 _WORDS = (UP | DOWN) - {"yes", "no", "y", "n", "t", "f", "true", "false", "right", "positive", "negative", "neg", "pos"}
+_WORDS -= {"ja", "nein", "s\u00ed", "oui", "non"}
 _MAX_VALUES = 60
 _MAX_WORD = 24
+_MAX_CHOICES = 11
+"""From 0 to 10 is the longest scale that people are asked to choose from."""
 _MAX_SIGNATURES = 2000
 _ID = re.compile(r"\d+|[0-9a-f]{8}[0-9a-f-]{8,}", re.IGNORECASE)
 _NO_TEXT = re.compile(r"\S*\d\S*|https?://\S+|\S+@\S+|[\d\s:.,+/TZ-]+", re.IGNORECASE)
@@ -146,6 +160,14 @@ class _Column:
         if not is_missing(plain_scalar(value)) and (word in self.beside_pair or len(self.beside_pair) < _MAX_VALUES):
             self.beside_pair[word] += 1
 
+    def is_choice(self, num_rows: int) -> bool:
+        """Whether its values are few short words or numbers, as those of buttons and scales are."""
+        if self.objects or self.texts > self.rows / 2 or self.has_more or len(self.values) > _MAX_CHOICES:
+            return False
+        is_short = all(len(value) < _MAX_WORD for value in self.values)
+        is_repeated = 2 * len(self.values) <= self.rows if len(self.values) > 1 else self.rows < num_rows
+        return is_short and is_repeated
+
     def shown(self) -> str:
         common = sorted(self.values.items(), key=lambda item: (-item[1], item[0]))[:8]
         listed = ", ".join(f"{value} ({count:,})" for value, count in common)
@@ -176,6 +198,7 @@ class Survey:
         self._found: set[str] = set()
         self._signatures: set[frozenset[str]] = set()
         self._disagree: Counter[str] = Counter()
+        self._against: Counter[tuple[str, str]] = Counter()
         self.num_rows = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -196,6 +219,9 @@ class Survey:
             for name, value in row.items():
                 if name in self._columns and (names.is_vote(name) or names.canonical(name) in _WINNERS):
                     self._columns[name].add_beside_pair(value)
+                worse = name.replace("chosen", "rejected") if "chosen" in name and names.is_vote(name) else name
+                if worse != name and (_as_score(value) or 0.0) < (_as_score(row.get(worse)) or 0.0):
+                    self._against[name, worse] += 1
         self._add_nested(row)
         self._compare_prompts(row, named)
         self._compare_votes(row, named)
@@ -261,6 +287,7 @@ class Survey:
             self._found,
             differing={name for (name,) in differing},
             disagree=self._disagree,
+            against=self._against,
             num_rows=self.num_rows,
         ).shape()
 
@@ -318,10 +345,12 @@ class _Judge:
         *,
         differing: Collection[str],
         disagree: Mapping[str, int],
+        against: Mapping[tuple[str, str], int],
         num_rows: int,
     ) -> None:
         self.settings, self.columns, self.num_rows = settings, columns, num_rows
         self.found, self.differing, self.disagree = set(found), differing, disagree
+        self.against = against
         self.problems: list[str] = []
         self.said: list[str] = []
         self.names = settings.named()
@@ -337,6 +366,7 @@ class _Judge:
         counts = None if winner or pair else self._counts()
         if winner is None and counts is None:
             self._label(is_pair=bool(self.one_hot) or (self._has("chosen") and self._has("rejected")))
+        self._check_scores()
         places, models = self._places(pair, winner)
         about = {
             name: self.names.get(name) or names.first_of(self._plain(), wanted)
@@ -624,6 +654,8 @@ class _Judge:
             return
         if self.settings.is_left_out("label") or not others:
             self._other_votes(others, is_pair=False)
+            if not self.settings.is_left_out("label"):
+                self._check_choices()
             return
         if len(others) > 1:
             listed = "; ".join(f"{name} holds {self.columns[name].shown()}" for name in others)
@@ -656,13 +688,30 @@ class _Judge:
             return
         what = "is named like a vote" if names.is_vote(name) else "may be a vote by its values"
         settings = f"columns: {{label: {name}}} reads it as the vote, {{{name}: none}} leaves it out"
-        if self.settings.spelling.threshold is not None:
+        if {value.casefold() for value in column.values} <= {"true", "false"}:
+            settings += "; label_words: {'true': undesired, 'false': none} says so of a button for what is bad"
+        elif self.settings.spelling.threshold is not None:
             settings += "; label_words says what words mean"
         elif any(_as_number(value) is not None for value in column.values):
             settings += "; label_threshold says from which rating on an answer is desired"
         else:
             settings += "; label_words says what its words mean"
         self.problems.append(f"{name} {what} and holds {column.shown()}; {settings}")
+
+    def _check_choices(self) -> None:
+        """Where no column is the vote, answers are learned as they are: so nothing may look like a choice of few."""
+        if self.problems or not (self._looks_answered() or any(map(self._has, _CONVERSATIONS))):
+            return
+        for name in self.free:
+            column = self.columns[name]
+            is_about = name in self.read or name in COLUMNS or names.is_metadata(name)
+            is_about |= names.canonical(name) in names.TOPICS
+            if is_about or not column.is_choice(self.num_rows):
+                continue
+            self.problems.append(
+                f"{name} may be a vote by its few values, {column.shown()}, and answers without votes are learned as "
+                f"demonstrations; columns: {{label: {name}}} reads it as the vote, {{{name}: none}} leaves it out"
+            )
 
     def _check_negative(self) -> None:
         """A column for what is bad, mapped to label, would turn every vote round."""
@@ -673,6 +722,14 @@ class _Judge:
                 f"{name} is named for what is bad and holds {column.shown()}; label_words: {{'true': undesired, '1': "
                 "undesired, 'false': none, '0': none} says what its values mean"
             )
+
+    def _check_scores(self) -> None:
+        for (better, worse), count in self.against.items():
+            if not (self.settings.is_left_out(better) or self.settings.is_left_out(worse)):
+                self.problems.append(
+                    f"in {count:,} pairs {worse} is larger than {better}; columns: {{chosen: rejected, rejected: "
+                    f"chosen}} if the pairs stand the other way round, {{{better}: none}} if these scores don't decide"
+                )
 
     def _other_votes(self, others: Sequence[str], *, is_pair: bool) -> None:
         for name in others:
@@ -717,6 +774,11 @@ def two_answers(row: Iterable[str]) -> tuple[str, str] | None:
             if second is not None:
                 return first, second
     return None
+
+
+def _as_score(value: Any) -> float | None:
+    value = plain_scalar(value)
+    return None if is_missing(value) or isinstance(value, bool) else _as_number(str(value))
 
 
 def _as_number(word: str) -> float | None:
@@ -815,8 +877,13 @@ def _join_prompt(row: Mapping[str, Any], shape: Shape, cells: dict[str, Any], so
     texts = [value_at(row, part) for part in shape.parts]
     for part in shape.parts:
         source.pop(part, None)
+    cells["prompt"] = joined_parts(texts)
+
+
+def joined_parts(texts: Iterable[Any]) -> str:
+    """What makes up a prompt together, with an empty line between."""
     present = [text if isinstance(text, str) else canonical_json(as_json_value(text)) for text in texts if text]
-    cells["prompt"] = "\n\n".join(text for text in present if text.strip())
+    return "\n\n".join(text for text in present if text.strip())
 
 
 def _add_turns(row: Mapping[str, Any], cells: dict[str, Any], source: dict[str, Any], left: set[str]) -> None:

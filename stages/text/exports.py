@@ -8,8 +8,17 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from stages.text.column_names import canonical, first_of, is_vote, own_id, references, vote_in
-from stages.text.layouts import as_json_value
+from stages.text.column_names import (
+    QUESTION_PARTS,
+    canonical,
+    first_of,
+    is_metadata,
+    is_vote,
+    own_id,
+    references,
+    vote_in,
+)
+from stages.text.layouts import as_json_value, parse_conversation
 from stages.text.reasons import RejectedRowError
 from stages.text.votes import is_missing
 
@@ -43,6 +52,10 @@ class Item:
     """Name of the score, where a log holds several."""
     error: RejectedRowError | None = None
     """Why it can't be used."""
+    unread_parts: tuple[str, ...] = ()
+    """What may be part of the question, such as a context, and isn't in the prompt; dots lead into the record."""
+    is_context: bool = False
+    """Whether it is an answer of a conversation in which nothing is rated: no demonstration unless params say so."""
     is_message: bool = False
     """Whether it is an answer in a table of messages, whose conversation stands in other rows."""
 
@@ -112,23 +125,32 @@ def rated_messages(messages: Mapping[str, Record], shared: Record) -> Iterator[I
         RejectedRowError: no answer is rated, or turns are missing.
     """
     num_rated = 0
-    for name, message in messages.items():
+    answers = [name for name, message in messages.items() if speaker_of(message) == "assistant"]
+    for name in answers:
+        message = messages[name]
         found = vote_in(message)
-        if found is None or speaker_of(message) != "assistant":
+        if found is None:
             continue
         num_rated += 1
         time = message.get("updatedAt", message.get("createdAt", message.get("timestamp")))
         cells = {**shared, "label": found[1], "time": time, "messages": path_to(messages, name)}
         source = {"model": message.get("model")} if message.get("model") else {}
         yield Item(cells, source, own_ids=_named("message", name))
-    if not num_rated:
-        raise RejectedRowError("no_label", "expected a conversation in which an answer is rated, found none")
+    if num_rated:
+        return
+    # Votes on its answers may stand elsewhere.
+    for name in answers:
+        if not is_missing(text_of(messages[name])):
+            cells = {"conversation": shared.get("conversation"), "messages": path_to(messages, name)}
+            yield Item(cells, own_ids=_named("message", name), is_context=True)
+    if not answers:
+        raise RejectedRowError("no_label", "expected a conversation with an answer, found none")
 
 
 def speaker_of(message: Record) -> str | None:
     """Role of who wrote a message; None if it doesn't say."""
     if "isCreatedByUser" in message:
-        return "user" if message["isCreatedByUser"] in (True, "true", 1) else "assistant"
+        return "user" if str(message["isCreatedByUser"]).casefold() in ("true", "1") else "assistant"
     author = message.get("author")
     spoken = author.get("role") if isinstance(author, Mapping) else None
     spoken = message.get("role", message.get("from", message.get("sender", spoken)))
@@ -159,7 +181,15 @@ def plain_message(message: Record) -> dict[str, Any]:
     kept = {
         key: message[key] for key in ("name", "tool_calls", "tool_call_id", "reasoning_content") if message.get(key)
     }
-    return {"role": speaker_of(message), "content": text_of(message), **kept}
+    content = text_of(message)
+    if isinstance(content, list):
+        thoughts = [
+            part["think"] for part in content if isinstance(part, Mapping) and isinstance(part.get("think"), str)
+        ]
+        if thoughts:
+            content = [part for part in content if not (isinstance(part, Mapping) and "think" in part)]
+            kept.setdefault("reasoning_content", "\n\n".join(thoughts))
+    return {"role": speaker_of(message), "content": content, **kept}
 
 
 def parent_of(message: Record) -> str | None:
@@ -316,6 +346,7 @@ def _is_langsmith_run(record: Record) -> bool:
 
 
 def _langsmith_run(record: Record) -> Iterator[Item]:
+    unread = _unread_parts(record, "inputs")
     cells, ids = _exchange(record.get("inputs"), record.get("outputs")), _named("run", record.get("id"))
     cells["time"] = record.get("start_time")
     cells["conversation"] = below(record, "extra", "metadata", "thread_id")
@@ -329,7 +360,7 @@ def _langsmith_run(record: Record) -> Iterator[Item]:
         for vote in (listed if isinstance(listed, list) else [])
         if isinstance(vote, Mapping)
     ]
-    yield Item(dict(cells), source, own_ids=ids, other_ids=others)
+    yield Item(dict(cells), source, own_ids=ids, other_ids=others, unread_parts=unread)
     for key, vote in votes:
         yield Item(vote, {}, targets=ids or ("run:?",), score=key)
 
@@ -382,7 +413,9 @@ def _langfuse_score(record: Record) -> Iterator[Item]:
 def _langfuse_vote(record: Record, trace: str) -> Item:
     observation = record.get("observationId", record.get("observation_id"))
     trace = record.get("traceId", record.get("trace_id")) or trace
-    value = record.get("stringValue") if is_missing(record.get("value")) else record["value"]
+    # Of a category the number is its place in a list, and the word is what was said.
+    word = record.get("stringValue", record.get("string_value"))
+    value = record.get("value") if is_missing(word) else word
     time = record.get("updatedAt", record.get("timestamp", record.get("createdAt")))
     rater = record.get("authorUserId") or record.get("userId")
     cells = {"label": value, "time": time, "rater": rater, "event": own_id(record)}
@@ -403,7 +436,7 @@ def _langfuse(record: Record) -> Iterator[Item]:
     try:
         cells = _exchange(record["input"], record["output"])
         cells |= {"conversation": record.get("sessionId"), "tools": below(record, "input", "tools")}
-        yield Item(cells, source, own_ids=ids, other_ids=others)
+        yield Item(cells, source, own_ids=ids, other_ids=others, unread_parts=_unread_parts(record, "input"))
     except RejectedRowError as error:
         yield Item({}, own_ids=ids, error=error)
     for score in record.get("scores") or []:
@@ -478,7 +511,38 @@ _ANSWER_KEYS = (
 )
 
 
+def _unread_parts(record: Record, name: str) -> tuple[str, ...]:
+    """Of what was asked, where keys stand that may be part of the question and that `_exchange` doesn't read."""
+    asked = _unpacked(record.get(name))
+    if not isinstance(asked, Mapping) or "role" in asked or "kwargs" in asked:
+        return ()
+    has_turns = any(isinstance(asked.get(key), list) and asked[key] for key in ("messages", "generations", "choices"))
+    read = {"system", "tools"} if has_turns else set(_TEXT_KEYS)
+    return tuple(
+        f"{name}.{key}"
+        for key, value in asked.items()
+        if key not in read and not is_missing(value) and value not in ([], {})
+        if canonical(key) in QUESTION_PARTS or (isinstance(value, str) and " " in value and not is_metadata(key))
+    )
+
+
+def _unpacked(value: Any) -> Any:
+    """What tables hold as JSON text; other text as it is."""
+    return parse_conversation(value) if isinstance(value, str) else value
+
+
+def _is_packed(value: Any) -> bool:
+    return isinstance(value, str) and isinstance(_unpacked(value), Mapping | list)
+
+
 def _exchange(asked: Any, answered: Any) -> dict[str, Any]:
+    if _is_packed(asked) and (held := _unpacked(asked)) is not None:
+        # An answer alone may well be JSON that a model wrote; beside a question in JSON it was packed with it.
+        asked, answered = held, _unpacked(answered)
+    elif (
+        _is_packed(answered) and isinstance(held := _unpacked(answered), Mapping) and {"role", "content"} <= held.keys()
+    ):
+        answered = held
     prompt, answer = _turns(asked, "user", _TEXT_KEYS), _turns(answered, "assistant", _ANSWER_KEYS)
     # What agents and graphs give back is the whole conversation, its beginning included.
     if len(answer) > len(prompt) and [_said(turn) for turn in answer[: len(prompt)]] == [
@@ -508,7 +572,10 @@ def _turns(value: Any, role: str, keys: tuple[str, ...]) -> list[dict[str, Any]]
         for key in ("messages", "generations", "choices"):
             if isinstance(value.get(key), list) and value[key]:
                 found = value[key]
-                return _turns(found if key == "messages" else _first_answer(found), role, keys)
+                turns = _turns(found if key == "messages" else _first_answer(found), role, keys)
+                system = value.get("system")
+                is_apart = isinstance(system, str) and system.strip() and turns[0]["role"] != "system"
+                return [{"role": "system", "content": system}, *turns] if is_apart else turns
         if "role" in value or "kwargs" in value:
             return [_turn(value, role)]
         found = [key for key in keys if not is_missing(value.get(key))]

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from stages.contracts.ledger import Fate
 from stages.contracts.rows import canonical_json
-from stages.text.column_names import first_of, is_id, own_id, vote_in, votes_in
-from stages.text.columns import Settings, Shape, Survey, cells_of, has, value_at
+from stages.text.column_names import first_of, is_id, is_scale, own_id, vote_in, votes_in
+from stages.text.columns import Settings, Shape, Survey, cells_of, has, joined_parts, value_at
 from stages.text.event_store import EventStore
 from stages.text.exports import (
     Item,
@@ -194,6 +194,7 @@ class FeedbackLog:
 
     def _survey(self) -> Shape:
         survey = Survey(self.settings, self.store)
+        unread_parts: Counter[str] = Counter()
         for logged in self._records("looking at columns"):
             if logged.row is None:
                 continue
@@ -201,6 +202,7 @@ class FeedbackLog:
             if found is not None:
                 self.ledger.formats[found[0]] += 1
                 self._is_apart |= len(found[1]) != 1 or any(item.targets for item in found[1])
+                unread_parts.update(part for item in found[1] for part in item.unread_parts)
                 self._own_scores.update(item.score for item in found[1] if item.score and not item.targets)
             elif self._is_message(logged.row):
                 self.ledger.formats["messages"] += 1
@@ -209,6 +211,7 @@ class FeedbackLog:
                 self.ledger.formats["rows"] += 1
                 survey.add(logged.row)
         self._check_scores(self._own_scores)
+        self._check_parts(unread_parts)
         shape = survey.shape()
         names = {shape.names.get(name, name) for name in ANSWERS}
         self._is_apart |= bool(shape.conversation and shape.turn) or not shape.has_answers
@@ -260,6 +263,18 @@ class FeedbackLog:
             raise ValueError(f"the log holds several scores: {listed}; name the one that is the vote: ingestion.score")
         if self.score is not None and scores and self.score not in scores:
             raise ValueError(f"ingestion.score: expected one of the log's scores, {listed}, found {self.score}")
+
+    def _check_parts(self, parts: Mapping[str, int]) -> None:
+        settings = self.settings
+        said = {*settings.prompt_parts, *settings.named().values()}
+        listed = "".join(
+            f"\n- {name} ({count:,}) may be part of the question; prompt_parts: [{name}, NAME OF THE QUESTION] puts it "
+            f"before the question, columns: {{{name}: none}} leaves it out"
+            for name, count in sorted(parts.items())
+            if name not in said and not settings.is_left_out(name)
+        )
+        if listed:
+            raise ValueError(f"nothing reads what stands beside the question; say in ingestion what it is:{listed}")
 
     def _is_wanted(self, item: Item) -> bool:
         """Whether an item is no score, or the one that is the vote."""
@@ -325,6 +340,8 @@ class FeedbackLog:
             for ours, path in self.settings.named().items():
                 if has(row, path):
                     item.cells[ours] = value_at(row, path)
+            if "prompt" in item.cells and (parts := [value_at(row, part) for part in self.settings.prompt_parts]):
+                item.cells["prompt"] = joined_parts(parts)
         return item
 
     def _add_who(self, row: dict[str, Any], item: Item) -> None:
@@ -441,6 +458,7 @@ class FeedbackLog:
                 return cast
             is_export = item.own_ids != () and not item.own_ids[0].startswith("any:")
             is_unrated = is_export and "messages" not in self.shape.names and "rows" not in self.ledger.formats
+            is_unrated |= item.is_context
             return cast._replace(is_unrated=is_unrated, file_if_unrated=logged.file)
         weight = feedback.weight if vote.counts is not None or self.vote_weight == "as_given" else 1.0
         self.has_weights |= vote.counts is not None or not is_missing(plain_scalar(vote.weight))
@@ -516,7 +534,7 @@ class FeedbackLog:
     def _check_ratings(self) -> None:
         name = self.shape.names.get("label", "label")
         threshold = self.settings.spelling.threshold
-        if self._has_rating and threshold is None:
+        if (self._has_rating or (self._ratings and is_scale(name))) and threshold is None:
             listed = ", ".join(f"{value} ({count:,})" for value, count in sorted(self._ratings.items())[:12])
             raise ValueError(
                 f"{name} holds ratings, {listed}, and nothing says which are desired; set "

@@ -155,6 +155,7 @@ def read_cells(
         RejectedRowError: the row can't be used; the reason says why.
     """
     row = {(columns or {}).get(name, name): value for name, value in cells.items()} | source
+    _join_turns(cells)
     found = layout or _layout_of(cells, row)
     tools = _tools(cells.pop("tools", None))
     weight = _weight(cells.pop("weight", None))
@@ -168,6 +169,33 @@ def read_cells(
     # What the layout had no use for (a system prompt beside plain text, a score beside a pair) is kept like the rest.
     unused = {(columns or {}).get(name, name): as_json_value(value) for name, value in cells.items()}
     return Feedback(found, prompt, completions, None, are_complete, weight, tools, {**source, **unused}), vote
+
+
+def _join_turns(cells: dict[Column, Any]) -> None:
+    """Take lists of what was asked and answered, turn by turn, for the conversations that they are."""
+    answers: list[Column] = [name for name in ("completion", "chosen", "rejected") if name in cells]
+    asked = parse_conversation(cells.get("prompt"))
+    held = {name: parse_conversation(cells[name]) for name in answers}
+    if not answers or not all(_is_list_of_texts(value) for value in (asked, *held.values())):
+        return
+    for name, said in held.items():
+        if len(said) != len(asked) or None in (*said, *asked):
+            raise RejectedRowError("bad_messages", f"expected an answer in {name} to each turn of prompt")
+        turns = [
+            {"role": role, "content": text}
+            for pair in zip(asked, said, strict=True)
+            for role, text in zip(("user", "assistant"), pair, strict=True)
+        ]
+        if "completion" in held:
+            cells["prompt"], cells["completion"] = turns[:-1], turns[-1:]
+        else:
+            cells[name] = turns
+    if "completion" not in held:
+        cells.pop("prompt")
+
+
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(text is None or isinstance(text, str) for text in value)
 
 
 def as_json_value(value: Any) -> Any:
@@ -416,15 +444,18 @@ def _content(content: Any, *, has_calls: bool) -> str:
     if not isinstance(content, list):
         raise RejectedRowError("bad_messages", f"expected content as text, found {content!r:.80}")
     parts = [
-        part.get("text", part.get("value"))
-        if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS
-        else part
+        _text_of_part(part) if isinstance(part, dict) and part.get("type", "text") in _TEXT_PARTS else part
         for part in content
     ]
     texts = [part for part in parts if isinstance(part, str)]
     if len(texts) < len(parts):
         raise RejectedRowError("unsupported_content", "expected text, found content of another kind, such as an image")
     return "".join(texts)
+
+
+def _text_of_part(part: Mapping[str, Any]) -> Any:
+    text = part.get("text", part.get("value"))
+    return text.get("value") if isinstance(text, Mapping) else text
 
 
 def _is_assistant(message: Any) -> bool:

@@ -13,7 +13,7 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple, NoReturn
@@ -33,9 +33,22 @@ MAX_ROW_BYTES = 8 * 2**20
 STREAMED_BYTES = 64 * 2**20
 """From this length on a JSON document is read object by object, and not at once."""
 _SHOWN = 2000
+_NO_UTF8 = "expected UTF-8, found other bytes; ingestion.encoding names another encoding, such as cp1252"
 _ROW_KEYS = frozenset(
     {"prompt", "completion", "chosen", "rejected", "messages", "conversations", "conversation", "instruction", "input"}
-    | {"question", "output", "inputs", "outputs", "request", "response", "choices", "chat", "snapshot", "history"}
+    | {
+        "messagesTree",
+        "question",
+        "output",
+        "inputs",
+        "outputs",
+        "request",
+        "response",
+        "choices",
+        "chat",
+        "snapshot",
+        "history",
+    }
 )
 """Keys of an object that is a row itself, and doesn't hold rows below a key."""
 
@@ -288,8 +301,20 @@ def _describe(reading: _Reading, form: str) -> None:
 
 def _read_json_lines(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     with _open(file, reading) as stream:
+        first = stream.readline(_SHOWN).strip()
+        # A log that ends behind a bracket is one that its writer left.
+        is_document = _begins_document(first) and (len(first) > 1 or bool(stream.read(1)))
+    if is_document:
+        yield from _read_json(file, reading)
+        return
+    with _open(file, reading) as stream:
         _describe(reading, "JSON lines")
         yield from _json_lines(file, stream, reading)
+
+
+def _begins_document(first: bytes) -> bool:
+    """Whether a first line is that of an array, or of an object over several lines, whatever the file is called."""
+    return first in (b"[", b"{") or re.match(rb"\[\s*\{", first) is not None
 
 
 def _json_lines(file: LogFile, stream: IO[bytes], reading: _Reading) -> Iterator[LoggedRow]:
@@ -317,7 +342,7 @@ def _json_line(file: LogFile, number: int, data: bytes) -> LoggedRow:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        return _refused(file, number, data, RejectedRowError("bad_utf8", f"expected UTF-8, found {error.reason}"))
+        return _refused(file, number, data, RejectedRowError("bad_utf8", f"{_NO_UTF8}: {error.reason}"))
     try:
         return LoggedRow(file.name, number, parse_object(text), text.rstrip("\r\n"), None)
     except RejectedRowError as error:
@@ -346,23 +371,32 @@ def _read_json(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     if is_long:
         yield from _stream_json(file, reading, is_array=data.lstrip()[:1] == b"[")
         return
-    if data.lstrip()[:1] != b"[" and not _is_one_object(data):
+    is_array = data.lstrip()[:1] == b"["
+    is_one = not is_array and _is_one_object(data)
+    if not (is_array or is_one or data.strip().partition(b"\n")[0].strip() == b"{"):
         _describe(reading, "JSON lines")
         yield from _json_lines(file, io.BytesIO(data), reading)
         return
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file.name}: expected UTF-8, found {error.reason} at byte {error.start}") from None
-    tables = {"": text.index("[")} if text.lstrip().startswith("[") else _tables_below(text)
+        raise ValueError(f"{file.name}: {_NO_UTF8}: {error.reason} at byte {error.start}") from None
+    for line, element in _rows_below(file, text, reading) if is_one else _documents(file, text):
+        yield _json_element(file, line, element, reading)
+    if not is_one:
+        _describe(reading, "JSON" if is_array else "JSON, objects one behind the other")
+
+
+def _rows_below(file: LogFile, text: str, reading: _Reading) -> Iterator[tuple[int, str]]:
+    """Line and text of the rows below the keys of one object, or of that object."""
+    tables = _tables_below(text)
     if not tables:
         _describe(reading, "JSON, one object")
-        yield _json_element(file, 1, text.strip(), reading)
+        yield 1, text.strip()
         return
-    _describe(reading, "JSON" + ", rows below " * bool(any(tables)) + " and ".join(filter(None, tables)))
+    _describe(reading, "JSON, rows below " + " and ".join(tables))
     for place in tables.values():
-        for line, element in _elements(file, text, place):
-            yield _json_element(file, line, element, reading)
+        yield from _elements(file, text, place)
 
 
 def _is_document(head: bytes) -> bool:
@@ -450,8 +484,26 @@ def _items(decoder: json.JSONDecoder, text: str, start: int, value: dict[str, An
         place = _skip_space(text, end) + 1
 
 
-def _elements(file: LogFile, text: str, start: int) -> Iterator[tuple[int, str]]:
-    """Line and text of each element of the JSON array that begins at a place."""
+def _documents(file: LogFile, text: str) -> Iterator[tuple[int, str]]:
+    """Line and text of each row of arrays and objects that stand one behind the other, as pages of an export do."""
+    decoder = json.JSONDecoder()
+    place = _skip_space(text, 0)
+    while place < len(text):
+        if text[place] == "[":
+            place = yield from _elements(file, text, place)
+        else:
+            line = 1 + text.count("\n", 0, place)
+            try:
+                _, end = decoder.raw_decode(text, place)
+            except (ValueError, RecursionError):
+                raise ValueError(f"{file.name}:{line}: expected JSON objects, found a fault; repair it") from None
+            yield line, text[place:end]
+            place = end
+        place = _skip_space(text, place)
+
+
+def _elements(file: LogFile, text: str, start: int) -> Generator[tuple[int, str], None, int]:
+    """Line and text of each element of the JSON array that begins at a place; returns where it ends."""
     # Where an element ends is found leniently, so that a fault in it costs one row and not the file.
     decoder = json.JSONDecoder()
     place, line = _skip_space(text, start + 1), 1
@@ -471,6 +523,7 @@ def _elements(file: LogFile, text: str, start: int) -> Iterator[tuple[int, str]]
             place = _skip_space(text, place + 1)
         elif text[place : place + 1] != "]":
             raise ValueError(f"{file.name}: expected the array to go on or end after line {line}; the file is cut off")
+    return place + 1
 
 
 def _skip_space(text: str, place: int) -> int:
@@ -500,7 +553,7 @@ def _read_separated(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
 def _separated_row(file: LogFile, line: int, header: list[str], cells: list[str], max_row_bytes: int) -> LoggedRow:
     text = canonical_json(cells)
     if _SURROGATE_CHARACTER.search(text):
-        error = RejectedRowError("bad_utf8", "expected UTF-8, found other bytes")
+        error = RejectedRowError("bad_utf8", _NO_UTF8)
         return _refused(file, line, text.encode("utf-8", "surrogateescape"), error)
     if len(cells) != len(header):
         error = RejectedRowError("wrong_number_of_cells", f"expected {len(header)} cells, found {len(cells)}")
@@ -540,7 +593,7 @@ def _table_rows(file: LogFile, batches: Iterator[pa.RecordBatch], max_row_bytes:
         for row in rows:
             number += 1
             if row is None:
-                yield _refused(file, number, "", RejectedRowError("bad_utf8", "expected UTF-8, found other bytes"))
+                yield _refused(file, number, "", RejectedRowError("bad_utf8", _NO_UTF8))
             else:
                 yield _table_row(file, number, row, max_row_bytes)
 

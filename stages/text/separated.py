@@ -105,6 +105,15 @@ def split_cells(text: str, dialect: Dialect) -> list[str] | None:
         place = end + 1
 
 
+def is_strict(text: str, dialect: Dialect) -> bool:
+    """Whether all quotes of a row are where they belong: around whole cells, and inside these doubled or escaped."""
+    quote, separator = re.escape(dialect.quote), re.escape(dialect.separator)
+    plain = rf"[^{quote}\\]*" if dialect.has_backslashes else rf"[^{quote}]*"
+    escaped = rf"(?:\\.|{quote}{quote})" if dialect.has_backslashes else rf"{quote}{quote}"
+    cell = rf"(?: *{quote}{plain}(?:{escaped}{plain})*{quote}|[^{quote}{separator}]*)"
+    return re.fullmatch(rf"{cell}(?:{separator}{cell})*", text, re.DOTALL) is not None
+
+
 def _quoted(text: str, start: int, dialect: Dialect) -> tuple[str, int] | None:
     parts: list[str] = []
     while True:
@@ -215,7 +224,11 @@ class SeparatedTable:
         """Whether lines inside a record are rows of their own."""
         if len(lines) < 2 or not self.header:
             return False
-        are_rows = [self._columns.looks_like_row(split_cells(line.rstrip("\r\n"), self.dialect)) for line in lines[1:]]
+        inner = [line.rstrip("\r\n") for line in lines[1:]]
+        if is_strict("".join(lines).rstrip("\r\n"), self.dialect):
+            # All its quotes match, so a line inside it with other quotes than a row's is text.
+            inner = [line if is_strict(line, self.dialect) else "" for line in inner]
+        are_rows = [self._columns.looks_like_row(split_cells(line, self.dialect)) for line in inner]
         if self._columns.short:
             return any(are_rows)
         return len(are_rows) > 1 and all(are_rows[:-1])

@@ -34,6 +34,16 @@ WORDS = (
     ("right", "wrong"),
     ("helpful", "unhelpful"),
     ("great", "terrible"),
+    ("good", "poor"),
+    ("gut", "schlecht"),
+    ("ja", "nein"),
+    ("daumen_hoch", "daumen_runter"),
+    ("hilfreich", "nicht_hilfreich"),
+    ("bueno", "malo"),
+    ("s\u00ed", "no"),
+    ("oui", "non"),
+    ("bon", "mauvais"),
+    ("chosen", "rejected"),
     ("excellent", "awful"),
     ("love", "hate"),
     ("loved", "hated"),
@@ -52,6 +62,8 @@ _RETRACTED = frozenset({"retracted", "removed", "deleted", "cleared", "cancelled
 _NEITHER = frozenset({"neutral", "neither", "mixed", "unsure", "abstain"})
 # Variation selectors and skin tones, which change how a thumb looks and not where it points.
 _LOOKS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
+_SHORTCODE = re.compile(r":([^\s:]+):(?::skin-tone-\d:)?")
+_SHORTCODES = {"+1": "thumbs_up", "-1": "thumbs_down"}
 _VALUE_KEYS = ("value", "rating", "score", "vote", "label", "thumb", "thumbs", "feedback", "type", "name")
 
 # What most cells hold; the check is made for every one of them.
@@ -143,7 +155,9 @@ def unwrapped(value: Any) -> Any:
 
 def _vote_key(value: Mapping[str, Any]) -> str | None:
     # A score beside its name (Langfuse, LangSmith) has both; the first of the keys is the vote.
-    found = [key for key in _VALUE_KEYS if key in value and not isinstance(value[key], list)]
+    # Of a category of Langfuse the number is its place in a list, and the word is what was said.
+    words = [key for key in ("stringValue", "string_value") if not is_missing(value.get(key))]
+    found = words + [key for key in _VALUE_KEYS if key in value and not isinstance(value[key], list)]
     return found[0] if found else None
 
 
@@ -151,6 +165,8 @@ def word_of(value: Any) -> str:
     """A vote as a word: lower case, words joined by underscores, thumbs of one colour; empty for what is no text."""
     if isinstance(value, bool) or not isinstance(value, str):
         return ""
+    if shortcode := _SHORTCODE.fullmatch(value.strip()):
+        return _SHORTCODES.get(shortcode[1], shortcode[1])
     return "_".join(_LOOKS.sub("", value).strip(" .!").casefold().replace("-", " ").split()) or value.strip()
 
 

@@ -75,14 +75,12 @@ def normalize(feedback, base_model, folder, **params):
         metrics=folder / "normalization.json",
         params=NormalizationParams(**own),
     )
+    stages = [json.loads((folder / f"{stage}.json").read_text()) for stage in ("ingestion", "normalization")]
+    understood = [sentence for counts in stages for sentence in counts["understood"]]
     return Read(
         read_table(folder / "completions", COMPLETIONS).to_pylist(),
         read_table(folder / "rejects", REJECTS).to_pylist(),
-        {
-            name: count
-            for stage in ("ingestion", "normalization")
-            for name, count in json.loads((folder / f"{stage}.json").read_text()).items()
-        },
+        {**stages[0], **stages[1], "understood": understood},
         read_table(folder / "feedback_events", FEEDBACK_EVENTS).to_pylist(),
         read_table(folder / "ledger", LEDGER).to_pylist(),
     )

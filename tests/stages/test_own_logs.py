@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from stages.contracts.stage import StageFailure
 from tests.stages.own_logs import read, turns, write
 from tests.text.tiny_tokenizers import byte_level, chatml, save_as_model
 
@@ -173,6 +174,57 @@ def test_a_vote_below_other_keys_is_named_by_a_path(reads):
     rows = [rated(0, meta={"ui": {"pressed": "down"}})]
 
     assert reads(rows, columns={"label": "meta.ui.pressed"}).rows[0]["label"] is False
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("bewertet", ["gut", "naja"]),
+        ("passed", [1, 0]),
+        ("mood", ["positive", "negative"]),
+        ("coherence", [0, 3]),
+        ("escalated", ["False", "True"]),
+    ],
+)
+def test_a_column_of_few_values_beside_answers_without_votes_stops(reads, name, values):
+    rows = [rated(i, **{name: values[i % 2]}) for i in range(6)]
+
+    with pytest.raises(ValueError, match=rf"{name} may be a vote by its (few )?values.*{{{name}: none}}"):
+        reads(rows)
+    assert reads(rows, columns={name: "none"}).counts["layouts"] == {"demonstrations": 6}
+
+
+def test_a_flag_that_only_some_answers_carry_stops(reads):
+    with pytest.raises(ValueError, match="escalated may be a vote"):
+        reads([rated(i, **({"escalated": "yes"} if i < 2 else {})) for i in range(6)])
+
+
+def test_topics_and_languages_of_demonstrations_are_no_votes(reads):
+    rows = [rated(i, language="en" if i % 2 else "de", topic="birds", difficulty=i % 3) for i in range(12)]
+
+    assert reads(rows).counts["layouts"] == {"demonstrations": 12}
+
+
+def test_truth_values_under_the_tag_of_a_kto_set_are_votes(reads):
+    turns = [{"from": "human", "value": "Name a tern."}, {"from": "gpt", "value": "A rook."}]
+
+    assert list(reads([{"conversations": turns, "kto_tag": False}]).votes().values()) == [False]
+
+
+@pytest.mark.parametrize("name", ["stars", "nps", "csat_score"])
+def test_one_is_no_thumbs_up_on_a_scale(reads, name):
+    rows = [rated(i, **{name: 1}) for i in range(3)]
+
+    with pytest.raises(ValueError, match=r"holds ratings, 1 \(3\)"):
+        reads(rows)
+    assert set(reads(rows, label_threshold=4).votes().values()) == {False}
+
+
+@pytest.mark.parametrize(
+    ("up", "down"), [(":+1:", ":-1:"), (":thumbsup:", ":thumbsdown::skin-tone-2:"), ("gut", "schlecht")]
+)
+def test_shortcodes_and_words_of_other_languages_are_votes(reads, up, down):
+    assert list(reads([rated(0, reaction=up), rated(1, reaction=down)]).votes().values()) == [True, False]
 
 
 # ---- parts of the question ----
@@ -786,3 +838,144 @@ def test_rows_that_are_added_move_no_row(tmp_path_factory, chat_model, rows):
     assert {row["row_id"]: row["split"] for row in before.rows}.items() <= sides.items()
     prompts = {(json.loads(row["messages"])["prompt"].strip().casefold(), row["split"]) for row in after.rows}
     assert len(prompts) == len({prompt for prompt, _ in prompts})
+
+
+# ---- how exports pack what they hold ----
+
+
+def langfuse(scores, **trace):
+    question, answer = (
+        [{"role": "user", "content": "Name a tern."}],
+        {"role": "assistant", "content": "An arctic tern."},
+    )
+    return [{"id": "t", "sessionId": "s", "input": question, "output": answer, **trace}, *scores]
+
+
+def test_of_a_category_the_word_is_the_vote_and_not_its_number(reads):
+    score = {"id": "s", "traceId": "t", "name": "thumb", "dataType": "CATEGORICAL"}
+
+    assert list(reads(langfuse([{**score, "value": 0, "stringValue": "good"}])).votes().values()) == [True]
+    assert list(reads(langfuse([{**score, "value": 1, "stringValue": "bad"}])).votes().values()) == [False]
+
+
+def test_what_stands_beside_a_question_in_an_export_stops(reads):
+    rows = [
+        {
+            "id": str(i),
+            "run_type": "chain",
+            "inputs": {"question": "Which of these is a tern?", "context": f"Page {i} of the guide."},
+            "outputs": {"output": f"The bird of page {i}."},
+            "feedback_stats": {"thumb": {"n": 1, "avg": float(i)}},
+        }
+        for i in range(2)
+    ]
+
+    with pytest.raises(ValueError, match=r"prompt_parts: \[inputs.context, .*\{inputs.context: none\}"):
+        reads(rows)
+    left_out = reads(rows, columns={"inputs.context": "none"})
+    assert [question for question, _ in left_out.votes()] == ["Which of these is a tern?"] * 2
+    found = reads(rows, prompt_parts=["inputs.context", "inputs.question"])
+    assert [turns(row)[0][1] for row in found.rows] == [
+        f"Page {i} of the guide.\n\nWhich of these is a tern?" for i in range(2)
+    ]
+
+
+def test_questions_and_answers_packed_as_json_into_cells_are_unpacked(reads):
+    packed = {name: json.dumps(value) for name, value in langfuse([])[0].items() if name in ("input", "output")}
+    score = {"id": "s", "traceId": "t", "name": "thumb", "value": 0}
+
+    assert reads(langfuse([score], **packed)).votes() == {("Name a tern.", "An arctic tern."): False}
+
+
+def test_an_answer_that_is_json_stays_as_the_model_wrote_it(reads):
+    score = {"id": "s", "traceId": "t", "name": "thumb", "value": 1}
+
+    found = reads(langfuse([score], output='{"answer": "An arctic tern."}'))
+
+    assert found.votes() == {("Name a tern.", '{"answer": "An arctic tern."}'): True}
+
+
+def test_lists_of_questions_and_answers_are_turns(reads):
+    pair = {"prompt": '["Name a tern."]', "response_a": '["A rook."]', "response_b": '["An arctic tern."]'}
+    two = {"prompt": ["Name a tern.", "Another?"], "response": ["A rook.", "A sandwich tern."], "label": 1}
+
+    assert reads([{**pair, "winner": "b"}]).pairs() == [("Name a tern.", "An arctic tern.", "A rook.")]
+    assert turns(reads([two]).rows[0]) == [("user", "Name a tern."), ("assistant", "A rook."), ("user", "Another?")]
+    with pytest.raises(StageFailure, match="an answer in completion to each turn"):
+        reads([{**two, "response": ["A rook."]}])
+
+
+def test_messages_below_each_other_are_a_conversation(reads):
+    answer = {"messageId": "b", "sender": "GPT", "text": "A rook.", "feedback": {"rating": "thumbsDown"}}
+    question = {
+        "messageId": "a",
+        "sender": "User",
+        "isCreatedByUser": True,
+        "text": "Name a tern.",
+        "children": [answer],
+    }
+
+    assert reads(json.dumps({"conversationId": "c", "messagesTree": [question]}), name="chat.json").votes() == {
+        ("Name a tern.", "A rook."): False
+    }
+
+
+def test_answers_that_nobody_voted_on_cost_no_share(reads):
+    rows = [trace for i in range(9) for trace in langfuse([], id=str(i), output=f"Bird {i}.")]
+
+    found = reads([*rows, {"id": "s", "traceId": "3", "name": "thumb", "value": 1}], max_reject_share=0.1)
+
+    assert found.votes() == {("Name a tern.", "Bird 3."): True}
+    assert found.counts["reject_reasons"] == {"unrated": 8}
+
+
+def test_scores_that_say_the_opposite_of_a_pair_stop(reads):
+    pair = {"prompt": "Name a tern.", "chosen": "A rook.", "rejected": "An arctic tern."}
+    rows = [{**pair, "score_chosen": 2.5, "score_rejected": 7.0}]
+
+    with pytest.raises(ValueError, match=r"in 1 pairs score_rejected is larger .*\{score_chosen: none\}"):
+        reads(rows)
+    assert reads(rows, columns={"score_chosen": "none"}).pairs() == [("Name a tern.", "A rook.", "An arctic tern.")]
+
+
+@pytest.mark.parametrize("name", ["log.json", "log.jsonl"])
+@pytest.mark.parametrize("pages", [[4], [3, 1], [1, 1, 2]])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_pages_of_an_export_one_behind_the_other_are_read_whole(reads, name, pages, indent):
+    rows = iter([rated(i, label=i % 2) for i in range(4)])
+    text = "\n".join(json.dumps([next(rows) for _ in range(size)], indent=indent) for size in pages)
+
+    assert len(reads(text, name=name).votes()) == 4
+    with pytest.raises(ValueError, match="expected JSON objects, found a fault"):
+        reads(text + " oops", name=name)
+
+
+def test_objects_over_several_lines_are_rows(reads):
+    rows = [rated(i, label=i % 2) for i in range(3)]
+
+    assert len(reads("\n".join(json.dumps(row, indent=2) for row in rows)).votes()) == 3
+
+
+def test_chats_give_the_answers_of_votes_that_stand_elsewhere(reads):
+    asked = {"id": "a", "parentId": None, "role": "user", "content": "Name a tern."}
+    answers = [
+        {"id": name, "parentId": "a", "role": "assistant", "content": text}
+        for name, text in (("b", "A rook."), ("c", "A common tern."))
+    ]
+    chat = {"id": "x", "chat": {"history": {"messages": {node["id"]: node for node in (asked, *answers)}}}}
+    vote = {"id": "f", "user_id": "u", "data": {"rating": -1}, "meta": {"chat_id": "x", "message_id": "b"}}
+
+    found = reads([chat, vote])
+
+    assert found.votes() == {("Name a tern.", "A rook."): False}
+    assert found.counts["reject_reasons"] == {"unrated": 1}
+
+
+def test_parts_of_a_message_may_hold_their_text_below_a_value(reads):
+    rows = [
+        {"messageId": "a", "conversationId": "c", "isCreatedByUser": "True", "text": "Name a tern."},
+        {"messageId": "b", "conversationId": "c", "parentMessageId": "a", "isCreatedByUser": "False"},
+    ]
+    rows[1] |= {"content": [{"type": "text", "text": {"value": "A rook."}}], "feedback": {"rating": "thumbsDown"}}
+
+    assert reads(rows).votes() == {("Name a tern.", "A rook."): False}

@@ -60,6 +60,12 @@ def test_cells_of_several_lines_are_whole():
     assert cells[30] == ["Dear both,\napples, pears, plums\n", "Well,\n\nno", "up"]
 
 
+def test_a_line_inside_matching_quotes_that_reads_like_a_row_is_text():
+    text = "q,a,label\n" + ROWS + '"Which?","Well.\n\nYes, ""the owl"".",up\n' + ROWS
+
+    assert cells_of(text)[30] == ["Which?", 'Well.\n\nYes, "the owl".', "up"]
+
+
 @pytest.mark.parametrize(
     "stray",
     [
