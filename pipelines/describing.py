@@ -79,11 +79,12 @@ def describe_template(folder: Path | None, row: Path | None) -> int:
         learned_turns=params.learned_turns,
     )
     console.print(f"template of {where}, arguments {json.dumps(params.template_arguments)}", markup=False)
-    stops = list(dict.fromkeys([*listed, *filter(None, (tokenizer.eos_token, renderer.turn_end()))]))
-    console.print(f"generation stops at {', '.join(stops) or 'nothing'}", markup=False)
     try:
         feedback = read_feedback(_first_row(row))
         found = renderer.render(feedback.prompt, feedback.completions, tools=feedback.tools)
+        # Behind the row, for a policy that learns an end from it is saved with that end.
+        stops = list(dict.fromkeys([*listed, *filter(None, [tokenizer.eos_token]), *renderer.ends()]))
+        console.print(f"generation stops at {', '.join(stops) or 'nothing'}", markup=False)
     except RejectedRowError as rejected:
         console.print(Text.assemble(("rejected, ", "bold red"), f"{rejected.reason}: {rejected}"))
         return 1

@@ -120,7 +120,7 @@ def run(
         serving = serving_meta(
             template=params.chat_template,
             arguments=params.template_arguments,
-            turn_end=renderer.turn_end(),
+            ends=renderer.ends(),
             listed=[*listed, tokenizer.eos_token],
         )
         kept.set_meta(**serving)
