@@ -210,8 +210,11 @@ def _print_counts(counts: dict[str, Any]) -> None:
         print(f"  {name}: {', '.join(f'{count:,} {key}' for key, count in sorted(counts[name].items()))}")
     for sentence in counts["understood"]:
         print(f"  {sentence}")
-    if counts["split_groups"]["largest_share"] > 0.5 and counts["split_groups"]["groups"] > 1:
-        print("  one group holds more than half of the rows, so the split is hardly one; see normalization.group_by")
+    if counts["split_groups"]["largest_share"] > 0.5 and counts["rows_kept"] > 1:
+        print(
+            "  one group holds more than half of the rows, all on one side, so the split is hardly one: prompts that "
+            "differ in case, white space or numbers only, or a value of normalization.group_by"
+        )
 
 
 if __name__ == "__main__":

@@ -69,7 +69,8 @@ def read_losses(artifact: Path, contract: Contract) -> dict[str, int]:
 def with_defaults(template: str, arguments: Mapping[str, Any]) -> str:
     """A template that takes arguments for granted, unless whoever renders it says otherwise."""
     defaults = [
-        f"{{%- if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif -%}}"
+        f"{{%- if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif %}}"
         for name, value in arguments.items()
     ]
-    return "".join([*defaults, template])
+    # Rendering takes the line break behind a block off, and finds the template's first line as it was.
+    return "".join([*defaults, "\n" if defaults else "", template])
