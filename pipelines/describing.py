@@ -15,6 +15,7 @@ from stages.models.tokenizers import load_tokenizer, stop_tokens, tokenizer_alon
 from stages.normalization import NormalizationParams
 from stages.text.chat_template import ChatRenderer
 from stages.text.layouts import read_feedback
+from stages.text.normal_form import NormalForm
 from stages.text.reasons import RejectedRowError
 
 BASE_MODEL = Path("models/base")
@@ -78,29 +79,36 @@ def describe_template(folder: Path | None, row: Path | None) -> int:
         join_turns=params.join_turns,
         learned_turns=params.learned_turns,
     )
+    normal_form = NormalForm(
+        tokenizer,
+        renderer,
+        plain_text=params.plain_text,
+        special_tokens=params.special_tokens,
+        has_template=folder is None and params.chat_template is not None,
+    )
     console.print(f"template of {where}, arguments {json.dumps(params.template_arguments)}", markup=False)
-    stops = list(dict.fromkeys([*listed, *filter(None, (tokenizer.eos_token, renderer.turn_end()))]))
-    console.print(f"generation stops at {', '.join(stops) or 'nothing'}", markup=False)
     try:
-        feedback = read_feedback(_first_row(row))
-        found = renderer.render(feedback.prompt, feedback.completions, tools=feedback.tools)
+        found = normal_form.rows(read_feedback(_first_row(row)))
+        # Behind the row, for a policy that learns an end from it is saved with that end.
+        stops = list(dict.fromkeys([*listed, *filter(None, [tokenizer.eos_token]), *renderer.ends()]))
+        console.print(f"generation stops at {', '.join(stops) or 'nothing'}", markup=False)
     except RejectedRowError as rejected:
-        console.print(Text.assemble(("rejected, ", "bold red"), f"{rejected.reason}: {rejected}"))
+        console.print(Text.assemble(("rejected, ", "bold red"), str(rejected)))
         return 1
-    _print(console, Part("prompt", found.prompt))
-    for completion, spans in zip(found.completions, found.spans, strict=True):
-        for part in parts_of(completion, spans):
+    answers = [each for each in found if each["completion"] is not None]
+    _print(console, Part("prompt", found[0]["prompt"]))
+    for answer in answers:
+        for part in parts_of(answer["completion"], answer["spans"]):
             _print(console, part)
     for check in _CHECKS:
         console.print(Text.assemble(("ok  ", "bold green"), check))
-    have_ended = [_print_end(console, text, stops) for text in found.completions]
+    have_ended = [_print_end(console, answer["completion"], stops) for answer in answers if answer["is_complete"]]
     return 0 if all(have_ended) else 1
 
 
-def parts_of(completion: str, spans: Sequence[tuple[int, int]] | None) -> Iterator[Part]:
-    """Stretches of a completion that the assistant said, and what stands between them."""
-    said = list(spans) if spans is not None else [(0, len(completion))]
-    borders = [0, *(place for span in said for place in span), len(completion)]
+def parts_of(completion: str, spans: Sequence[int] | None) -> Iterator[Part]:
+    """Stretches of a completion that the assistant said, as start, end, start, end, and what stands between them."""
+    borders = [0, *((0, len(completion)) if spans is None else spans), len(completion)]
     for index, (start, end) in enumerate(pairwise(borders)):
         if start < end:
             yield Part("learned" if index % 2 else "read", completion[start:end])
@@ -132,7 +140,7 @@ def _first_row(file: Path | None) -> dict[str, Any]:
         return SAMPLE
     try:
         text = file.read_text(encoding="utf-8")
-        found = json.loads(text if file.suffix == ".json" else text.split("\n", 1)[0])
+        found = json.loads(text if file.suffix == ".json" else text.lstrip().split("\n", 1)[0])
     except (OSError, ValueError) as error:
         raise ValueError(f"{file}: expected a row as JSON, or JSON lines, found none: {error}") from None
     if not isinstance(found, dict):

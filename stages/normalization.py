@@ -120,7 +120,7 @@ def run(
         serving = serving_meta(
             template=params.chat_template,
             arguments=params.template_arguments,
-            turn_end=renderer.turn_end(),
+            ends=renderer.ends(),
             listed=[*listed, tokenizer.eos_token],
         )
         kept.set_meta(**serving)
@@ -213,8 +213,11 @@ def _print_counts(counts: dict[str, Any]) -> None:
         print(f"  {name}: {', '.join(f'{count:,} {key}' for key, count in sorted(counts[name].items()))}")
     for sentence in counts["understood"]:
         print(f"  {sentence}")
-    if counts["split_groups"]["largest_share"] > 0.5 and counts["split_groups"]["groups"] > 1:
-        print("  one group holds more than half of the rows, so the split is hardly one; see normalization.group_by")
+    if counts["split_groups"]["largest_share"] > 0.5 and counts["rows_kept"] > 1:
+        print(
+            "  one group holds more than half of the rows, all on one side, so the split is hardly one: prompts that "
+            "differ in case, white space or numbers only, or a value of normalization.group_by"
+        )
 
 
 if __name__ == "__main__":

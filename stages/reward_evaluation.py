@@ -63,6 +63,7 @@ def run(
     import numpy as np
     import pandas as pd
     import pyarrow as pa
+    import torch
 
     from stages.measures.preference_metrics import Resampling
     from stages.measures.reward_metrics import (
@@ -74,6 +75,7 @@ def run(
     )
     from stages.models.devices import default_device, place
     from stages.models.held_out import held_out_prompts, prompt_slices
+    from stages.models.pointer import precision_of
     from stages.models.scoring import load_reward_model, score_sequences
     from stages.rows.reading import read_rows
 
@@ -85,9 +87,12 @@ def run(
         )
     prompt_ids = held_out.texts()["prompt_id"]
     slices = prompt_slices(held_out_prompts(completions), params.slice_by)
-    reward_model = place(load_reward_model(model), default_device())
+    device = default_device()
+    reward_model = place(load_reward_model(model), device)
     sides = [pairs[f"{side}_input_ids"].to_pylist() for side in ("chosen", "rejected")]
-    scores = score_sequences(reward_model, [*sides[0], *sides[1]], batch_size=params.batch_size).astype(np.float64)
+    # As training computed, or the scores would differ from those that it learned by what bfloat16 rounds.
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_of(model).bf16):
+        scores = score_sequences(reward_model, [*sides[0], *sides[1]], batch_size=params.batch_size).astype(np.float64)
     lengths = [
         np.array([len(ids) for ids in side]) - pairs[f"{name}_prompt_length"].to_numpy()
         for name, side in zip(("chosen", "rejected"), sides, strict=True)

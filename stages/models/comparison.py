@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from stages.models.devices import default_device, place
 from stages.models.generation import Sampling, sample_ids
@@ -77,7 +77,7 @@ def compare_models(
     # Both as training held the policy, or what they differ by would be a rounding as well.
     precision, device = precision_of(policy), default_device()
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision.bf16):
-        model = place(load_causal_lm(policy, dtype=precision.dtype), device)
+        model = _stopping(place(load_causal_lm(policy, dtype=precision.dtype), device), policy)
         prompt_ids = _fitting([row.prompt_ids for row in encoded], model, sampling)
         policy_logps = _scored(model, sequences, prompt_lengths, sampling, "held-out rows, policy", spans)
         if not np.isfinite(policy_logps).all():
@@ -89,7 +89,7 @@ def compare_models(
         ours_by_policy = _sample_logps(model, prompt_ids, ours, sampling, "their log-probabilities, policy")
         del model
 
-        model = place(load_causal_lm(reference, dtype=precision.dtype), device)
+        model = _stopping(place(load_causal_lm(reference, dtype=precision.dtype), device), policy)
         theirs = sample_ids(model, tokenizer, prompt_ids, sampling=sampling, progress="samples of the reference")
         ours_by_reference = _sample_logps(
             model, prompt_ids, ours, sampling, "log-probabilities of the policy's samples"
@@ -102,6 +102,14 @@ def compare_models(
     }
     num_cut = sum(len(row.prompt_ids) > len(ids) for row, ids in zip(encoded, prompt_ids, strict=True))
     return Comparison(policy_logps, _texts(tokenizer, ours), _texts(tokenizer, theirs), values, num_cut)
+
+
+def _stopping(model: PreTrainedModel, policy: Path) -> PreTrainedModel:
+    """`model`, to stop where the policy is served to: an adapter doesn't load its own ends, and a base hasn't them."""
+    config = getattr(model, "generation_config", None)
+    if config is not None and (policy / "generation_config.json").is_file():
+        config.eos_token_id = GenerationConfig.from_pretrained(str(policy)).eos_token_id
+    return model
 
 
 def _fitting(prompt_ids: Sequence[list[int]], model: PreTrainedModel, sampling: Sampling) -> list[list[int]]:

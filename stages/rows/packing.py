@@ -129,8 +129,8 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
         chars_per_token: characters that a token has on average, to guess when the buffer is full.
         eos_token_id: stands behind each text if the tokenizer has no EOS.
         shuffle: whether the rows of a buffer are shuffled.
-        append_concat_token: whether an EOS stands behind each text, even one that ends with it: in a row of many
-            texts it parts them, whatever tokenizer adds an EOS of its own.
+        append_concat_token: whether an EOS stands behind each text, which parts them in a row of many; one that ends
+            with it, written there or added by the tokenizer, gets no second one.
         add_special_tokens: whether the tokenizer adds its own special tokens.
         seed: of the shuffling.
         keep_documents_apart: whether texts stay whole, with positions of their own.
@@ -248,7 +248,8 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
         end = [self.concat_token_id] if self.append_concat_token else []
         documents = []
         for text, ids in zip(texts, encoded["input_ids"], strict=True):
-            whole = [*with_single_ends(self.tokenizer, text, ids), *end]
+            own = with_single_ends(self.tokenizer, text, ids)
+            whole = [*own, *(end if own[-1:] != end else [])]
             documents.append(Document(whole, whole))
         return documents
 

@@ -118,6 +118,7 @@ class ChatRenderer:
         self._changes = tuple(name for name, asked in zip(CHANGES, (fold_system, join_turns), strict=True) if asked)
         self.said: Counter[str] = Counter()
         """What was done to rows that a reader of the run should know of."""
+        self._learned_ends: dict[str, None] = {}
         self._template = template
         self._today = today
         self._listed = [token for token in (*stop_tokens, tokenizer.eos_token) if isinstance(token, str) and token]
@@ -161,6 +162,7 @@ class ChatRenderer:
                     error = error or rejected
                 else:
                     self.said.update([*form.said(), *changes])
+                    self._note_ends(found, complete)
                     return found
         raise error or RejectedRowError("template_error", "there is no way to render the conversation")
 
@@ -172,6 +174,18 @@ class ChatRenderer:
             "turns_joined": "turns of the user in a row, which the template doesn't take, were joined",
         }
         return [f"in {self.said[name]:,} rows {what}" for name, what in told.items() if self.said[name]]
+
+    def ends(self) -> list[str]:
+        """Control tokens that answers end with: the template's end of turn, and others of rows rendered so far."""
+        return list(dict.fromkeys([*filter(None, [self.turn_end()]), *self._learned_ends]))
+
+    def _note_ends(self, row: RenderedRow, are_complete: Sequence[bool]) -> None:
+        """Keep the control tokens that answers end with and that nobody lists, such as one behind a call."""
+        for text, spans, is_complete in zip(row.completions, row.spans, are_complete, strict=True):
+            for start, end in spans or ((0, len(text)),):
+                found = self._control_tokens(text[start:end]) if is_complete or end < len(text) else []
+                if found and start + found[-1].end() == end and found[-1].group() not in self._listed:
+                    self._learned_ends[found[-1].group()] = None
 
     def turn_end(self) -> str | None:
         """The control token that the template ends a turn of the assistant with; None without one or a template."""
@@ -471,8 +485,8 @@ class ChatRenderer:
             raise RejectedRowError(
                 "template_error",
                 f"the chat template refuses the conversation: {' '.join(str(error).split())[:200]}; change the turns "
-                "(a system text can be said in the user's first turn), or give a normalization.chat_template that "
-                "takes them",
+                "(normalization.fold_system says a system text in the user's first turn, join_turns joins turns of the "
+                "user), or give a normalization.chat_template that takes them",
             ) from None
         return str(rendered)
 

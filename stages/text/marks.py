@@ -245,12 +245,20 @@ def lost(piece: Piece, messages: Messages) -> RejectedRowError:
     """That a template leaves a piece out, and what to do about it."""
     role = messages[piece.turn]["role"]
     remedies = {
-        "system": "say it in the user's first turn",
-        "developer": "name its role system, or say it in the user's first turn",
+        "system": "set normalization.fold_system: true, which says it in the user's first turn",
+        "developer": "set normalization.fold_system: true, which says it in the user's first turn",
         "tool": "take a base model whose template knows tools",
         "assistant": "give the answer as the template reads it (thinking as reasoning_content, calls as tool_calls)",
     }
     advice = remedies.get(role, "name a role that the template knows (system, user, assistant, tool)")
+    if piece.is_thought and any(message["role"] == "user" for message in messages[piece.turn + 1 :]):
+        # Templates of thinking models forget what was thought before the user's last turn.
+        advice = (
+            "set normalization.earlier_thoughts: as_served, as servers leave it out too"
+            if piece.is_prompt
+            else "log each answer as a row of its own, the thoughts before it left out by "
+            "normalization.earlier_thoughts: as_served"
+        )
     return RejectedRowError(
         "text_not_rendered",
         f"{said_by(piece, messages)}: the chat template leaves out {_shown(piece)}; {advice}, or give a "

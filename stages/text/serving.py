@@ -26,14 +26,14 @@ class Serving(TypedDict, total=False):
 
 
 def serving_meta(
-    *, template: str | None, arguments: Mapping[str, Any], turn_end: str | None, listed: Sequence[str]
+    *, template: str | None, arguments: Mapping[str, Any], ends: Sequence[str], listed: Sequence[str]
 ) -> dict[str, Any]:
     """Facts to keep in the manifest of an artifact; none where a model is served as its base is.
 
     Args:
         template: normalization's own; None for that of the tokenizer.
         arguments: of the template.
-        turn_end: the control token that ends an answer.
+        ends: control tokens that answers end with.
         listed: tokens at which the base model stops.
     """
     found: Serving = {}
@@ -41,8 +41,8 @@ def serving_meta(
         found["chat_template"] = template
     if arguments:
         found["template_arguments"] = dict(arguments)
-    if turn_end is not None and turn_end not in listed:
-        found["stop_tokens"] = [*listed, turn_end]
+    if more := [end for end in ends if end not in listed]:
+        found["stop_tokens"] = [*listed, *more]
     return {_KEY: found} if found else {}
 
 
@@ -69,7 +69,8 @@ def read_losses(artifact: Path, contract: Contract) -> dict[str, int]:
 def with_defaults(template: str, arguments: Mapping[str, Any]) -> str:
     """A template that takes arguments for granted, unless whoever renders it says otherwise."""
     defaults = [
-        f"{{%- if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif -%}}"
+        f"{{%- if {name} is not defined %}}{{% set {name} = {json.dumps(value)} %}}{{% endif %}}"
         for name, value in arguments.items()
     ]
-    return "".join([*defaults, template])
+    # Rendering takes the line break behind a block off, and finds the template's first line as it was.
+    return "".join([*defaults, "\n" if defaults else "", template])

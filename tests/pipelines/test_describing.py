@@ -68,6 +68,22 @@ def test_an_answer_that_ends_otherwise_than_generation_is_pointed_out(folder, ca
     assert "no  the answer ends with 'ws what is vertical.'" in capsys.readouterr().out
 
 
+def test_plain_text_is_a_turn_of_the_user_as_in_normalization(folder, tmp_path, capsys):
+    (tmp_path / "log.jsonl").write_text("\n" + json.dumps({"prompt": "weigh it", "completion": "two kilos"}))
+
+    assert describe_template(folder, tmp_path / "log.jsonl") == 0
+
+    assert "| <|user|>weigh it<|end|><|assistant|>\nanswer, learned\n| two kilos<|end|>" in capsys.readouterr().out
+
+
+def test_a_control_token_that_somebody_typed_costs_the_row_here_too(folder, tmp_path, capsys):
+    (tmp_path / "log.jsonl").write_text(json.dumps({"prompt": "weigh <|end|>", "completion": "two kilos"}))
+
+    assert describe_template(folder, tmp_path / "log.jsonl") == 1
+
+    assert "rejected, special_token_in_text: the text holds" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(("text", "message"), [("[1]", "as a JSON object, found list"), ("{", "found none")])
 def test_what_is_no_row_is_refused(folder, tmp_path, text, message):
     (tmp_path / "row.json").write_text(text)
@@ -82,7 +98,7 @@ def test_a_folder_without_a_tokenizer_is_refused(folder, tmp_path):
 
 
 def test_parts_cover_the_answer():
-    assert list(parts_of("abcdef", [(0, 2), (3, 6)])) == [
+    assert list(parts_of("abcdef", [0, 2, 3, 6])) == [
         Part("learned", "ab"),
         Part("read", "c"),
         Part("learned", "def"),

@@ -121,6 +121,15 @@ def test_texts_may_go_without_eos_and_special_tokens_and_take_an_eos_of_their_ow
     assert tokens_of(other.rows()).count(9) >= len(TEXTS)
 
 
+def test_a_text_that_ends_with_its_eos_gets_no_second_one():
+    texts = [
+        {"text": row["text"] + ending} for row, ending in zip(TEXTS, ("</s>", "</s>\n", "", "", "</s>"), strict=True)
+    ]
+    packer = ConstantLengthDataset(tiny_tokenizer(), texts, dataset_text_field="text", seq_length=6, shuffle=False)
+
+    assert tokens_of(packer.rows()) == tokens_of(dataset(shuffle=False).rows())
+
+
 def test_infinite_data_begins_again_and_never_gives_a_short_row():
     rows = list(itertools.islice(dataset(infinite=True).rows(), 40))
 

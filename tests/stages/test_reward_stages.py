@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from stages import reward_evaluation, training
-from stages.contracts.artifact import ContractError
+from stages.contracts.artifact import ContractError, read_table
 from stages.contracts.files import files_below, tree_digest
-from stages.models.scoring import load_reward_model
+from stages.contracts.scored_pairs import SCORED_PAIRS
+from stages.models.scoring import load_reward_model, score_sequences
 from stages.reward_evaluation import RewardEvaluationParams
 from stages.rows.reading import read_rows
 from stages.trainers.core.sections import LoraParams
@@ -178,8 +180,6 @@ def test_goes_on_after_kill_9_to_the_same_bytes(artifacts, tmp_path):
 def test_evaluation_agrees_with_scores_taken_one_by_one(artifacts, trained, tmp_path):
     found = evaluate(artifacts, trained["model"], tmp_path, slice_by="topic", batch_size=3)
 
-    import torch
-
     model = load_reward_model(trained["model"])
     pairs = read_rows(artifacts["rows"], artifacts["tokens"], kind="pairs").of_split("test").columns().to_pylist()
     with torch.no_grad():
@@ -202,6 +202,20 @@ def test_evaluation_agrees_with_scores_taken_one_by_one(artifacts, trained, tmp_
     assert plots["calibration"]["rows"].sum() == 16
     assert plots["by_length"]["pairs"].sum() == 8
     assert set(plots["by_slice"]["slice"]) == {"topic0", "topic1"}
+
+
+def test_evaluation_computes_as_the_reward_model_was_trained(artifacts, tmp_path):
+    model = train(artifacts, tmp_path, bf16=True, num_train_epochs=1)["model"]
+    evaluate(artifacts, model, tmp_path)
+    pairs = read_rows(artifacts["rows"], artifacts["tokens"], kind="pairs").of_split("test").columns()
+    sequences, loaded = pairs["chosen_input_ids"].to_pylist(), load_reward_model(model)
+
+    def scores(*, bf16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            return score_sequences(loaded, sequences, batch_size=RewardEvaluationParams().batch_size)
+
+    found = read_table(tmp_path / "scored_pairs", SCORED_PAIRS)["chosen_score"].to_numpy()
+    assert found.tolist() == scores(bf16=True).tolist() != scores(bf16=False).tolist()
 
 
 def test_evaluation_gives_the_same_bytes_twice(artifacts, trained, tmp_path):

@@ -4,6 +4,7 @@ import json
 from importlib.util import find_spec
 
 import pytest
+from transformers import GenerationConfig
 
 from stages.contracts.artifact import read_table
 from stages.contracts.reference_logps import REFERENCE_LOGPS
@@ -131,3 +132,19 @@ def test_evaluation_computes_as_training_did(tmp_path, tokens, precision):
 
 def test_all_who_load_a_base_model_take_its_attention(tmp_path):
     assert load_causal_lm(base_of(tmp_path, attention="eager")).config._attn_implementation == "eager"
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_both_sides_stop_where_the_policy_is_served_to(tmp_path, tokens):
+    _, policy = trained(tmp_path, tokens, policy={"lora": LORA}, reference={})
+    base = tmp_path / "base"
+    sampling = Sampling(4, 6, 1.0, 1.0, 0, 16)
+
+    def lengths():
+        rows = {"sequences": SEQUENCES, "prompt_lengths": [2] * len(SEQUENCES), "prompts": ["what is"]}
+        found = compare_models(policy, base, **rows, sampling=sampling).values
+        return [found[f"length/{side}"].tolist() for side in ("policy", "reference")]
+
+    assert max(map(max, lengths())) > 1
+    GenerationConfig(eos_token_id=list(range(32))).save_pretrained(policy)
+    assert lengths() == [[1.0], [1.0]]

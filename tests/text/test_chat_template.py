@@ -223,3 +223,23 @@ def test_a_thought_that_a_server_can_switch_off_is_not_closed_for_it():
         ChatRenderer(tokenizer_of(SHAPES["thinks_and_forgets"]), template=template).render(
             turns("how tall is it?"), [turns("tall", roles=["assistant"])]
         )
+
+
+def test_an_end_that_nobody_lists_becomes_one_of_the_ends_that_are_saved():
+    renderer = ChatRenderer(tokenizer_of(SHAPES["channels"]))
+    call = {"function": {"name": "lookup", "arguments": {"town": "Oslo"}}}
+
+    said = renderer.render([{"role": "user", "content": "How warm?"}], [[{"role": "assistant", "tool_calls": [call]}]])
+
+    assert said.completions[0].endswith("<|call|>")
+    assert renderer.ends() == ["<|call|>"]
+
+
+def test_an_end_behind_an_answer_that_was_cut_off_is_none():
+    renderer = ChatRenderer(tokenizer_of(SHAPES["chatml"]))
+
+    renderer.render(
+        [{"role": "user", "content": "hi"}], [[{"role": "assistant", "content": "hello"}]], are_complete=[False]
+    )
+
+    assert renderer.ends() == ["<|im_end|>"]
