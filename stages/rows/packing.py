@@ -129,8 +129,8 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
         chars_per_token: characters that a token has on average, to guess when the buffer is full.
         eos_token_id: stands behind each text if the tokenizer has no EOS.
         shuffle: whether the rows of a buffer are shuffled.
-        append_concat_token: whether an EOS stands behind each text, which parts them in a row of many; one that ends
-            with it, written there or added by the tokenizer, gets no second one.
+        append_concat_token: whether an EOS stands behind each text, which parts them in a row of many. A text in which
+            it is written gets no second one; one that a tokenizer adds of its own does, as documented.
         add_special_tokens: whether the tokenizer adds its own special tokens.
         seed: of the shuffling.
         keep_documents_apart: whether texts stay whole, with positions of their own.
@@ -249,7 +249,8 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
         documents = []
         for text, ids in zip(texts, encoded["input_ids"], strict=True):
             own = with_single_ends(self.tokenizer, text, ids)
-            whole = [*own, *(end if own[-1:] != end else [])]
+            has_own_end = bool(self.tokenizer.eos_token) and text.rstrip().endswith(self.tokenizer.eos_token)
+            whole = [*own, *(end if own[-1:] != end or not has_own_end else [])]
             documents.append(Document(whole, whole))
         return documents
 

@@ -134,7 +134,9 @@ def test_weights_other_than_safetensors_are_never_read(folder, file, found):
     if file is not None:
         (folder / file).write_bytes(b"a pickle could run code")
 
-    with pytest.raises(ValueError, match=rf"expected weights as \*\.safetensors, found {found}; convert them"):
+    with pytest.raises(
+        ValueError, match=rf"expected weights as \*\.safetensors, found {found}; `python -m pipelines convert"
+    ):
         load_causal_lm(folder)
 
 

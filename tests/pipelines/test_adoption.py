@@ -223,4 +223,4 @@ def test_values_are_set_and_comments_stay():
 
 
 def test_a_section_that_nothing_is_left_of_goes():
-    assert "rows" not in yaml.safe_load(params_for(PARAMS, {}, ["rows.reward"]))
+    assert "rows" not in yaml.safe_load(params_for(PARAMS, {}, ["rows.dpo", "rows.reward"]))
