@@ -394,8 +394,8 @@ def test_construction_says_what_is_wrong(tmp_path):
         BCOTrainer(args=bco_config(tmp_path), train_dataset=rows)
     with pytest.raises(ValueError, match="expected processing_class, a tokenizer with a pad token"):
         BCOTrainer(model, args=bco_config(tmp_path), train_dataset=rows)
-    with pytest.raises(ValueError, match=r"expected a datasets\.Dataset, found list"):
-        bco_trainer(tmp_path, rows=raw_rows())
+    with pytest.raises(ValueError, match=r"expected a datasets\.Dataset, found list_iterator"):
+        bco_trainer(tmp_path, rows=iter(raw_rows()))
 
 
 def without_padding():
@@ -407,8 +407,8 @@ def without_padding():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"rows": raw_rows()}, r"train_dataset: expected a datasets\.Dataset, found list"),
-        ({"eval_dataset": {"a": raw_rows()}}, r"eval_dataset a: expected a datasets\.Dataset, found list"),
+        ({"rows": iter(raw_rows())}, r"train_dataset: expected a datasets\.Dataset, found list_iterator"),
+        ({"eval_dataset": {"a": [1, 2]}}, r"eval_dataset a: expected a datasets\.Dataset, found list"),
         ({"rows": encoded_rows().remove_columns("label")}, "train_dataset: expected a column label"),
         ({"rows": Dataset.from_list([{"text": "a"}])}, "train_dataset: row 0: expected prompt and completion"),
         ({"data_collator": None, "processing_class": without_padding()}, "a tokenizer with a pad token"),
