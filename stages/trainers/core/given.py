@@ -32,8 +32,14 @@ def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_given(tokenizer: Any, model: Any) -> Any:
-    """The tokenizer given, or without one that of a model that is given by name."""
-    return tokenizer_of(model) if tokenizer is None and name_of(model) is not None else tokenizer
+    """The tokenizer given, or without one that beside a model that is given by name; None where there is none."""
+    if tokenizer is not None or name_of(model) is None:
+        return tokenizer
+    try:
+        return tokenizer_of(model)
+    except ValueError:
+        # Rows that are encoded, with a collator of one's own, need none; whatever does says so.
+        return None
 
 
 def adapter_config(given: Any) -> Any:
