@@ -168,4 +168,4 @@ def test_without_chance_an_encoder_decoder_says_what_its_own_search_finds():
 
 def test_sampling_without_a_tokenizer_is_refused_before_anything_is_loaded(tmp_path):
     with pytest.raises(ValueError, match="expected processing_class, a tokenizer, to sample"):
-        BCOTrainer("nowhere/to-be-found", args=bco_config(tmp_path, generate_during_eval=True, padding_value=0))
+        BCOTrainer(str(tmp_path / "nowhere"), args=bco_config(tmp_path, generate_during_eval=True, padding_value=0))
