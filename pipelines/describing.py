@@ -12,10 +12,8 @@ from rich.text import Text
 from stages.contracts.stage import read_params
 from stages.models.pointer import POINTER_FILE
 from stages.models.tokenizers import load_tokenizer, stop_tokens, tokenizer_alone
-from stages.normalization import NormalizationParams
-from stages.text.chat_template import ChatRenderer
+from stages.normalization import NormalizationParams, normal_form_of
 from stages.text.layouts import read_feedback
-from stages.text.normal_form import NormalForm
 from stages.text.reasons import RejectedRowError
 
 BASE_MODEL = Path("models/base")
@@ -68,24 +66,11 @@ def describe_template(folder: Path | None, row: Path | None) -> int:
     is_base = (where / POINTER_FILE).is_file()
     tokenizer = load_tokenizer(where) if is_base else tokenizer_alone(where)
     listed = stop_tokens(where, tokenizer)
-    renderer = ChatRenderer(
-        tokenizer,
-        template=params.chat_template if folder is None else None,
-        today=params.template_date,
-        arguments=params.template_arguments,
-        stop_tokens=listed,
-        earlier_thoughts=params.earlier_thoughts,
-        fold_system=params.fold_system,
-        join_turns=params.join_turns,
-        learned_turns=params.learned_turns,
-    )
-    normal_form = NormalForm(
-        tokenizer,
-        renderer,
-        plain_text=params.plain_text,
-        special_tokens=params.special_tokens,
-        has_template=folder is None and params.chat_template is not None,
-    )
+    if folder is not None:
+        # The folder's own template is what is asked about.
+        params = params.model_copy(update={"chat_template": None})
+    normal_form = normal_form_of(params, tokenizer, stop_tokens=listed)
+    renderer = normal_form.renderer
     console.print(f"template of {where}, arguments {json.dumps(params.template_arguments)}", markup=False)
     try:
         found = normal_form.rows(read_feedback(_first_row(row)))

@@ -93,25 +93,8 @@ def run(
 
     tokenizer = load_tokenizer(base_model)
     listed = stop_tokens(base_model, tokenizer)
-    renderer = ChatRenderer(
-        tokenizer,
-        template=params.chat_template,
-        today=params.template_date,
-        arguments=params.template_arguments,
-        stop_tokens=listed,
-        earlier_thoughts=params.earlier_thoughts,
-        fold_system=params.fold_system,
-        join_turns=params.join_turns,
-        learned_turns=params.learned_turns,
-    )
-    normal_form = NormalForm(
-        tokenizer,
-        renderer,
-        plain_text=params.plain_text,
-        special_tokens=params.special_tokens,
-        test_share=params.test_share,
-        has_template=params.chat_template is not None,
-    )
+    normal_form = normal_form_of(params, tokenizer, stop_tokens=listed)
+    renderer = normal_form.renderer
     with RowWriter(completions, COMPLETIONS) as kept, RejectWriter(rejects) as refused:
         groups = EventGroups(params.group_by, SplitGroups(test_share=params.test_share))
         entries = _entries(feedback_events, ledger)
@@ -139,6 +122,35 @@ def run(
         )
     write_json(metrics, counts)
     _print_counts(counts)
+
+
+def normal_form_of(params: NormalizationParams, tokenizer: Any, *, stop_tokens: list[str]) -> NormalForm:
+    """What renders rows as the section says.
+
+    Args:
+        params: the section.
+        tokenizer: of the model, with its chat template.
+        stop_tokens: tokens at which the model's generation stops.
+    """
+    renderer = ChatRenderer(
+        tokenizer,
+        template=params.chat_template,
+        today=params.template_date,
+        arguments=params.template_arguments,
+        stop_tokens=stop_tokens,
+        earlier_thoughts=params.earlier_thoughts,
+        fold_system=params.fold_system,
+        join_turns=params.join_turns,
+        learned_turns=params.learned_turns,
+    )
+    return NormalForm(
+        tokenizer,
+        renderer,
+        plain_text=params.plain_text,
+        special_tokens=params.special_tokens,
+        test_share=params.test_share,
+        has_template=params.chat_template is not None,
+    )
 
 
 Entry = tuple[dict[str, Any], dict[str, Any] | None]
