@@ -1,6 +1,7 @@
 """What tests of all folders share: one Prefect server and one demo, however many workers a session has."""
 
 import fcntl
+import gc
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -87,6 +88,12 @@ def first_run(session_folder: Path, demo: Workspace) -> str:
 def reproduced(demo: Workspace, first_run: str) -> Workspace:
     """The demo's workspace once BCO's graph was run in it; tests clone it."""
     return demo
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage go through what was imported: each training asks for one, of half a second else."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

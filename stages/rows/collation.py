@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from stages.rows.batching import padded, said_mask, stacked_rows
+from stages.rows.batching import bucket_length, padded, said_mask, stacked_rows
 
 
 class PreferenceCollator:
@@ -55,7 +55,11 @@ class PreferenceCollator:
                 "decoder_input_ids": answers.ids,
                 "completion_mask": said_mask(answers.mask, [0] * len(ids), spans),
             }
-        rows, mask = padded(ids, pad_id=self.pad_id)
+        longest = max(map(len, ids))
+        # Where kernels are made for each shape, few shapes: with a width of its own for each batch, making them took
+        # most of a first epoch on an H200.
+        width = bucket_length(longest) if torch.cuda.is_available() else longest
+        rows, mask = padded(ids, pad_id=self.pad_id, width=width)
         return {
             "input_ids": rows,
             "attention_mask": mask,

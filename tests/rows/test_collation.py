@@ -13,6 +13,12 @@ ROWS = [
 ]
 
 
+@pytest.fixture(autouse=True)
+def on_a_cpu(monkeypatch):
+    """Widths are those of the rows wherever the tests run."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
 def pair(chosen, chosen_prompt, rejected, rejected_prompt):
     return {
         "chosen_input_ids": chosen,
@@ -89,3 +95,14 @@ def test_the_pad_id_is_the_given_one_or_the_tokenizers_or_its_end(tokens, value,
 def test_no_id_to_pad_with_is_refused():
     with pytest.raises(ValueError, match="expected processing_class, a tokenizer with a pad token"):
         default_collator(None, padding_value=None, is_encoder_decoder=False)
+
+
+def test_on_cuda_batches_have_few_widths(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    row = {"input_ids": [5] * 130, "prompt_length": 100}
+
+    batch = PreferenceCollator(3)([row])
+
+    assert batch["input_ids"].shape == (1, 160)
+    assert batch["attention_mask"].sum() == 130
+    assert batch["completion_mask"].sum() == 30

@@ -93,8 +93,10 @@ def test_a_policy_that_is_its_reference_has_no_rewards(tmp_path, tokens, setting
     policy, reference, pointer = settings
     start, _ = trained(tmp_path, tokens, policy=policy, reference=reference, pointer=pointer, method=method)
 
-    # What batches of another width leave of it: 2e-5 with weights in bfloat16, which round by 4e-3 of their size.
-    assert start["mean_size"] < 5e-5
+    # What batches of another width leave of it. A processor with products in bfloat16 adds them in another order then,
+    # each rounded by 4e-3 of its size: 5e-4 on one of them, 2e-5 on one without.
+    is_rounded = any("bf16" in part or "dtype" in part for part in settings)
+    assert start["mean_size"] < (2e-3 if is_rounded else 5e-5)
     assert start["rows"] > 0
 
 
