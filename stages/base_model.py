@@ -129,9 +129,22 @@ def _make_model(source: Path, base_model: Path, params: BaseModelParams) -> None
 
 def _write_checked_pointer(base_model: Path, model: Path, params: BaseModelParams) -> None:
     from stages.models.loading import check_causal_lm
-    from stages.models.pointer import ModelPointer, fingerprint, tokenizer_fingerprint, write_pointer
+    from stages.models.pointer import (
+        POINTER_FILE,
+        ModelPointer,
+        fingerprint,
+        tokenizer_fingerprint,
+        trusts_code,
+        write_pointer,
+    )
     from stages.models.tokenizers import load_tokenizer
 
+    # Loading believes a pointer; here it is whoever made the model that wrote it.
+    if trusts_code(model) and not params.trust_remote_code:
+        raise ValueError(
+            f"{model / POINTER_FILE} lets code run that the model brings, and base_model.trust_remote_code is false; "
+            "read that code and set it to true, or remove the file"
+        )
     tokenizer = load_tokenizer(model, trust_remote_code=params.trust_remote_code)
     check_causal_lm(model, tokenizer, trust_remote_code=params.trust_remote_code)
     is_hub = params.source == "hub"

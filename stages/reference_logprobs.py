@@ -48,7 +48,7 @@ def run(
 
     Raises:
         ContractError: `tokens` is missing or damaged.
-        ValueError: the model is missing, or isn't the one that was named.
+        ValueError: the model is missing, isn't the one that was named, or has no finite log-probability for a row.
     """
     import torch
     import transformers
@@ -76,6 +76,12 @@ def run(
         costs=lengths.tolist(),
         progress="reference_logprobs",
     )
+    wrong = rows["row_id"].filter(pc.invert(pc.is_finite(results["logps"])))
+    if len(wrong):
+        raise ValueError(
+            f"{base_model} gives {len(wrong):,} of {len(rows):,} rows no finite log-probability, the first {wrong[0]}: "
+            "weights are damaged, or overflow in their type; check the model, and reference_logprobs.dtype"
+        )
     write_table(reference_logps, results.add_column(0, "row_id", rows["row_id"]), REFERENCE_LOGPS)
 
 

@@ -122,21 +122,23 @@ def write_pointer(folder: Path, pointer: ModelPointer) -> None:
 def write_lineage(model: Path, base_model: Path, **facts: Any) -> None:
     """Write into the folder of a trained model which base it came from; an adapter is loaded onto that.
 
+    Loading holds the weights against the hash that is written here.
+
     Args:
-        model: folder of the trained model.
+        model: folder of the trained model, whose weights and configuration are written.
         base_model: artifact `base_model` or folder of the model that it started from.
         facts: finite JSON values to keep beside it (method, settings).
     """
     # The stage runtime renames the folder to its final name beside where it is written, which keeps this path true.
     path = Path(os.path.relpath(base_model.resolve(), model.resolve())).as_posix()
     lineage = {"path": path, "fingerprint": fingerprint(base_model)}
-    write_json(model / LINEAGE_FILE, {**facts, "base_model": lineage})
+    weights = _model_digest(model, trust_remote_code=False)
+    write_json(model / LINEAGE_FILE, {**facts, "weights": weights, "base_model": lineage})
 
 
 def precision_of(folder: Path) -> Precision:
     """How a model computes: as it was trained, else as its pointer says, else in float32."""
-    file = folder / LINEAGE_FILE
-    facts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    facts = _lineage(folder)
     if "precision" in facts:
         return Precision(**facts["precision"])
     if (folder / ADAPTER_FILE).is_file():
@@ -145,6 +147,20 @@ def precision_of(folder: Path) -> Precision:
         return Precision()
     pointer = read_pointer(folder)
     return Precision(pointer.dtype, attention=pointer.attention, quantisation=pointer.quantisation)
+
+
+def _lineage(folder: Path) -> dict[str, Any]:
+    """What `write_lineage` wrote; nothing for another model."""
+    file = folder / LINEAGE_FILE
+    if not file.is_file():
+        return {}
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(
+            f"{file}: expected the JSON of a training, found none; `dvc checkout` or train again"
+        ) from None
+    return found
 
 
 def fingerprint(folder: Path, *, trust_remote_code: bool = False) -> str:
@@ -177,10 +193,17 @@ def weights_folder(folder: Path) -> Path:
     A model of a repository is downloaded unless the machine has it.
 
     Raises:
-        ValueError: the model is missing, has no safetensors, or isn't the one that the pointer names.
+        ValueError: the model is missing, has no safetensors, or isn't the one that the pointer names or that its
+            training wrote.
     """
     if not (folder / POINTER_FILE).is_file():
         _check_safetensors(folder)
+        written = _lineage(folder).get("weights")
+        if written is not None and written != _model_digest(folder, trust_remote_code=False):
+            raise ValueError(
+                f"{folder}: expected the weights that its training wrote, as {LINEAGE_FILE} has them, found others; "
+                "the folder is damaged or was changed: `dvc checkout` or train again"
+            )
         return folder
     pointer = read_pointer(folder)
     if pointer.source == "hub":

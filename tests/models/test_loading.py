@@ -221,6 +221,19 @@ def test_an_adapter_whose_base_changed_is_refused(tmp_path, folder, adapter):
         load_causal_lm(adapter)
 
 
+@pytest.mark.parametrize("damaged", ["a bit of the weights", "the configuration", "the lineage"])
+def test_a_model_that_its_training_did_not_write_so_is_refused(tmp_path, folder, damaged):
+    write_lineage(folder, folder, method="bco")
+    assert load_causal_lm(folder).num_parameters() > 0
+    name = {"the configuration": "config.json", "the lineage": "plumbline.json"}.get(damaged, "model.safetensors")
+    content = bytearray((folder / name).read_bytes())
+    content[-1 if damaged != "the lineage" else 0] ^= 1
+    (folder / name).write_bytes(content)
+
+    with pytest.raises(ValueError, match=r"(expected the weights that its training wrote|expected the JSON of a tra)"):
+        load_causal_lm(folder)
+
+
 def test_an_adapter_without_lineage_is_refused(adapter):
     with pytest.raises(ValueError, match=r"expected an adapter with a plumbline\.json that names its base"):
         load_causal_lm(adapter)

@@ -11,7 +11,7 @@ from stages.contracts.files import tree_digest
 from stages.demo_feedback import DemoFeedbackParams
 from stages.demo_feedback import run as write_demo
 from stages.models.loading import load_causal_lm
-from stages.models.pointer import read_pointer
+from stages.models.pointer import ModelPointer, fingerprint, read_pointer, tokenizer_fingerprint, write_pointer
 from stages.models.tokenizers import load_tokenizer
 from tests.models.models_on_disk import write_model
 
@@ -117,3 +117,28 @@ def test_a_model_folder_without_safetensors_is_refused(tmp_path):
 
     with pytest.raises(ValueError, match=r"expected weights as \*\.safetensors, found pytorch_model\.bin"):
         run(source=tmp_path / "model", base_model=tmp_path / "base", params=BaseModelParams(source="local"))
+
+
+@pytest.mark.parametrize("is_apart", [False, True])
+def test_a_model_cant_let_its_own_code_run(tmp_path, is_apart):
+    model = tmp_path / "model"
+    write_model(model)
+    (model / "own.py").write_text(f"from pathlib import Path\nPath({str(tmp_path / 'ran')!r}).touch()\n")
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", "own.Own"]}}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    pointer = ModelPointer(
+        source="local" if is_apart else "scratch",
+        path=str(model) if is_apart else None,
+        fingerprint=fingerprint(model, trust_remote_code=True),
+        tokenizer_fingerprint=tokenizer_fingerprint(model),
+        trust_remote_code=True,
+        pad_token="<pad>",
+        pad_token_is_eos=False,
+    )
+    write_pointer(model, pointer)
+
+    with pytest.raises(ValueError, match=r"reference\.json lets code run.*base_model\.trust_remote_code is false"):
+        run(source=model, base_model=tmp_path / "base", params=BaseModelParams(source="local"))
+
+    assert not (tmp_path / "ran").exists()

@@ -146,6 +146,19 @@ def test_bfloat16_is_near_float32(tmp_path, base_model):
     np.testing.assert_allclose(near, exact, rtol=0.02, atol=0.3)
 
 
+def test_a_model_that_gives_no_numbers_is_refused_and_nothing_is_written(tmp_path):
+    model = tiny_model("llama")
+    rows = [{"row_id": f"r{index}", "input_ids": [4, 5, 6 + index], "prompt_length": 1} for index in range(4)]
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("nan")
+    model.save_pretrained(tmp_path / "model")
+
+    with pytest.raises(ValueError, match="gives 4 of 4 rows no finite log-probability, the first r0"):
+        compute(tmp_path, rows, tmp_path / "model")
+
+    assert not (tmp_path / "reference_logps").exists()
+
+
 def test_no_rows_give_an_artifact_without_rows(tmp_path, base_model):
     assert compute(tmp_path, [], base_model).num_rows == 0
 

@@ -101,6 +101,7 @@ def test_a_state_holds_all_that_steers(tmp_path):
     assert other.random.permutation(20).tolist() == trainer.random.permutation(20).tolist()
     assert other.lr_scheduler.state_dict() == trainer.lr_scheduler.state_dict()
     assert other.optimizer.param_groups[0]["lr"] < 1e-3
+    assert not list((tmp_path / "state").glob("custom_checkpoint*"))
 
 
 def test_a_dataloader_goes_on_with_the_orders_that_were_next(tmp_path):

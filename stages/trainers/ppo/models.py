@@ -92,8 +92,6 @@ class PPOModels:
         parameters = [weight for weight in policy.parameters() if weight.requires_grad]
         optimizer = optimizer or torch.optim.Adam(parameters, lr=self.config.learning_rate)
         self.lr_scheduler = lr_scheduler
-        if lr_scheduler is not None:
-            self.accelerator.register_for_checkpointing(lr_scheduler)
         self.model, self.optimizer = self.accelerator.prepare(policy, optimizer)
         self.data_collator = DataCollatorForLanguageModeling(self.tokenizer, mlm=False)
         self.dataset = dataset

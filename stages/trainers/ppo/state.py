@@ -47,6 +47,8 @@ def load_trainer_state(trainer: Any, folder: Path) -> dict[str, Any]:
     """
     state = STEP_CHECKPOINTS.read(folder)
     trainer.accelerator.load_state(str(folder))
+    if trainer.lr_scheduler is not None:
+        trainer.lr_scheduler.load_state_dict(state["schedule"])
     trainer.current_step = state["step"]
     trainer.kl_ctl.value = state["kl_coef"]
     trainer.running.restore(state["scores"])
@@ -67,6 +69,8 @@ def _plain_state(trainer: Any) -> dict[str, Any]:
     return {
         "step": trainer.current_step,
         "kl_coef": trainer.kl_ctl.value,
+        # Accelerate would keep it as a pickle, and run what a pickle says.
+        "schedule": None if trainer.lr_scheduler is None else trainer.lr_scheduler.state_dict(),
         "scores": trainer.running.state(),
         "best_score": {"num_steps": best.num_steps, "highest": best.highest if np.isfinite(best.highest) else None},
         "random": [name, keys.tolist(), *rest],
