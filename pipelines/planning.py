@@ -5,7 +5,7 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from pipelines.checks import edited_code
-from pipelines.graph import CODE_STAGE, StageNode, node_of, recorded_stages, stages_of
+from pipelines.graph import CODE_STAGE, StageNode, nodes_of, recorded_stages, stages_of
 from stages.contracts.stage import parse_section, read_params
 
 
@@ -43,7 +43,7 @@ def make_plan(targets: Sequence[str] = ()) -> Plan:
     with Repo(_wait_for_lock=True) as repo, repo.lock:
         graph = get_active_graph(repo.index.graph)
         by_name = {stage.addressing: stage for stage in graph}
-        nodes = {stage.addressing: node_of(stage, graph) for stage in graph if stage.cmd}
+        nodes = {node.name: node for node in nodes_of(graph)}
         wanted = [by_name[name] for name in resolve_targets(targets or usual_methods(), list(nodes.values()))]
         stages = [stage for stage in plan_repro(graph, wanted or None) if stage.cmd]
         unchanged = {stage.addressing for stage in stages if _is_unchanged(stage)}

@@ -56,7 +56,7 @@ def graph_for(text: str, nodes: Sequence[StageNode], methods: Sequence[str], *, 
     found = re.sub(r"^ *<<: &(\w+)\n(?! {8})", "", found, flags=re.MULTILINE)
     found = re.sub(r"\n(#.*\n)*plots:\n$", "", found)
     if is_hub:
-        found = found.replace(" --source ${inputs.base_model}", "").replace('"${inputs.base_model}", ', "")
+        found = found.replace(" --source {inputs.base_model}", "").replace('"${inputs.base_model}", ', "")
     return found
 
 

@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.contracts.closure import code_listing
 from stages.contracts.files import files_below, sync, tree_digest, tree_stamp
+from stages.contracts.placeholders import with_values
 from stages.contracts.rows import canonical_json
 
 EXIT_FAILED = 1
@@ -267,7 +268,8 @@ def _parse_arguments(run: Callable[..., None], stage: str) -> argparse.Namespace
             flag = f"--{name.replace('_', '-')}"
             parser.add_argument(flag, type=kind, nargs=number, required=required, default=default)
     parser.add_argument("--params", help="section of params.yaml, by default the stage's name")
-    return parser.parse_args()
+    words = with_values(sys.argv[1:], value_of=read_params, stage=os.environ.get("DVC_STAGE", ""))
+    return parser.parse_args(words)
 
 
 @dataclass(frozen=True)
@@ -486,6 +488,15 @@ def read_params(section: str, path: Path = PARAMS_FILE) -> Any:
         raise ValueError(f"expected {path} in {Path.cwd()}, found none; run from the project's root") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: expected YAML: {' '.join(str(error).split())}") from None
+    return value_named(section, values, path)
+
+
+def value_named(section: str, values: Any, path: Path = PARAMS_FILE) -> Any:
+    """What stands under a dotted name in `values`, which were read from `path`; all of it under "".
+
+    Raises:
+        ValueError: there is no such section; the nearest name is given.
+    """
     for part in section.split(".") if section else []:
         if not isinstance(values, dict) or part not in values:
             near = difflib.get_close_matches(part, map(str, values) if isinstance(values, dict) else [], n=1)
