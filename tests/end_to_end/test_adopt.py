@@ -202,8 +202,13 @@ def test_a_changed_file_is_not_written_over_without_force(workspace, model, tmp_
     adopt(workspace, thumbs(tmp_path), model, "--force")
     assert params(workspace)["training"]["bco"]["beta"] == 0.1
 
+
+@pytest.mark.long
+def test_another_log_takes_force_and_finds_the_stages_of_its_method(workspace, model, tmp_path):
+    adopt(workspace, thumbs(tmp_path), model)
     workspace.command("git", "add", "--all")
     workspace.command("git", "commit", "--quiet", "--message", "Adopt our log")
+
     done = adopt(workspace, pairs(tmp_path), model, check=False)
     assert "params.yaml is that of another log already (data/thumbs.jsonl)" in done.stderr
     # The stages of DPO are in git's history alone by now.

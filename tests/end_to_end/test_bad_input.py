@@ -36,9 +36,9 @@ def log_of(workspace, rows):
 
 
 def test_a_misspelt_parameter(based):
-    error = fails_with(based, {"density_ratio": {"max_densty_ratio": 3}}, "density_ratio")
+    error = fails_with(based, {"ingestion": {"label_treshold": 3}}, "ingestion")
 
-    assert "density_ratio.max_densty_ratio is no parameter; did you mean max_density_ratio?" in error
+    assert "ingestion.label_treshold is no parameter; did you mean label_threshold?" in error
 
 
 def test_a_missing_log(based):

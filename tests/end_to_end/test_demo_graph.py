@@ -248,11 +248,11 @@ def test_the_rows_of_a_grown_log_keep_their_side_and_only_new_ones_are_computed(
 
 
 def test_an_input_edited_while_a_stage_runs_leaves_the_lock_true(workspace):
-    workspace.set_params({"training": {"bco": {"num_train_epochs": 30}}})
+    workspace.set_params({"training": {"bco": {"num_train_epochs": 6}}})
     before = workspace.lock()["training@bco"]
     process = workspace.start_dvc("repro", "training@bco")
     wait_for_line(process, "training: ")
-    workspace.set_params({"training": {"bco": {"num_train_epochs": 31}}})
+    workspace.set_params({"training": {"bco": {"num_train_epochs": 7}}})
 
     log, _ = process.communicate(timeout=200)
 

@@ -161,7 +161,8 @@ def start_bco(artifacts, written, params):
 @pytest.mark.parametrize("lora", [None, pytest.param({"r": 2, "dropout": 0.1}, marks=pytest.mark.long)])
 def test_goes_on_after_kill_9_to_the_same_bytes(artifacts, tmp_path, lora):
     params = {**PARAMS, "num_train_epochs": 8, "disable_dropout": False, "lora": lora, "gradient_accumulation_steps": 2}
-    assert start_bco(artifacts, outputs(tmp_path / "whole"), params).wait() == 0
+    section = BCOTrainingParams(**params)
+    run(**artifacts, **outputs(tmp_path / "whole"), params=section)
     killed = outputs(tmp_path / "killed")
     # A step in the middle of the second, third or fourth epoch; an epoch has two steps, checkpoints stand at even ones.
     # Another one each time; it is shown where the test fails.
@@ -175,7 +176,7 @@ def test_goes_on_after_kill_9_to_the_same_bytes(artifacts, tmp_path, lora):
 
     assert process.wait() == -signal.SIGKILL
     assert not killed["metrics"].exists()
-    assert start_bco(artifacts, killed, params).wait() == 0
+    run(**artifacts, **killed, params=section)
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from stages.models.image_rewards import brightness
 from stages.trainers import DDPOConfig, DDPOTrainer
+from stages.trainers.core.checkpoints import seal
 from stages.trainers.ddpo.setup import epoch_checkpoint, make_accelerator
 from tests.models.tiny_diffusion import PROMPTS, save_tiny, tiny_policy
 
@@ -362,6 +363,7 @@ def test_one_process_goes_on_from_a_checkpoint_of_several(tmp_path, folder, use_
     file = tmp_path / "checkpoints" / "checkpoint_0" / "model.safetensors"
     # Where several processes train, each holds the model within another one.
     save_file({f"module.{name}": weight for name, weight in load_file(file).items()}, file)
+    seal(file.parent)
 
     resumed = made(folder, tmp_path, resume_from=str(tmp_path), use_lora=use_lora)
 

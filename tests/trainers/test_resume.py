@@ -92,11 +92,30 @@ def test_what_a_kill_left_of_a_checkpoint_is_passed_over(tmp_path):
     assert LOOP_CHECKPOINTS.last_whole(tmp_path) == tmp_path / "checkpoint-2"
 
 
+def test_a_damaged_checkpoint_is_passed_over_and_never_gone_on_from(tmp_path):
+    trained(tmp_path, callbacks=[StopAfter(2)]).train()
+    newest, older = tmp_path / "checkpoint-2", tmp_path / "checkpoint-1"
+    files = [file for file in newest.iterdir() if file.name != "digests.json"]
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= {file.name for file in files}
+
+    for file in files:
+        content = file.read_bytes()
+        for other in (content[:-1] + bytes([content[-1] ^ 1]), content[: len(content) // 2], None):
+            file.unlink() if other is None else file.write_bytes(other)
+            assert LOOP_CHECKPOINTS.last_whole(tmp_path) == older, file.name
+            with pytest.raises(ValueError, match=rf"found others or none for {file.name}; go on from another"):
+                trained(tmp_path).train(resume_from_checkpoint=str(newest))
+            file.write_bytes(content)
+
+    assert LOOP_CHECKPOINTS.last_whole(tmp_path) == newest
+
+
 def test_says_that_there_is_no_checkpoint_or_one_of_another_trainer(tmp_path):
     with pytest.raises(ValueError, match="expected a whole checkpoint to go on from, found none"):
         trained(tmp_path).train(resume_from_checkpoint=True)
     trained(tmp_path, callbacks=[StopAfter(1)]).train()
-    (tmp_path / "checkpoint-1" / "preference_state.json").unlink()
+    for name in ("preference_state.json", "digests.json"):
+        (tmp_path / "checkpoint-1" / name).unlink()
 
     with pytest.raises(ValueError, match="expected the state of a preference trainer"):
         trained(tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))

@@ -10,11 +10,11 @@ from datasets import Dataset
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
-from transformers.trainer_utils import EvalLoopOutput, has_length
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 
 from stages.contracts.files import write_text
 from stages.rows.given import rows_of
-from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, write_state
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, damaged, seal, write_state
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import MetricSums, Share
 from stages.trainers.core.model_card import card_of
@@ -233,12 +233,20 @@ class FeedbackTrainer(Trainer):
                 kill left of one is passed over.
             trial: of a hyperparameter search.
             ignore_keys_for_eval: handed on to the evaluation.
+
+        Raises:
+            ValueError: there is no whole checkpoint, or the one that is named was damaged.
         """
         if resume_from_checkpoint is True:
             found = LOOP_CHECKPOINTS.last_whole(Path(self.args.output_dir))
             if found is None:
                 raise ValueError(f"{self.args.output_dir}: expected a whole checkpoint to go on from, found none")
             resume_from_checkpoint = str(found)
+        elif resume_from_checkpoint and (wrong := damaged(Path(resume_from_checkpoint))):
+            raise ValueError(
+                f"{resume_from_checkpoint}: expected the files that were written, found others or none for "
+                f"{', '.join(wrong)}; go on from another checkpoint"
+            )
         self._train_sums, self._gradient_watch = MetricSums(), GradientWatch()
         if self.model_init is not None:
             self.restore_method_state({})
@@ -260,6 +268,13 @@ class FeedbackTrainer(Trainer):
         state = LOOP_CHECKPOINTS.read(Path(checkpoint))
         self.restore_method_state(state["method"])
         self._train_sums.restore(state["sums"], self.accelerator)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        self.accelerator.wait_for_everyone()
+        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
+        if self.args.should_save and folder.is_dir():
+            seal(folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

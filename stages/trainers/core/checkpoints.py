@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import xxhash
 from accelerate import Accelerator  # type: ignore[import-untyped] # the package ships no types
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from stages.contracts.files import files_below, sync, write_json
 
 ARGUMENTS_FILE = "training_args.bin"
+SEAL_FILE = "digests.json"
 
 
 class Checkpoints(NamedTuple):
@@ -49,6 +51,7 @@ class Checkpoints(NamedTuple):
             write_json(beside / self.state_file, state)
             for file in files_below(beside):
                 sync(file)
+            seal(beside)
             shutil.rmtree(target, ignore_errors=True)
             beside.rename(target)
             sync(target.parent)
@@ -91,14 +94,46 @@ class Checkpoints(NamedTuple):
         return next((path for path in reversed(self.numbered(folder).values()) if self.is_whole(path)), None)
 
     def is_whole(self, checkpoint: Path) -> bool:
-        """Whether a checkpoint was written to its end."""
+        """Whether a checkpoint was written to its end, and has the bytes that were written."""
         try:
             self.read(checkpoint)
             if self.last_file is not None:
                 json.loads((checkpoint / self.last_file).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return True
+        return not damaged(checkpoint)
+
+
+def seal(checkpoint: Path) -> None:
+    """Write down what the files of a checkpoint hash to, once all of them are there."""
+    files = [file for file in files_below(checkpoint) if file != checkpoint / SEAL_FILE]
+    digests = {file.relative_to(checkpoint).as_posix(): _digest(file) for file in files}
+    write_json(checkpoint / SEAL_FILE, digests)
+
+
+def damaged(checkpoint: Path) -> list[str]:
+    """Names of files that aren't as they were when the checkpoint was sealed; none of one that never was."""
+    file = checkpoint / SEAL_FILE
+    if not file.is_file():
+        return []
+    try:
+        digests: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        return [SEAL_FILE]
+    return [
+        name
+        for name, digest in digests.items()
+        if not (checkpoint / name).is_file() or _digest(checkpoint / name) != digest
+    ]
+
+
+def _digest(file: Path) -> str:
+    # Damage is no attack, and checkpoints are large: this hash reads as fast as a disk does.
+    digest = xxhash.xxh3_128()
+    with file.open("rb") as content:
+        while piece := content.read(2**22):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 # Transformers writes this file last, but not in one piece.
