@@ -8,7 +8,7 @@ the margin, and the reward of a completion is beta times its log-ratio.
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.functional import logsigmoid, relu
 from stages.contracts.named_function import named_function
 from stages.losses.pairs import PairLogps, PairSettings
 from stages.losses.shapes import check_losses
+from stages.losses.token_terms import nll_losses
 
 PairLoss = Callable[[PairLogps, PairSettings], Tensor]
 
@@ -28,7 +29,7 @@ def sigmoid_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
     -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h), with e the label_smoothing; least at beta h = logit(1 - e).
     cDPO is https://ericmitchell.ai/cdpo.pdf.
     """
-    return _smoothed(settings.beta * logps.margins(), settings.label_smoothing)
+    return _smoothed(settings.beta * settings.margins(logps), settings.label_smoothing)
 
 
 def robust_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
@@ -37,13 +38,13 @@ def robust_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
     (-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)) / (1 - 2 e), whose mean over swapped and unswapped labels
     is the loss under the right ones. It has no lower bound.
     """
-    rewards, share = settings.beta * logps.margins(), settings.label_smoothing
+    rewards, share = settings.beta * settings.margins(logps), settings.label_smoothing
     return (share * logsigmoid(-rewards) - (1 - share) * logsigmoid(rewards)) / (1 - 2 * share)
 
 
 def hinge_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
     """What the margin of rewards falls short of 1, max(0, 1 - beta h): the loss of SLiC, relative to a reference."""
-    return relu(1 - settings.beta * logps.margins())
+    return relu(1 - settings.beta * settings.margins(logps))
 
 
 def ipo_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
@@ -51,7 +52,7 @@ def ipo_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
 
     With `ipo_averages` the log-ratios in h are means over tokens, so that pairs of any length share the target.
     """
-    margins = (logps.per_token() if settings.ipo_averages else logps).margins()
+    margins = settings.margins(logps.per_token() if settings.ipo_averages else logps)
     return (margins - 1 / (2 * settings.beta)).square()
 
 
@@ -66,7 +67,7 @@ def exo_pair_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
     share = settings.label_smoothing
     if share == 0:
         raise ValueError("expected label_smoothing above 0 for exo_pair, found 0; its paper takes 1e-3")
-    rewards = settings.beta * logps.margins()
+    rewards = settings.beta * settings.margins(logps)
     chosen = rewards.sigmoid() * (logsigmoid(rewards) - math.log1p(-share))
     return chosen + (-rewards).sigmoid() * (logsigmoid(-rewards) - math.log(share))
 
@@ -105,10 +106,28 @@ def discopop_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
 
     (1 - m) * -log sigmoid(z) + m exp(-z), with z = beta h and m = sigmoid(z / tau). It isn't convex.
     """
-    rewards, tau = settings.beta * logps.margins(), settings.discopop_tau
+    rewards, tau = settings.beta * settings.margins(logps), settings.discopop_tau
     # exp(-z) overflows where m vanishes faster: their product is taken in logarithms.
     exponential = (logsigmoid(rewards / tau) - rewards).exp()
     return exponential - (-rewards / tau).sigmoid() * logsigmoid(rewards)
+
+
+def sigmoid_norm_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
+    """DPO's loss with log-ratios that are means over the tokens of a completion, so that length brings no reward.
+
+    -log sigmoid(beta h), with h the margin of the means; smoothed as DPO's.
+    """
+    return _smoothed(settings.beta * settings.margins(logps.per_token()), settings.label_smoothing)
+
+
+def sppo_hard_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
+    """Self-play preference optimization (SPPO) where the chosen completion wins for certain.
+
+    (c - 1 / (2 beta)) ^ 2 + (r + 1 / (2 beta)) ^ 2: each log-ratio has a target of its own.
+    """
+    chosen, rejected = logps.log_ratios()
+    target = 1 / (2 * settings.beta)
+    return (chosen - target).square() + (rejected + target).square()
 
 
 def bco_pair_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
@@ -172,6 +191,15 @@ def orpo_losses(logps: PairLogps, settings: PairSettings) -> Tensor:
     return -means.policy_chosen - settings.beta * logsigmoid(log_odds)
 
 
+def sft_losses(logps: PairLogps, settings: PairSettings) -> Tensor:  # noqa: ARG001 - what all losses are given
+    """Negative log-likelihood of the chosen completion per token; the rejected one isn't read, and no reference.
+
+    What mixed preference optimization (MPO) adds to a preference loss, by `loss_weights`.
+    """
+    logps.check()
+    return nll_losses(logps.policy_chosen, logps.chosen_tokens)
+
+
 def _smoothed(rewards: Tensor, share: float) -> Tensor:
     return -(1 - share) * logsigmoid(rewards) - share * logsigmoid(-rewards)
 
@@ -195,20 +223,26 @@ class PairLossKind(NamedTuple):
     """Fields of `PairSettings` that it reads, besides beta."""
     follows_rewards: bool = False
     """Whether it needs the running mean of the rewards, `reward_shift`."""
+    parts: tuple["PairLossKind", ...] = ()
+    """Those that it is the weighted sum of."""
 
 
+_DIVERGENCE = ("f_divergence_type", "f_alpha_divergence_coef")
 _SMOOTHED = ("label_smoothing",)
+_OF_MARGINS = (*_SMOOTHED, *_DIVERGENCE)
 
 PAIR_LOSSES: dict[str, PairLossKind] = {
-    "sigmoid": PairLossKind(sigmoid_losses, "https://arxiv.org/abs/2305.18290", takes=_SMOOTHED),
-    "robust": PairLossKind(robust_losses, "https://arxiv.org/abs/2403.00409", takes=_SMOOTHED),
-    "hinge": PairLossKind(hinge_losses, "https://arxiv.org/abs/2309.06657"),
-    "ipo": PairLossKind(ipo_losses, "https://arxiv.org/abs/2310.12036", takes=("ipo_averages",)),
-    "exo_pair": PairLossKind(exo_pair_losses, "https://arxiv.org/abs/2402.00856", takes=_SMOOTHED),
+    "sigmoid": PairLossKind(sigmoid_losses, "https://arxiv.org/abs/2305.18290", takes=_OF_MARGINS),
+    "robust": PairLossKind(robust_losses, "https://arxiv.org/abs/2403.00409", takes=_OF_MARGINS),
+    "hinge": PairLossKind(hinge_losses, "https://arxiv.org/abs/2309.06657", takes=_DIVERGENCE),
+    "ipo": PairLossKind(ipo_losses, "https://arxiv.org/abs/2310.12036", takes=("ipo_averages", *_DIVERGENCE)),
+    "exo_pair": PairLossKind(exo_pair_losses, "https://arxiv.org/abs/2402.00856", takes=_OF_MARGINS),
     "nca_pair": PairLossKind(nca_pair_losses, "https://arxiv.org/abs/2402.05369"),
     "apo_zero": PairLossKind(apo_zero_losses, "https://arxiv.org/abs/2408.06266"),
     "apo_down": PairLossKind(apo_down_losses, "https://arxiv.org/abs/2408.06266"),
-    "discopop": PairLossKind(discopop_losses, "https://arxiv.org/abs/2406.08414", takes=("discopop_tau",)),
+    "discopop": PairLossKind(discopop_losses, "https://arxiv.org/abs/2406.08414", takes=("discopop_tau", *_DIVERGENCE)),
+    "sigmoid_norm": PairLossKind(sigmoid_norm_losses, "https://arxiv.org/abs/2411.15124", takes=_OF_MARGINS),
+    "sppo_hard": PairLossKind(sppo_hard_losses, "https://arxiv.org/abs/2405.00675"),
     "bco_pair": PairLossKind(
         bco_pair_losses, "https://arxiv.org/abs/2404.04656", takes=("reward_shift",), follows_rewards=True
     ),
@@ -220,20 +254,55 @@ PAIR_LOSSES: dict[str, PairLossKind] = {
         cpo_losses, "https://arxiv.org/abs/2401.08417", needs_reference=False, takes=(*_SMOOTHED, "cpo_alpha")
     ),
     "orpo": PairLossKind(orpo_losses, "https://arxiv.org/abs/2403.07691", needs_reference=False),
+    "sft": PairLossKind(sft_losses, "https://arxiv.org/abs/2411.10442", needs_reference=False),
 }
 """The losses over pairs that can be named."""
 
 
-def pair_loss_kind(name: str) -> PairLossKind:
-    """The loss of this name.
+def pair_loss_kind(name: str | Sequence[str], weights: Sequence[float] | None = None) -> PairLossKind:
+    """The loss of this name, or the weighted sum of several as mixed preference optimization (MPO) takes it.
+
+    MPO is Wang et al. 2024, https://arxiv.org/abs/2411.10442.
 
     Args:
         name: one of `PAIR_LOSSES`, or "module:function" for one from outside the repository, which is taken to read
-            the reference and every setting except the reward shift.
+            the reference and every setting except the reward shift; or a list of such names.
+        weights: what the losses of each name are multiplied by, from 0. None weighs all by 1.
 
     Raises:
-        ValueError: there is no such name, module or function.
+        ValueError: there is no such name, module or function, or the weights are none of these names.
     """
+    if isinstance(name, str) and weights is None:
+        return _named(name)
+    names = [name] if isinstance(name, str) else list(name)
+    weights = [1.0] * len(names) if weights is None else list(weights)
+    if not names or len(weights) != len(names) or min(weights) < 0 or not 0 < sum(weights) < math.inf:
+        raise ValueError(
+            f"expected loss_type as one name or several, and as many loss_weights, from 0 and not all 0, found "
+            f"{len(names)} names and the weights {weights}"
+        )
+    return _mixed([_named(each) for each in names], weights)
+
+
+def _mixed(kinds: Sequence[PairLossKind], weights: Sequence[float]) -> PairLossKind:
+    def losses(logps: PairLogps, settings: PairSettings) -> Tensor:
+        number = len(logps.policy_chosen)
+        found = [kind.function(logps, settings) for kind in kinds]
+        # Of losses per completion, the pair's is their mean.
+        of_pairs = [each.view(len(each) // max(1, number), number).mean(0) for each in found]
+        return torch.stack([weight * each for weight, each in zip(weights, of_pairs, strict=True)]).sum(0)
+
+    return PairLossKind(
+        losses,
+        " + ".join(kind.paper for kind in kinds),
+        needs_reference=any(kind.needs_reference for kind in kinds),
+        takes=tuple(dict.fromkeys(setting for kind in kinds for setting in kind.takes)),
+        follows_rewards=any(kind.follows_rewards for kind in kinds),
+        parts=tuple(kinds),
+    )
+
+
+def _named(name: str) -> PairLossKind:
     if name in PAIR_LOSSES:
         return PAIR_LOSSES[name]
     settings = (field.name for field in dataclasses.fields(PairSettings))
@@ -269,4 +338,16 @@ def check_pair_loss(kind: PairLossKind, settings: PairSettings) -> None:
         tokens,
         tokens + 1,
     )
-    check_losses(kind.function(logps, settings), counts=(3, 6), name=kind.paper)
+    losses = kind.function(logps, settings)
+    check_losses(losses, counts=(3, 6), name=kind.paper)
+    plain = dataclasses.replace(settings, f_divergence_type="reverse_kl", f_alpha_divergence_coef=0.5)
+    if settings.f_divergence_type == "reverse_kl":
+        return
+    for part in [part for part in kind.parts if part.needs_reference]:
+        check_pair_loss(part, settings)
+    if torch.equal(losses, kind.function(logps, plain)):
+        raise ValueError(
+            f"expected f_divergence_type reverse_kl, found {settings.f_divergence_type}: {kind.paper} doesn't read the "
+            "margin of a pair, in which alone another divergence is known; take sigmoid, robust, hinge, ipo, exo_pair, "
+            "discopop or sigmoid_norm"
+        )

@@ -86,13 +86,15 @@ def apo_zero_unpaired_losses(
     )
 
 
-def mismatched_kl(policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
+def mismatched_kl(policy_logps: Tensor, reference_logps: Tensor, *, is_bounded: bool = True) -> Tensor:
     """Mean log-ratio of completions that follow another row's prompt, at least 0; an estimate of a KL divergence.
 
     Args:
         policy_logps: log-probability of each mismatched completion under the policy, summed over its tokens, in
             nats. Shape (n,).
         reference_logps: the same under the reference. Shape (n,).
+        is_bounded: whether it is held at 0 or above, as a divergence is. Without a reference, zeros stand for one under
+            which all completions are alike; they leave out a constant, and so there is no bound.
 
     Returns:
         The estimate in nats, detached. Shape ().
@@ -103,7 +105,8 @@ def mismatched_kl(policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
     check_rows({"policy_logps": policy_logps, "reference_logps": reference_logps})
     if not len(policy_logps):
         raise ValueError("expected mismatched rows to estimate the KL divergence from, found none")
-    return (policy_logps - reference_logps).detach().mean().clamp(min=0)
+    mean = (policy_logps - reference_logps).detach().mean()
+    return mean.clamp(min=0) if is_bounded else mean
 
 
 def weight_range_warning(

@@ -2,10 +2,12 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from torch import Tensor
 
+from stages.losses.divergences import divergence_scores
+from stages.losses.kl_penalty import Divergence
 from stages.losses.shapes import check_rows
 
 
@@ -94,6 +96,24 @@ class PairSettings:
     """Whether the KL estimates of kto_pair are constants, as in its paper. Otherwise gradients flow through them."""
     reward_shift: Tensor | None = None
     """Running mean of rewards that bco_pair compares rewards with; taken as a constant. Shape ()."""
+    f_divergence_type: Divergence = "reverse_kl"
+    """Divergence that holds the policy to its reference. Losses that read the margin of a pair take any."""
+    f_alpha_divergence_coef: float = 0.5
+    """The a of the alpha-divergence, above 0 and up to 1."""
+
+    def margins(self, logps: PairLogps) -> Tensor:
+        """Margin of each pair under the divergence, h; of the reverse KL, that of the log-ratios. Shape (n,).
+
+        Raises:
+            ValueError: the tensors differ in shape.
+        """
+        if self.f_divergence_type == "reverse_kl":
+            return logps.margins()
+        chosen, rejected = (
+            divergence_scores(ratios, self.f_divergence_type, coefficient=self.f_alpha_divergence_coef)
+            for ratios in logps.log_ratios()
+        )
+        return chosen - rejected
 
     def __post_init__(self) -> None:
         """Check the ranges, so that a slip is found before a model is loaded."""
@@ -110,6 +130,25 @@ class PairSettings:
             raise ValueError(
                 "expected simpo_gamma and cpo_alpha from 0, found simpo_gamma "
                 f"{self.simpo_gamma} and cpo_alpha {self.cpo_alpha}"
+            )
+        self._check_divergence()
+
+    def _check_divergence(self) -> None:
+        if self.f_divergence_type not in get_args(Divergence):
+            raise ValueError(
+                f"expected f_divergence_type as one of {', '.join(get_args(Divergence))}, found "
+                f"{self.f_divergence_type!r}"
+            )
+        is_read = self.f_divergence_type == "alpha_divergence"
+        if not 0 < self.f_alpha_divergence_coef <= 1:
+            raise ValueError(
+                f"expected f_alpha_divergence_coef above 0 and up to 1, found {self.f_alpha_divergence_coef}; near 0 "
+                "it is the reverse KL, f_divergence_type reverse_kl"
+            )
+        if self.f_alpha_divergence_coef != 0.5 and not is_read:
+            raise ValueError(
+                f"f_alpha_divergence_coef is {self.f_alpha_divergence_coef}, but f_divergence_type "
+                f"{self.f_divergence_type} doesn't read it; set alpha_divergence, or leave it out"
             )
 
     def changed(self) -> tuple[str, ...]:

@@ -40,6 +40,9 @@ class CompletionLogps(NamedTuple):
     entropies: Tensor | None = None
     """Entropy of the distribution that each token was drawn from, in nats, where it was asked for; 0 outside the
     completion; detached. Shape (n, t - 1)."""
+    collision_entropies: Tensor | None = None
+    """-log of the probability that two tokens drawn from that distribution are the same, summed over the completion, in
+    nats, where it was asked for; detached. Shape (n,)."""
 
 
 class LogitMap(NamedTuple):
@@ -78,6 +81,7 @@ def completion_logps(
     chunk_size: int = 1024,
     fixed_shape: bool = False,
     with_entropies: bool = False,
+    with_collision_entropies: bool = False,
 ) -> CompletionLogps:
     """Log-probability of each row's completion given what stands before it, differentiable in the model's weights.
 
@@ -94,6 +98,7 @@ def completion_logps(
         fixed_shape: whether the last chunk is filled up to `chunk_size`, so that a row's value has the same bits
             whatever the other rows' completions are. Costs time where completions are few.
         with_entropies: whether entropies are computed as well, for one more projection onto the vocabulary.
+        with_collision_entropies: the same of collision entropies.
 
     Returns:
         Sums, counts and token values; float32, or float64 for a model in float64.
@@ -132,13 +137,31 @@ def completion_logps(
     token_logps = flat.new_zeros(predicted.shape).masked_scatter(predicted, flat)
     num_tokens = predicted.sum(-1)
     mean_logits = means.new_zeros(predicted.shape).masked_scatter(predicted, means).sum(-1) / num_tokens.clamp(min=1)
-    entropies = None
-    if with_entropies:
-        found = _entropies(head, hidden.detach(), logit_map=logit_map, chunk_size=chunk_size)
-        entropies = found.new_zeros(predicted.shape).masked_scatter(predicted, found)
+
+    def at_tokens(measure: Callable[[Tensor], Tensor]) -> Tensor:
+        found = _of_logits(measure, head, hidden.detach(), logit_map=logit_map, chunk_size=chunk_size)
+        return found.new_zeros(predicted.shape).masked_scatter(predicted, found)
+
     return CompletionLogps(
-        token_logps.sum(-1), num_tokens, token_logps, mean_logits, outputs.get("aux_loss"), entropies
+        token_logps.sum(-1),
+        num_tokens,
+        token_logps,
+        mean_logits,
+        outputs.get("aux_loss"),
+        at_tokens(entropies_of) if with_entropies else None,
+        at_tokens(collision_entropies_of).sum(-1) if with_collision_entropies else None,
     )
+
+
+def entropies_of(logits: Tensor) -> Tensor:
+    """Entropy of the distributions that logits of shape (..., v) stand for, in nats. Shape (...)."""
+    entropies: Tensor = torch.special.entr(logits.softmax(-1)).sum(-1)
+    return entropies
+
+
+def collision_entropies_of(logits: Tensor) -> Tensor:
+    """-log of the sum of the squared probabilities of the same, in nats. Shape (...)."""
+    return 2 * logits.logsumexp(-1) - (2 * logits).logsumexp(-1)
 
 
 def takes_positions(model: nn.Module) -> bool:
@@ -262,12 +285,14 @@ def _logps_through(
 
 
 @torch.no_grad()
-def _entropies(head: nn.Module, hidden: Tensor, *, logit_map: LogitMap, chunk_size: int) -> Tensor:
-    """Entropy of the distribution over the vocabulary at each position; shape (m,)."""
+def _of_logits(
+    measure: Callable[[Tensor], Tensor], head: nn.Module, hidden: Tensor, *, logit_map: LogitMap, chunk_size: int
+) -> Tensor:
+    """What `measure` gives of the logits at each position; shape (m,)."""
     found = [hidden.new_empty(0, dtype=_upcast(hidden[:0]).dtype)]
     for start in range(0, len(hidden), chunk_size):
         logits = logit_map.apply(_upcast(head.forward(hidden[start : start + chunk_size])))
-        found.append(torch.special.entr(logits.softmax(-1)).sum(-1))
+        found.append(measure(logits))
     return torch.cat(found)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stages.models.logprobs import CompletionLogps
+from stages.models.logprobs import CompletionLogps, collision_entropies_of, entropies_of
 
 
 def seq2seq_logps(
@@ -16,6 +16,7 @@ def seq2seq_logps(
     decoder_input_ids: Tensor,
     completion_mask: Tensor,
     with_entropies: bool = False,
+    with_collision_entropies: bool = False,
 ) -> CompletionLogps:
     """Log-probability of each row's completion given its prompt, differentiable in the model's weights.
 
@@ -26,6 +27,7 @@ def seq2seq_logps(
         decoder_input_ids: ids of the completions, as they are to be answered. Shape (n, u).
         completion_mask: 1 for tokens of a completion, 0 for padding. Shape (n, u).
         with_entropies: whether the entropy at each token is computed as well.
+        with_collision_entropies: the same of collision entropies.
 
     Returns:
         Sums and counts of shape (n,) and token values of shape (n, u); every token counts, as each is predicted.
@@ -44,9 +46,10 @@ def seq2seq_logps(
     num_tokens = mask.sum(-1)
     with torch.no_grad():
         mean_logits = logits.mean(-1).masked_fill(~mask, 0.0).sum(-1) / num_tokens.clamp(min=1)
-        entropies = None
-        if with_entropies:
-            entropies = torch.special.entr(logits.softmax(-1)).sum(-1).masked_fill(~mask, 0.0)
+        entropies = entropies_of(logits).masked_fill(~mask, 0.0) if with_entropies else None
+        collisions = (
+            collision_entropies_of(logits).masked_fill(~mask, 0.0).sum(-1) if with_collision_entropies else None
+        )
     return CompletionLogps(
-        token_logps.sum(-1), num_tokens, token_logps, mean_logits, outputs.get("aux_loss"), entropies
+        token_logps.sum(-1), num_tokens, token_logps, mean_logits, outputs.get("aux_loss"), entropies, collisions
     )

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.losses.dpo import PAIR_LOSSES, check_pair_loss, unread_settings
+from stages.losses.dpo import PAIR_LOSSES, check_pair_loss, pair_loss_kind, unread_settings
 from stages.losses.pairs import PairLogps, PairSettings
 
 # Two pairs with log-ratios c = [4, -1] and r = [-2, 1], so h = [6, -2]; at beta 0.5 the rewards are [2, -0.5] and
@@ -105,6 +105,11 @@ SIGMOID_3, SIGMOID_1 = 1 / (1 + exp(-3)), 1 / (1 + exp(-1))
                 log1p(exp(1)) / (1 + exp(-0.5)) + exp(1) / (1 + exp(0.5)),
             ],
         ),
+        # per token beta h = [1.25, -0.6]
+        ("sigmoid_norm", {}, [log1p(exp(-1.25)), log1p(exp(0.6))]),
+        # the targets are 1 and -1
+        ("sppo_hard", {}, [3**2 + 1**2, 2**2 + 2**2]),
+        ("sft", {}, [1, 1]),
         ("bco_pair", {}, [log1p(exp(-1.75)) + log1p(exp(-1.25)), log1p(exp(0.75)) + log1p(exp(0.25))]),
         # the mean of c is 1.5, that of r -0.5 and so taken as 0; chosen first: 0.5 (0 - c), then 0.5 (r - 1.5)
         ("kto_pair", {}, [1 / (1 + exp(2)), 1 / (1 + exp(-0.5)), 1 / (1 + exp(1.75)), 1 / (1 + exp(0.25))]),
@@ -368,6 +373,7 @@ def test_each_loss_reads_the_settings_of_its_row_and_no_other(name):
         "discopop_tau": 1.0,
         "detach_kl": False,
         "reward_shift": torch.tensor(1.0),
+        "f_divergence_type": "js_divergence",
     }
 
     def seen(**settings):
@@ -376,9 +382,130 @@ def test_each_loss_reads_the_settings_of_its_row_and_no_other(name):
 
     read = {setting for setting, value in changed.items() if not torch.equal(seen(), seen(**{setting: value}))}
 
-    assert read == set(PAIR_LOSSES[name].takes)
+    # The coefficient says something of one divergence alone.
+    assert read == set(PAIR_LOSSES[name].takes) - {"f_alpha_divergence_coef"}
     unread = unread_settings(PAIR_LOSSES[name], PairSettings(beta=0.1, **changed))
     assert set(unread) == set(changed) - read
+
+
+# At log-ratios c = [log 2, log 4] and r = [log 1/2, log 2], so u = [2, 4] and [1/2, 2].
+RATIOS = pairs_with([math.log(2), math.log(4)], [-math.log(2), math.log(2)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "margins"),
+    [
+        ({"f_divergence_type": "reverse_kl"}, [2 * math.log(2), math.log(2)]),
+        # -1 over u is -1/2 and -1/4 of the chosen, -2 and -1/2 of the rejected ones
+        ({"f_divergence_type": "forward_kl"}, [1.5, 0.25]),
+        # u over 1 + u is 2/3 and 4/5, and of the rejected ones 1/3 and 2/3
+        ({"f_divergence_type": "js_divergence"}, [math.log(2), math.log(6 / 5)]),
+        # -2 over the root of u
+        ({"f_divergence_type": "alpha_divergence"}, [2 * (2**0.5 - 0.5**0.5), 2 * (0.5**0.5 - 0.5)]),
+        # at 1 the forward KL
+        ({"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 1.0}, [1.5, 0.25]),
+    ],
+)
+def test_margins_under_other_divergences_match_numbers_worked_by_hand(settings, margins):
+    expected = torch.tensor([log1p(exp(-margin / 2)) for margin in margins], dtype=torch.float64)
+
+    torch.testing.assert_close(losses_of("sigmoid", RATIOS, **settings), expected)
+
+
+def test_the_alpha_divergence_tends_to_the_reverse_kl():
+    near = losses_of("sigmoid", RATIOS, f_divergence_type="alpha_divergence", f_alpha_divergence_coef=1e-7)
+
+    torch.testing.assert_close(near, losses_of("sigmoid", RATIOS), rtol=1e-6, atol=0)
+
+
+DIVERGENCES = ["forward_kl", "js_divergence", "alpha_divergence"]
+"""Those besides the usual one."""
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize(
+    "name", sorted(name for name, kind in PAIR_LOSSES.items() if "f_divergence_type" in kind.takes)
+)
+def test_gradients_under_other_divergences_are_those_of_finite_differences(name, divergence):
+    logps = pairs_with([0.7, -0.4], [-0.3, 0.9], tokens=2)
+    policy = [logps.policy_chosen, logps.policy_rejected]
+
+    def losses(chosen, rejected):
+        changed = logps._replace(policy_chosen=chosen, policy_rejected=rejected)
+        return losses_of(name, changed, f_divergence_type=divergence)
+
+    assert torch.autograd.gradcheck(losses, policy)
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_other_divergences_stay_finite_far_from_the_reference(divergence):
+    logps = PairLogps(*(tensor.float() for tensor in pairs_with([-1e4, 1e4], [1e4, -1e4])))
+
+    for name in ("sigmoid", "ipo"):
+        losses = losses_of(name, logps, f_divergence_type=divergence, ipo_averages=False)
+        assert losses.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["nca_pair", "apo_zero", "bco_pair", "kto_pair", "sft", ["sigmoid", "bco_pair"]])
+def test_a_loss_that_reads_more_than_margins_refuses_another_divergence(name):
+    kind = pair_loss_kind(name)
+
+    with pytest.raises(ValueError, match="expected f_divergence_type reverse_kl, found js_divergence"):
+        check_pair_loss(kind, PairSettings(beta=0.1, f_divergence_type="js_divergence"))
+
+
+def test_likelihood_beside_a_loss_of_margins_takes_any_divergence():
+    kind = pair_loss_kind(["sigmoid", "sft"])
+
+    check_pair_loss(kind, PairSettings(beta=0.1, f_divergence_type="js_divergence"))
+
+
+def test_several_losses_are_their_weighted_sum():
+    # sigmoid: [log1p(e^-3), log1p(e)], bco_pair as above, sft: [1, 1]; the weights are those of MPO
+    kind = pair_loss_kind(["sigmoid", "bco_pair", "sft"], [0.8, 0.2, 1.0])
+
+    losses = kind.function(PAIRS, settings_of("bco_pair"))
+
+    expected = [
+        0.8 * log1p(exp(-3)) + 0.2 * (log1p(exp(-1.75)) + log1p(exp(-1.25))) + 1,
+        0.8 * log1p(exp(1)) + 0.2 * (log1p(exp(0.75)) + log1p(exp(0.25))) + 1,
+    ]
+    torch.testing.assert_close(losses, torch.tensor(expected))
+    assert kind.follows_rewards
+    assert kind.needs_reference
+    assert {"label_smoothing", "reward_shift"} <= set(kind.takes)
+
+
+def test_gradients_of_several_losses_are_those_of_finite_differences():
+    kind, settings = pair_loss_kind(["sigmoid", "kto_pair", "sft"], [0.5, 2.0, 1.0]), settings_of("", detach_kl=False)
+    logps = pairs_with([0.7, -0.4], [-0.3, 0.9], tokens=2)
+
+    def losses(chosen, rejected):
+        return kind.function(logps._replace(policy_chosen=chosen, policy_rejected=rejected), settings)
+
+    assert torch.autograd.gradcheck(losses, [logps.policy_chosen, logps.policy_rejected])
+
+
+def test_losses_per_completion_count_as_their_mean_among_several():
+    mixed = pair_loss_kind(["kto_pair", "kto_pair"], [0.5, 0.5]).function(PAIRS, settings_of("kto_pair"))
+
+    torch.testing.assert_close(mixed.mean(), losses_of("kto_pair").mean())
+    assert mixed.shape == (2,)
+
+
+def test_one_loss_may_be_weighted_too():
+    kind = pair_loss_kind("hinge", [3.0])
+
+    torch.testing.assert_close(kind.function(PAIRS, settings_of("hinge")), 3 * losses_of("hinge"))
+
+
+@pytest.mark.parametrize(
+    ("names", "weights"),
+    [([], None), (["sigmoid", "sft"], [1.0]), (["sigmoid"], [-1.0]), (["sigmoid", "sft"], [0.0, 0.0]), ("ipo", [])],
+)
+def test_weights_of_other_losses_are_refused(names, weights):
+    with pytest.raises(ValueError, match="expected loss_type as one name or several, and as many loss_weights"):
+        pair_loss_kind(names, weights)
 
 
 def test_settings_at_their_default_are_not_told_as_unread():

@@ -44,6 +44,9 @@ def test_a_column_of_scores_is_not_taken_for_rows():
         ({"label_smoothing": -0.1}, "found -0.1"),
         ({"simpo_gamma": -1.0}, "expected simpo_gamma and cpo_alpha from 0, found simpo_gamma -1.0"),
         ({"cpo_alpha": -2.0}, "cpo_alpha -2.0"),
+        ({"f_divergence_type": "kl"}, "f_divergence_type as one of reverse_kl, forward_kl, .*, found 'kl'"),
+        ({"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.0}, "above 0 and up to 1, found 0.0"),
+        ({"f_alpha_divergence_coef": 0.7}, "but f_divergence_type reverse_kl doesn't read it; set alpha_divergence"),
     ],
 )
 def test_settings_out_of_range_are_refused(changed, message):

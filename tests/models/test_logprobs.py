@@ -119,6 +119,19 @@ def test_mean_logits_are_means_over_completion_tokens_and_vocabulary(name):
     torch.testing.assert_close(result.mean_logits, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+def test_collision_entropies_are_sums_over_completion_tokens(name):
+    model, batch = tiny_model(name), make_batch()
+    probabilities = plain_logits(model, batch["input_ids"], batch["attention_mask"]).softmax(-1)[:, :-1]
+    expected = (-probabilities.square().sum(-1).log() * batch["completion_mask"][:, 1:]).sum(-1)
+
+    result = completion_logps(model, **batch, chunk_size=3, with_collision_entropies=True)
+
+    torch.testing.assert_close(result.collision_entropies, expected.detach(), rtol=1e-5, atol=1e-5)
+    assert not result.collision_entropies.requires_grad
+    assert completion_logps(model, **batch).collision_entropies is None
+
+
 def test_padding_on_the_other_side_gives_the_same_values():
     model, batch = tiny_model("gpt2"), make_batch()
     shifted = {name: tensor[1:2].roll(3, dims=1) for name, tensor in batch.items()}

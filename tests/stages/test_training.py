@@ -128,6 +128,19 @@ def test_writes_a_policy_its_lineage_its_curves_and_counts(artifacts, base_model
     assert "Binary Classifier Optimization" in (written["model"] / "README.md").read_text()
 
 
+@pytest.mark.parametrize("term", [{"humanline": True}, {"sync_ref_model": True, "ref_model_sync_steps": 2}], ids=str)
+def test_a_reference_that_has_to_be_run_is_the_model_that_it_starts_from(artifacts, tmp_path, term):
+    written = outputs(tmp_path)
+
+    # The log-probabilities in the rows are made up; under the model itself rewards are 0 at the start.
+    run(**artifacts, **written, params=BCOTrainingParams(**{**PARAMS, "max_start_reward": 0.1}, **term))
+
+    metrics = json.loads(written["metrics"].read_text())
+    assert metrics["start"]["mean_size"] < 1e-5
+    assert metrics["last"]["rewards/margins"] != 0
+    assert all(f"| {name} | {value} |" in (written["model"] / "README.md").read_text() for name, value in term.items())
+
+
 @pytest.mark.parametrize("lora", [None, LoraParams(r=2, dropout=0.1)])
 def test_gives_the_same_bytes_twice_and_no_pickle_clock_or_path(artifacts, tmp_path, lora):
     params = BCOTrainingParams(**PARAMS, lora=lora, disable_dropout=False)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,8 +41,11 @@ DDP = f"{ROOT}/pipelines/accelerate/ddp.yaml --num_processes 2"
 FSDP2 = f"{ROOT}/pipelines/accelerate/fsdp2.yaml --num_processes 2"
 
 
-def workspace(folder: Path) -> Path:
-    """A folder in which the stage's command runs."""
+TERMS = {"rpo_alpha": 0.7, "use_weighting": True, "humanline": True, "log_epsilon_p": -0.01, "log_epsilon_r": 0.02}
+
+
+def workspace(folder: Path, **params: Any) -> Path:
+    """A folder in which the stage's command runs; `params` are further ones of its section."""
     folder.mkdir()
     generator = np.random.default_rng(0)
     rows = [
@@ -58,7 +62,7 @@ def workspace(folder: Path) -> Path:
     write_model(folder / "model")
     (folder / "models").mkdir()
     write_local_pointer(folder / "models" / "base", folder / "model", path="model")
-    (folder / "params.yaml").write_text(yaml.safe_dump({"training": {"bco": PARAMS}}))
+    (folder / "params.yaml").write_text(yaml.safe_dump({"training": {"bco": {**PARAMS, **params}}}))
     return folder
 
 
@@ -118,6 +122,19 @@ def test_two_processes_have_the_losses_of_one(alone, tmp_path):
 @pytest.mark.long
 def test_sharded_processes_have_the_losses_of_one(alone, sharded):
     assert_same_training(sharded, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize("launch", [DDP, FSDP2], ids=["whole", "sharded"])
+def test_terms_of_a_loss_and_a_reference_that_is_run_are_those_of_one_process(tmp_path, launch):
+    one, two = (workspace(tmp_path / name, **TERMS) for name in ("one", "two"))
+
+    train(one)
+    train(two, launch)
+
+    assert_same_training(two, one)
+    assert {"nll_loss", "on_policy_weight"} <= set(pd.read_csv(two / "curves.csv").columns)
 
 
 @pytest.mark.slow

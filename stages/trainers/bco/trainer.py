@@ -18,7 +18,7 @@ from stages.trainers.core.config import PreferenceConfig
 from stages.trainers.core.metrics import share_of
 from stages.trainers.core.preference import PreferenceTrainer
 from stages.trainers.core.reward_shift import RunningShift, ShiftUpdate
-from stages.trainers.core.scored import Batch, PreferenceLoss, labelled_metrics
+from stages.trainers.core.scored import Batch, PreferenceLoss, labelled_metrics, with_terms
 
 _ORDER = """
 max_length max_prompt_length max_completion_length beta label_pad_token_id padding_value truncation_mode
@@ -145,11 +145,11 @@ class BCOTrainer(PreferenceTrainer):
             labels,
             beta=self.args.beta,
             reward_shift=shift,
-            weights=_weights(batch),
             logit_offsets=batch.get("logit_offset"),
         )
-        metrics = labelled_metrics(result.rewards, policy, labels)
-        return PreferenceLoss(result.losses, result.rewards, {**metrics, "delta": share_of(shift[None])})
+        losses, added = with_terms(result.losses, policy, self.args, weights=_weights(batch), labels=labels)
+        metrics = {**labelled_metrics(result.rewards, policy, labels), "delta": share_of(shift[None]), **added}
+        return PreferenceLoss(losses, result.rewards, metrics)
 
     def reward_shift(self) -> float:
         """The running mean of the rewards."""

@@ -6,10 +6,11 @@ from typing import Any, ClassVar
 from stages.text.truncation import TruncationMode
 from stages.trainers.core.arguments import DocumentedArguments
 from stages.trainers.core.fields import check_choice
+from stages.trainers.core.loss_terms import LossTerms, check_terms
 
 
 @dataclasses.dataclass
-class PreferenceConfig(DocumentedArguments):
+class PreferenceConfig(LossTerms, DocumentedArguments):
     """Arguments of preference trainers: those of `TrainingArguments`, and how rows and reference are handled."""
 
     max_length: int | None = 1024
@@ -55,6 +56,7 @@ class PreferenceConfig(DocumentedArguments):
         check_choice("truncation_mode", self.truncation_mode, TruncationMode)
         if not self.beta > 0:
             raise ValueError(f"expected beta above 0, found {self.beta}")
+        check_terms(self)
         if self.label_smoothing_factor:
             raise ValueError(
                 f"expected label_smoothing_factor 0, found {self.label_smoothing_factor}; it smooths what tokens are "

@@ -23,9 +23,14 @@ _LIMITS = {
 }
 
 
-def check_fields(config: Any) -> None:
-    """Raise ValueError if a field of a dataclass lies outside the limits or the choices that its type names."""
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
+def check_fields(config: Any, *, of: type[Any] | None = None) -> None:
+    """Raise ValueError if a field of a dataclass lies outside the limits or the choices that its type names.
+
+    Args:
+        config: the dataclass.
+        of: a class that it derives from, whose fields alone are looked at. None looks at all.
+    """
+    for name, hint in get_type_hints(of or type(config), include_extras=True).items():
         value = getattr(config, name)
         options = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
         if value is not None or NoneType not in options:

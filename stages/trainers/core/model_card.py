@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from stages.trainers.core.loss_terms import LossTerms, changed_terms
+
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -92,7 +94,8 @@ def card_of(
         license: identifier of a license.
         dataset_name: one or more repositories of what it was trained on.
     """
-    names = (*_SETTINGS, *getattr(trainer.args, "method_fields", ()))
+    terms = changed_terms(trainer.args) if isinstance(trainer.args, LossTerms) else ()
+    names = (*_SETTINGS, *getattr(trainer.args, "method_fields", ()), *terms)
     facts = {"language": language, "license": license, "datasets": dataset_name}
     return model_card(
         method=trainer.method,

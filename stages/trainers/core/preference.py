@@ -28,7 +28,9 @@ from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.config import PreferenceConfig
 from stages.trainers.core.given import name_of, tokenizer_given
 from stages.trainers.core.job import Job
+from stages.trainers.core.loss_terms import live_terms
 from stages.trainers.core.metrics import Share
+from stages.trainers.core.moving_reference import MovingReference
 from stages.trainers.core.policy import check_made, is_encoder_decoder, load_model, prepare_policy, prepared_init
 from stages.trainers.core.processes import shard_on_cpu
 from stages.trainers.core.reference import (
@@ -38,6 +40,8 @@ from stages.trainers.core.reference import (
     has_reference_logps,
     read_reference_logps,
     reference_again,
+    refuse_columns,
+    without_columns,
 )
 from stages.trainers.core.safeguards import refuse_non_finite
 from stages.trainers.core.samples import write_samples
@@ -45,6 +49,7 @@ from stages.trainers.core.scored import (
     Batch,
     PreferenceLoss,
     Scored,
+    compared,
     loss_share,
     num_own_rows,
     own_rows,
@@ -141,6 +146,7 @@ class PreferenceTrainer(FeedbackTrainer):
         set_seed(args.seed)
         self.args = args
         self.begin()
+        self.needs_reference = self.needs_reference and not args.reference_free
         self.is_encoder_decoder = False
         self.tokenizer_of_rows = processing_class
         self.left_out: dict[str, LeftOut] = {}
@@ -187,6 +193,7 @@ class PreferenceTrainer(FeedbackTrainer):
             reference_adapter=ref_adapter_name,
             has_column=not self.needs_reference or self._has_all_reference_logps(),
         )
+        self._moving_reference = self._follow_policy() if args.sync_ref_model else None
         if args.precompute_ref_log_probs and self.needs_reference:
             self._precompute_reference_logps()
 
@@ -200,7 +207,7 @@ class PreferenceTrainer(FeedbackTrainer):
         trainer = cls(
             load_causal_lm(job.base_model, dtype=job.params.dtype),
             args=args,
-            train_dataset=job.train_rows(),
+            train_dataset=without_columns(job.train_rows(), args),
             **job.beside_the_model(task_type="CAUSAL_LM"),
         )
         trainer.max_start_reward = job.params.max_start_reward
@@ -263,6 +270,7 @@ class PreferenceTrainer(FeedbackTrainer):
         extra = self.extra_columns if self.args.remove_unused_columns else dataset.column_names
         read = reader.paired if self.sequences == PAIR else reader.labelled
         rows, self.left_out[name] = read(dataset, name=name, extra_columns=extra)
+        refuse_columns(rows, self._all_sequences(), self.args, name=name)
         return self.check_rows(rows, name)
 
     def end_evaluation(self, rows: Any, name: str) -> None:
@@ -289,6 +297,29 @@ class PreferenceTrainer(FeedbackTrainer):
             return self._with_reference_logps(rows)
         finally:
             self._let_reference_go()
+
+    def _follow_policy(self) -> MovingReference:
+        if self.model_init is not None or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise ValueError(
+                "expected sync_ref_model=False, found True: it mixes whole models, and not those that model_init makes "
+                "anew or that FSDP and DeepSpeed spread over processes; give model, and train in plain processes"
+            )
+        args = self.args
+        moving = MovingReference(
+            self.reference, self._policy, share=args.ref_model_mixup_alpha, steps=args.ref_model_sync_steps
+        )
+        self.add_callback(moving)
+        return moving
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self._moving_reference is not None and self.args.should_save:
+            self._moving_reference.save(Path(output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if self._moving_reference is not None and checkpoint is not None:
+            self._moving_reference.restore(Path(checkpoint))
 
     def _let_reference_go(self) -> None:
         self.reference = None
@@ -339,30 +370,67 @@ class PreferenceTrainer(FeedbackTrainer):
         sequences = self.sequences if sequences is None else sequences
         if has_reference_logps(batch, sequences):
             return read_reference_logps(batch, sequences)
+        return self._reference_pass(batch, sequences).logps
+
+    def _reference_pass(self, batch: Batch, sequences: Sequence[str]) -> CompletionLogps:
         if self.reference is None:
             raise ValueError(
                 f"expected a column {reference_column(sequences[0])}, for no reference model is kept, found none; give "
                 "the dataset at construction, or keep the model that you gave as ref_model"
             )
         with torch.no_grad(), self.accelerator.autocast(), self.reference.active() as model:
-            return self.logps_of(model, batch, sequences).logps
+            return self.logps_of(model, batch, sequences)
 
     # ---- steps ----
 
-    def logps_of(self, model: nn.Module, batch: Batch, sequences: Sequence[str] | None = None) -> CompletionLogps:
+    def logps_of(
+        self, model: nn.Module, batch: Batch, sequences: Sequence[str] | None = None, *, for_weights: bool = False
+    ) -> CompletionLogps:
         """Log-probabilities of the batch's completions under `model`, in one pass.
 
         Args:
             model: the policy or the reference.
             batch: what the collator made.
             sequences: prefixes of the sequences to score; None takes those that are learned from.
+            for_weights: whether to compute what `use_weighting` reads besides.
         """
         sequences = self.sequences if sequences is None else sequences
         names = ["input_ids", "attention_mask", "completion_mask"]
         if self.is_encoder_decoder:
             names.append("decoder_input_ids")
         inputs: dict[str, Any] = {name: stacked(batch, sequences, name) for name in names}
-        return (seq2seq_logps if self.is_encoder_decoder else completion_logps)(model, **inputs)
+        logps = seq2seq_logps if self.is_encoder_decoder else completion_logps
+        return logps(model, **inputs, with_collision_entropies=for_weights)
+
+    def compared_logps(
+        self, model: nn.Module, batch: Batch, sequences: Sequence[str] | None = None
+    ) -> tuple[CompletionLogps, Tensor]:
+        """Log-probabilities under policy and reference as the loss compares them; zeros for a reference not needed.
+
+        Args:
+            model: the policy.
+            batch: what the collator made.
+            sequences: prefixes of the sequences to score; None takes those that are learned from.
+
+        Raises:
+            ValueError: one isn't finite.
+        """
+        is_learned = sequences is None
+        sequences = self.sequences if sequences is None else sequences
+        weighted = {"for_weights": True} if is_learned and self.args.use_weighting else {}
+        reference = reference_logps = None
+        if live_terms(self.args):
+            reference = self._reference_pass(batch, sequences)
+        elif self.needs_reference:
+            reference_logps = self.reference_logps_of(batch, sequences)
+        policy = self.logps_of(model, batch, sequences, **weighted)
+        if reference_logps is None:
+            reference_logps = torch.zeros_like(policy.logps.detach()) if reference is None else reference.logps
+        refuse_non_finite(batch, policy.logps, reference_logps, step=self.state.global_step)
+        if reference is None:
+            return policy, reference_logps
+        mask = stacked(batch, sequences, "completion_mask").bool()
+        return compared(policy, reference, mask if self.is_encoder_decoder else mask[:, 1:], self.args)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro-batches of an optimizer step, which the method has looked at."""
@@ -402,12 +470,7 @@ class PreferenceTrainer(FeedbackTrainer):
         Raises:
             ValueError: one isn't finite.
         """
-        reference_logps = self.reference_logps_of(batch) if self.needs_reference else None
-        policy = self.logps_of(model, batch)
-        if reference_logps is None:
-            reference_logps = torch.zeros_like(policy.logps.detach())
-        refuse_non_finite(batch, policy.logps, reference_logps, step=self.state.global_step)
-        return Scored(batch, policy, reference_logps)
+        return Scored(batch, *self.compared_logps(model, batch))
 
     def _balance_loss(self, policy: CompletionLogps) -> Tensor | None:
         """What a mixture of experts adds so that its experts are used alike. Shape ()."""

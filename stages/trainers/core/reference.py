@@ -19,8 +19,9 @@ from stages.models.frozen import (
     SeparateModel,
     frozen_copy,
 )
-from stages.rows.raw import reference_column
+from stages.rows.raw import MISMATCHED, PAIR, reference_column
 from stages.trainers.core.given import name_of
+from stages.trainers.core.loss_terms import why_live
 from stages.trainers.core.policy import load_model
 from stages.trainers.core.scored import Batch
 
@@ -104,6 +105,28 @@ def has_reference_logps(rows: Any, sequences: Sequence[str]) -> bool:
     """Whether `rows`, a dataset or a batch, say what each of their sequences has under the reference."""
     names = rows.column_names if isinstance(rows, Dataset) else rows
     return {reference_column(sequence) for sequence in sequences} <= set(names)
+
+
+def refuse_columns(rows: Dataset, sequences: Sequence[str], args: Any, *, name: str) -> None:
+    """Raise ValueError if rows bring log-probabilities under a reference that `args` want run in each step."""
+    why, columns = why_live(args), {reference_column(sequence) for sequence in sequences} & set(rows.column_names)
+    if why and columns:
+        raise ValueError(
+            f"{name}: expected no column {min(columns)} with {why}; remove the column, and give ref_model if the "
+            "reference isn't the policy as it is at the start"
+        )
+
+
+def without_columns(rows: Dataset, args: Any) -> Dataset:
+    """Rows of a stage without the log-probabilities under the reference, if `args` want it run in each step.
+
+    They are those of the model that the stage starts from, which the trainer then copies.
+    """
+    columns = [name for name in rows.column_names if name in _COLUMNS]
+    return rows.remove_columns(columns) if columns and why_live(args) else rows
+
+
+_COLUMNS = frozenset(map(reference_column, ("", *PAIR, MISMATCHED)))
 
 
 def read_reference_logps(batch: Batch, sequences: Sequence[str]) -> Tensor:

@@ -1,10 +1,12 @@
 """Parameters that the trainings of all methods share; light to import, for stages read params.yaml with them."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from stages.contracts.stage import Section
+from stages.trainers.core.fields import section_fields
+from stages.trainers.core.loss_terms import LOSS_TERMS, LossTerms
 
 
 class LoraParams(Section):
@@ -77,7 +79,10 @@ class OptimisationParams(LanguageModelParams):
     """Optimizer steps between two checkpoints, from which a killed run goes on; 0 writes none."""
 
 
-class PreferenceParams(OptimisationParams):
+_TERMS: Any = section_fields(OptimisationParams, LossTerms, LOSS_TERMS)
+
+
+class PreferenceParams(_TERMS):  # type: ignore[misc] # its fields are made above
     """What the sections of methods share that compare a policy with its reference."""
 
     beta: float = Field(0.1, gt=0)

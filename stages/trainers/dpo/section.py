@@ -1,20 +1,25 @@
 """Section `training.dpo` of params.yaml; light to import, as graphs are read with it."""
 
+from typing import Any
+
 from pydantic import Field
 
+from stages.trainers.core.fields import section_fields
+from stages.trainers.core.loss_terms import PAIR_TERMS, PairTerms
 from stages.trainers.core.sections import PreferenceParams
 
+_TERMS: Any = section_fields(PreferenceParams, PairTerms, PAIR_TERMS)
 
-class DPOTrainingParams(PreferenceParams):
+
+class DPOTrainingParams(_TERMS):  # type: ignore[misc] # its fields are made above
     """Section `training.dpo` of params.yaml."""
 
-    loss_type: str = "sigmoid"
-    """sigmoid, robust, hinge, ipo, exo_pair, nca_pair, apo_zero, apo_down, discopop, bco_pair, kto_pair, simpo, cpo,
-    orpo, or "module:function" for a loss of your own."""
+    loss_type: str | list[str] = "sigmoid"
+    """sigmoid, robust, hinge, ipo, exo_pair, nca_pair, apo_zero, apo_down, discopop, sigmoid_norm, sppo_hard, bco_pair,
+    kto_pair, simpo, cpo, orpo, sft, or "module:function" for a loss of your own; or a list of them, added up by
+    loss_weights."""
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
     """Share of the pairs whose two labels are taken to be swapped."""
-    reference_free: bool = False
-    """Whether all completions are taken to be as likely as each other under the reference."""
     ipo_averages: bool = True
     """Whether IPO's log-ratios are means over the tokens of a completion."""
     simpo_gamma: float = Field(0.5, ge=0)

@@ -8,32 +8,33 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from stages.losses.dpo import check_pair_loss, pair_loss_kind, unread_settings
+from stages.losses.dpo import PairLossKind, check_pair_loss, pair_loss_kind, unread_settings
 from stages.losses.pairs import PairLogps, PairSettings
 from stages.models.logprobs import CompletionLogps
 from stages.rows.raw import PAIR
 from stages.trainers.core.arguments import TRANSFORMERS_4_55, documented
 from stages.trainers.core.config import PreferenceConfig
+from stages.trainers.core.loss_terms import PairTerms, live_terms
 from stages.trainers.core.preference import PreferenceTrainer
 from stages.trainers.core.reward_shift import RunningShift
-from stages.trainers.core.scored import Batch, PreferenceLoss, pair_metrics
+from stages.trainers.core.scored import Batch, PreferenceLoss, pair_metrics, with_terms
 from stages.trainers.dpo import documented_methods
 
 logger = logging.getLogger(__name__)
 _SETTINGS = ("beta", "label_smoothing", "ipo_averages", "simpo_gamma", "cpo_alpha", "discopop_tau", "detach_kl")
+_DIVERGENCE = ("f_divergence_type", "f_alpha_divergence_coef")
 
 
 @documented(TRANSFORMERS_4_55)
-class DPOConfig(PreferenceConfig):
+class DPOConfig(PairTerms, PreferenceConfig):
     """Arguments of `DPOTrainer`; the settings of the losses are described in `stages.losses.pairs.PairSettings`."""
 
     learning_rate: float = 1e-6
     """Learning rate after warm-up."""
-    loss_type: str = "sigmoid"
-    """Name in `stages.losses.dpo.PAIR_LOSSES`, or "module:function" for a loss of your own."""
+    loss_type: str | list[str] = "sigmoid"
+    """Name in `stages.losses.dpo.PAIR_LOSSES`, or "module:function" for a loss of your own; or a list of such names,
+    whose losses are added up by `loss_weights`."""
     label_smoothing: float = 0.0
-    reference_free: bool = False
-    """Whether all completions are taken to be as likely as each other under the reference, and none is kept."""
     ipo_averages: bool = True
     simpo_gamma: float = 0.5
     cpo_alpha: float = 1.0
@@ -50,17 +51,31 @@ class DPOConfig(PreferenceConfig):
         """Check the method's arguments.
 
         Raises:
-            ValueError: there is no such loss, or it refuses its settings.
+            ValueError: there is no such loss, it refuses its settings, or it can't honour a term.
         """
-        kind, settings = pair_loss_kind(self.loss_type), self.loss_settings()
+        kind, settings = self.loss_kind(), self.loss_settings()
         check_pair_loss(kind, settings)
+        for term in live_terms(self):
+            if not all(part.needs_reference for part in kind.parts or [kind]) and term != "sync_ref_model":
+                raise ValueError(
+                    f"expected {term} with losses of log-ratios alone, found loss_type {self.loss_type}, which reads "
+                    "the policy by itself; in place of sft take rpo_alpha, which adds the same term"
+                )
+            if not kind.needs_reference:
+                raise ValueError(
+                    f"expected {term} with a loss that reads a reference, found loss_type {self.loss_type}"
+                )
         for name in unread_settings(kind, settings):
             logger.warning("%s=%s has no effect: loss_type %s doesn't read it", name, getattr(self, name), kind.paper)
         super().__post_init__()
 
     def loss_settings(self) -> PairSettings:
         """The settings of the loss."""
-        return PairSettings(**{name: getattr(self, name) for name in _SETTINGS})
+        return PairSettings(**{name: getattr(self, name) for name in (*_SETTINGS, *_DIVERGENCE)})
+
+    def loss_kind(self) -> PairLossKind:
+        """The loss, of one name or several."""
+        return pair_loss_kind(self.loss_type, self.loss_weights)
 
 
 class DPOTrainer(PreferenceTrainer):
@@ -119,8 +134,8 @@ class DPOTrainer(PreferenceTrainer):
 
     def begin(self) -> None:
         """Find the loss and its settings, and with it whether a reference is needed."""
-        self.loss_kind, self.loss_settings = pair_loss_kind(self.args.loss_type), self.args.loss_settings()
-        self.needs_reference = self.loss_kind.needs_reference and not self.args.reference_free
+        self.loss_kind, self.loss_settings = self.args.loss_kind(), self.args.loss_settings()
+        self.needs_reference = self.loss_kind.needs_reference
         self.shift = RunningShift("pooled", decay=1.0, update="batch")
 
     def preference_loss(
@@ -134,9 +149,9 @@ class DPOTrainer(PreferenceTrainer):
         losses = self.pair_losses(
             PairLogps(*policy.logps.chunk(2), *reference_logps.chunk(2), *policy.num_tokens.chunk(2))
         )
-        if "weight" in batch:
-            losses = losses * batch["weight"].repeat(len(losses) // max(1, len(batch["weight"])))
-        return PreferenceLoss(losses, torch.stack(rewards.chunk(2), dim=1), pair_metrics(rewards, policy))
+        losses, added = with_terms(losses, policy, self.args, weights=batch.get("weight"))
+        metrics = {**pair_metrics(rewards, policy), **added}
+        return PreferenceLoss(losses, torch.stack(rewards.chunk(2), dim=1), metrics)
 
     def pair_losses(self, logps: PairLogps) -> Tensor:
         """Losses of n pairs. Shape (n,), or (2 n,) for a loss per completion."""
@@ -144,7 +159,8 @@ class DPOTrainer(PreferenceTrainer):
         if self.loss_kind.follows_rewards:
             shift = self.shift.value().to(logps.policy_chosen.device)
             settings = dataclasses.replace(settings, reward_shift=shift)
-        return self.loss_kind.function(logps, settings)
+        losses: Tensor = self.loss_kind.function(logps, settings)
+        return losses
 
     def method_state(self) -> dict[str, Any]:
         """Moments of the rewards seen, for a loss that compares with their mean."""

@@ -16,8 +16,7 @@ from stages.trainers.core.arguments import TRANSFORMERS_4_55, documented
 from stages.trainers.core.config import PreferenceConfig
 from stages.trainers.core.metrics import share_of
 from stages.trainers.core.preference import PreferenceTrainer
-from stages.trainers.core.safeguards import refuse_non_finite
-from stages.trainers.core.scored import OWN_SHARE, Batch, PreferenceLoss, labelled_metrics, num_own_rows
+from stages.trainers.core.scored import OWN_SHARE, Batch, PreferenceLoss, labelled_metrics, num_own_rows, with_terms
 from stages.trainers.kto.mismatched import with_mismatched_rows
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,13 @@ class KTOConfig(PreferenceConfig):
         Raises:
             ValueError: there is no such loss, or a weight is below 0.
         """
-        check_unpaired_loss(unpaired_loss_kind(self.loss_type), beta=self.beta)
+        kind = unpaired_loss_kind(self.loss_type)
+        check_unpaired_loss(kind, beta=self.beta)
+        if self.reference_free and not kind.needs_mismatched:
+            raise ValueError(
+                f"expected reference_free=False, found True: loss_type {self.loss_type} compares rows with their "
+                "reference alone; take kto, which compares them with mismatched rows"
+            )
         if min(self.desirable_weight, self.undesirable_weight) < 0:
             raise ValueError(
                 "expected desirable_weight and undesirable_weight from 0, found "
@@ -97,18 +102,17 @@ class KTOTrainer(PreferenceTrainer):
             seen = seen[: num_own_rows(len(seen), self.accelerator)]
         sums = torch.stack([seen.sum(), seen.new_tensor(float(len(seen)))])
         sums = self.accelerator.reduce(sums, reduction="sum")
-        kl = mismatched_kl(sums[:1] / sums[1], torch.zeros_like(sums[:1]))
+        mean = sums[:1] / sums[1]
+        kl = mismatched_kl(mean, torch.zeros_like(mean), is_bounded=self.needs_reference)
         for batch, own in zip(batches, ratios, strict=True):
             batch["kl"] = kl.expand(len(own))
         if is_training:
             self.last_kl = kl
 
     def _mismatched_ratios(self, model: nn.Module, batch: Batch) -> Tensor:
-        reference_logps = self.reference_logps_of(batch, self.extra_sequences)
         with evaluating(model), self.compute_loss_context_manager():
-            logps = self.logps_of(model, batch, self.extra_sequences).logps
-        refuse_non_finite(batch, logps, reference_logps, step=self.state.global_step)
-        return (logps - reference_logps).float()
+            policy, reference_logps = self.compared_logps(model, batch, self.extra_sequences)
+        return (policy.logps - reference_logps).float()
 
     def preference_loss(
         self,
@@ -130,12 +134,10 @@ class KTOTrainer(PreferenceTrainer):
             desirable_weight=args.desirable_weight,
             undesirable_weight=args.undesirable_weight,
         )
-        if "weight" in batch:
-            losses = losses * batch["weight"]
+        losses, added = with_terms(losses, policy, args, weights=batch.get("weight"), labels=labels)
         rewards = args.beta * (policy.logps.detach() - reference_logps)
-        return PreferenceLoss(
-            losses, rewards, {**labelled_metrics(rewards, policy, labels), "kl": share_of(kl.expand(len(labels)))}
-        )
+        metrics = {**labelled_metrics(rewards, policy, labels), "kl": share_of(kl.expand(len(labels))), **added}
+        return PreferenceLoss(losses, rewards, metrics)
 
     def reward_shift(self) -> float:
         """Beta times the divergence that the last step was compared with."""
