@@ -3,17 +3,18 @@
 import re
 import runpy
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from stages.contracts.closure import ROOT
 from stages.losses.dpo import PAIR_LOSSES, check_pair_loss, pair_loss_kind, unread_settings
 from stages.losses.kto import UNPAIRED_LOSSES, check_unpaired_loss, unpaired_loss_kind
 from stages.losses.pairs import PairSettings
+from stages.trainers.core.loss_terms import LOSS_TERMS, PAIR_TERMS
 
-CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
+CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 SETTINGS = PairSettings(beta=0.1)
 
 
@@ -132,3 +133,13 @@ def test_the_check_before_training_finds_what_is_no_loss_per_row(own_module, res
 
     with pytest.raises(ValueError, match=re.escape(message)):
         check_pair_loss(pair_loss_kind("my_losses:mine"), SETTINGS)
+
+
+def test_the_page_on_losses_names_each_with_its_paper():
+    lines = (ROOT / "docs" / "losses.md").read_text().splitlines()
+
+    for name, kind in (PAIR_LOSSES | UNPAIRED_LOSSES).items():
+        assert any(f"`{name}`" in line for line in lines), name
+        assert any(kind.paper in line for line in lines), name
+    for term in f"{LOSS_TERMS} {PAIR_TERMS}".split():
+        assert any(f"`{term}`" in line or f"`{term}:" in line for line in lines), term
