@@ -93,13 +93,31 @@ def _choice_problems(node: StageNode, params: Params) -> Iterator[str]:
             f"{'lacks' if wants_models else 'gives'} --reward-models, and {name}.reward is {section.reward}; they go "
             "together"
         )
-    wants_margins = getattr(section, "margin_column", None) is not None
-    if node.module == "stages.training_rows" and wants_margins and "--completions" not in given:
-        yield f"lacks --completions, from which {name}.margin_column is read"
+    if node.module == "stages.training_rows":
+        yield from _rows_problems(given, name, section, params)
     if node.module == "stages.prompt_embedding":
         encoder, watched = params.prompt_embedding.encoder, params.inputs.encoder
         if Path(encoder).is_dir() and Path(encoder) != Path(watched):
             yield f"reads the encoder {encoder}, which DVC doesn't watch; set inputs.encoder to it as well"
+
+
+def _rows_problems(given: Mapping[str, Sequence[str]], name: str, section: Any, params: Params) -> Iterator[str]:
+    """What params.yaml asks of rows and their entry doesn't give."""
+    key = Path(given.get("--rows", [""])[0]).name
+    chosen = getattr(params.rows, key, None)
+    if not name and chosen is not None and chosen != type(chosen)():
+        yield f"lacks --params rows.{key}, which params.yaml sets"
+    columns = [
+        f"{kind}_column" for kind in ("margin", "origin") if getattr(section, f"{kind}_column", None) is not None
+    ]
+    if columns and "--completions" not in given:
+        yield f"lacks --completions, from which {name}.{columns[0]} is read"
+    wants_origins = "origin_column" in columns
+    if wants_origins != ("--origin-reference-logps" in given):
+        yield (
+            f"{'lacks' if wants_origins else 'gives'} --origin-reference-logps, and {name or 'its section'} has "
+            f"{'an' if wants_origins else 'no'} origin_column; they go together"
+        )
 
 
 def start_problems(node: StageNode, nodes: Sequence[StageNode]) -> Iterator[str]:
@@ -113,8 +131,13 @@ def start_problems(node: StageNode, nodes: Sequence[StageNode]) -> Iterator[str]
             continue
         seen.add(maker.name)
         waiting += [dep for dep in maker.deps if is_rows(dep)]
+        of_origins = _flags(maker.command).get("--origin-reference-logps", []) if maker.module else []
         for dep in maker.deps:
-            if "reference_logps" in Path(dep).parent.name and Path(dep).name != Path(start).name:
+            if (
+                dep not in of_origins
+                and "reference_logps" in Path(dep).parent.name
+                and Path(dep).name != Path(start).name
+            ):
                 yield f"starts from {start}, and {maker.name} reads log-probabilities of another model, {dep}"
 
 

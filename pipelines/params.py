@@ -29,7 +29,7 @@ from stages.shift_diagnosis import ShiftDiagnosisParams
 from stages.tokenization import TokenizationParams
 from stages.trainers import METHODS, method_of
 from stages.trainers.core.sections import TrainingSection
-from stages.training_rows import RowsParams
+from stages.training_rows import OPTIONAL, RowsParams
 
 
 class InputsParams(Section):
@@ -64,7 +64,7 @@ GatesParams = _with_fields(
 )
 RowsOfMethods = _with_fields(
     Section,
-    {name: RowsParams for name, method in METHODS.items() if method.rows == "pairs"},
+    {name: RowsParams for name, method in METHODS.items() if method.rows in OPTIONAL},
     "RowsOfMethods",
     "Section `rows`: one section per method that has a choice of its rows.",
 )
@@ -178,7 +178,7 @@ def _params_of(values: Any) -> type[Params]:
         return Params
     below: dict[str, tuple[Any, dict[str, type[Section]]]] = {
         "training": (TrainingParams, {name: method.section() for name, method in further.items()}),
-        "rows": (RowsOfMethods, {name: RowsParams for name, method in further.items() if method.rows == "pairs"}),
+        "rows": (RowsOfMethods, {name: RowsParams for name, method in further.items() if method.rows in OPTIONAL}),
         "gate": (GatesParams, dict.fromkeys(further, GateParams)),
     }
     kinds = {key: _with_fields(base, sections, base.__name__) for key, (base, sections) in below.items()}

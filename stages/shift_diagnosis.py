@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
 from stages.contracts.artifact import read_table
-from stages.contracts.completions import COMPLETIONS
 from stages.contracts.density_ratios import DENSITY_RATIOS
 from stages.contracts.files import write_json
 from stages.contracts.stage import Input, Output, Section, stage_main
+from stages.rows.origins import log_column
 from stages.rows.scored import scored_tokens
 
 
@@ -165,13 +165,7 @@ def _topics(rows: pa.Table, completions: Path, column: str | None) -> list[str |
     """Value of the log's column for each row; None where a row has none."""
     if column is None:
         return [None] * len(rows)
-    table = read_table(completions, COMPLETIONS, columns=["row_id", "pair_id", "source"])
-    ids = zip(table["row_id"].to_pylist(), table["pair_id"].to_pylist(), strict=True)
-    sources = dict(zip(ids, table["source"].to_pylist(), strict=True))
-    found = [
-        json.loads(sources.get(row) or "{}").get(column)
-        for row in zip(rows["row_id"].to_pylist(), rows["pair_id"].to_pylist(), strict=True)
-    ]
+    found = log_column(rows, completions, column)
     return [None if topic in {None, ""} else str(topic) for topic in map(_scalar, found)]
 
 

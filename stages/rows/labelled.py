@@ -9,6 +9,7 @@ from stages.contracts.artifact import ContractError, read_manifest, read_table
 from stages.contracts.density_ratios import DENSITY_RATIOS
 from stages.contracts.reference_logps import REFERENCE_LOGPS
 from stages.rows.mismatched import mismatched_places, mismatched_rows
+from stages.rows.origins import Origins
 from stages.rows.scored import check_same_rows, scored_tokens
 from stages.rows.table import FoundRows, places_of, training_table
 
@@ -20,6 +21,7 @@ def labelled_rows(
     reference_logps: Path,
     density_ratios: Path | None = None,
     mismatched_reference_logps: Path | None = None,
+    origins: Origins | None = None,
 ) -> FoundRows:
     """Rows with a label, in the order of `tokens`.
 
@@ -28,12 +30,21 @@ def labelled_rows(
         reference_logps: `reference_logps` artifact, in the order of `tokens`.
         density_ratios: `density_ratios` artifact, one row per prompt; None leaves the columns of prompts null.
         mismatched_reference_logps: `reference_logps` artifact of the mismatched rows; None gives no partners.
+        origins: what each row is compared with, if not all with the model of `reference_logps`.
 
     Raises:
         ContractError: an artifact is missing, two aren't of the same rows, or a prompt has no density ratio.
-        ValueError: prompts are to be weighted by how the two labels differ, and there is too little of one.
+        ValueError: prompts are to be weighted by how the two labels differ, and there is too little of one; or a row's
+            origin has no reference, or KTO is given several.
     """
     table = scored_tokens(tokens, reference_logps)
+    if origins is not None:
+        if mismatched_reference_logps is not None:
+            raise ValueError(
+                "expected no origin_column with --mismatched-reference-logps, found both: KTO compares rewards with "
+                "the divergence from one reference; BCO and DPO take several"
+            )
+        table = origins.applied(table, reference_logps.name)
     is_train, is_labelled = pc.equal(table["split"], "train"), pc.is_valid(table["label"])
     kept = table.filter(is_labelled)
     columns = {name: kept[name] for name in ("label", "weight", "split", "reference_logps")}

@@ -15,6 +15,7 @@ from stages.contracts.artifact import read_table
 from stages.contracts.completions import COMPLETIONS
 from stages.contracts.rows import content_id
 from stages.contracts.tokens import TOKENS
+from stages.rows.origins import Origins
 from stages.rows.scored import scored_tokens
 from stages.rows.table import FoundRows, training_table
 
@@ -22,7 +23,12 @@ SPLITS = ("train", "test")
 _IDS = ("input_ids", "prompt_length")
 
 
-def pair_rows(tokens: Path, reference_logps: Path | None = None, margins: "Margins | None" = None) -> FoundRows:
+def pair_rows(
+    tokens: Path,
+    reference_logps: Path | None = None,
+    margins: "Margins | None" = None,
+    origins: Origins | None = None,
+) -> FoundRows:
     """The pairs of both splits, chosen row and rejected partner.
 
     Rows that came as a pair are one. Of rows with votes on a prompt, each desired completion makes a pair with an
@@ -34,12 +40,15 @@ def pair_rows(tokens: Path, reference_logps: Path | None = None, margins: "Margi
         tokens: `tokens` artifact.
         reference_logps: `reference_logps` artifact, in the order of `tokens`; None leaves its columns null.
         margins: where the log says by how much a chosen completion is better; None asks for no margin.
+        origins: what each completion is compared with, if not all with the model of `reference_logps`.
 
     Raises:
         ContractError: an artifact is missing or damaged, or two aren't of the same rows.
         ValueError: there are no pairs in the train split, or a pair has no margin.
     """
     rows = read_table(tokens, TOKENS) if reference_logps is None else scored_tokens(tokens, reference_logps)
+    if origins is not None and reference_logps is not None:
+        rows = origins.applied(rows, reference_logps.name)
     found = {split: _pairs_of(rows, split) for split in SPLITS}
     counts = {split: counts for split, (_, counts) in found.items()}
     if not counts["train"]["pairs"]:

@@ -30,6 +30,8 @@ class TrainingRows(NamedTuple):
     source: pa.Table
     counts: dict[str, dict[str, int]]
     """By split: what there is to learn from, and what was left out for which reason."""
+    origins: tuple[str, ...] = ()
+    """Names of the references besides the model that training starts from; none where all rows have that one."""
 
     def of_split(self, split: Split) -> "TrainingRows":
         """Those of one side."""
@@ -62,6 +64,7 @@ def write_rows(path: Path, found: FoundRows, *, kind: Kind, source: Path) -> Non
         source: the artifact that they are places in.
     """
     meta = {"kind": kind, "source": file_digest(source / MANIFEST), "counts": found.counts}
+    meta |= {"origins": list(found.origins)} if found.origins else {}
     write_table(path, found.table, TRAINING_ROWS, meta=meta)
 
 
@@ -88,7 +91,7 @@ def read_rows(rows: Path, source: Path, contract: Contract = TOKENS, *, kind: Ki
         raise ContractError(
             f"{rows}: expected places in {source} as it is now, found those of another; rerun its stage"
         )
-    return TrainingRows(kind, table, texts, meta["counts"])
+    return TrainingRows(kind, table, texts, meta["counts"], tuple(meta.get("origins", ())))
 
 
 def _completion_columns(table: pa.Table, tokens: pa.Table) -> dict[str, Any]:

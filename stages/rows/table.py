@@ -16,6 +16,8 @@ class FoundRows(NamedTuple):
     """Columns of `TRAINING_ROWS`."""
     counts: dict[str, dict[str, int]]
     """By split: what there is to learn from, and what was left out for which reason."""
+    origins: tuple[str, ...] = ()
+    """Names of the references besides the model that training starts from."""
 
 
 def training_table(columns: Mapping[str, Any]) -> pa.Table:

@@ -171,6 +171,40 @@ def test_choices_that_the_graph_doesnt_serve_are_named(nodes):
     ]
 
 
+def test_origins_of_answers_go_with_an_entry_that_reads_them(nodes):
+    params = with_params(rows={"bco": {"origin_column": "model"}})
+    rows, base = of(nodes, "bco_rows"), of(nodes, "reference_logprobs@base")
+    scored = [
+        *nodes,
+        dataclasses.replace(
+            base,
+            name="reference_logprobs@sft",
+            command=tuple(word.replace("/base", "/sft") for word in base.command),
+            deps=tuple(dep.replace("models/base", "models/sft") for dep in base.deps),
+            outs=("artifacts/reference_logps/sft",),
+        ),
+    ]
+    said = {"command": (*rows.command, "--params", "rows.bco"), "params": ("rows.bco",)}
+    whole = {
+        "command": (
+            *said["command"], "--completions", "artifacts/completions",
+            "--origin-reference-logps", "artifacts/reference_logps/sft",
+        ),
+        "params": ("rows.bco",),
+        "deps": (*rows.deps, "artifacts/completions", "artifacts/reference_logps/sft"),
+    }  # fmt: skip
+
+    assert graph_problems(scored, params) == ["dvc.yaml: bco_rows lacks --params rows.bco, which params.yaml sets"]
+    assert graph_problems(changed(scored, "bco_rows", **said), params) == [
+        "dvc.yaml: bco_rows lacks --completions, from which rows.bco.origin_column is read",
+        "dvc.yaml: bco_rows lacks --origin-reference-logps, and rows.bco has an origin_column; they go together",
+    ]
+    assert graph_problems(changed(scored, "bco_rows", **whole), params) == []
+    assert graph_problems(changed(scored, "bco_rows", **whole), PARAMS) == [
+        "dvc.yaml: bco_rows gives --origin-reference-logps, and rows.bco has no origin_column; they go together"
+    ]
+
+
 def test_a_stage_that_is_none_is_named_with_the_nearest(nodes):
     command = tuple(
         word.replace("tokenization", "tokenisation") if "stages." in word else word

@@ -24,6 +24,8 @@ from stages.models.tokenizers import load_tokenizer
 from stages.trainers.bco.section import BCOTrainingParams
 from stages.trainers.core.sections import LoraParams
 from stages.training import run
+from stages.training_rows import RowsParams
+from tests.stages.feedback import write_completions, write_reference_logps
 from tests.stages.training_runs import rows_of, start, write_base_model
 
 PARAMS = {
@@ -139,6 +141,43 @@ def test_a_reference_that_has_to_be_run_is_the_model_that_it_starts_from(artifac
     assert metrics["start"]["mean_size"] < 1e-5
     assert metrics["last"]["rewards/margins"] != 0
     assert all(f"| {name} | {value} |" in (written["model"] / "README.md").read_text() for name, value in term.items())
+
+
+@pytest.fixture
+def of_two_models(artifacts, tmp_path):
+    """The same rows, each compared with one of two references."""
+    tokens = read_table(artifacts["tokens"], TOKENS)
+    log = [
+        {"row_id": row, "label": label, "prompt": "p", "source": json.dumps({"model": "sft" if index % 2 else "base"})}
+        for index, (row, label) in enumerate(
+            zip(tokens["row_id"].to_pylist(), tokens["label"].to_pylist(), strict=True)
+        )
+    ]
+    completions = write_completions(tmp_path / "completions", log)
+    base, sft = (
+        write_reference_logps(tmp_path / name, [at] * 40, [3] * 40) for name, at in (("base", -9), ("sft", -20))
+    )
+    rows = rows_of(
+        "labelled", tmp_path / "rows_of_two", params=RowsParams(origin_column="model"), tokens=artifacts["tokens"],
+        reference_logps=base, origin_reference_logps=(sft,), completions=completions,
+    )  # fmt: skip
+    return {**artifacts, "rows": rows}
+
+
+def test_rows_may_be_compared_with_the_models_that_gave_their_answers(of_two_models, tmp_path):
+    """Rewards aren't 0 at the start then, and no bound is set on them."""
+    written = outputs(tmp_path)
+
+    run(**of_two_models, **written, params=BCOTrainingParams(**{**PARAMS, "max_start_reward": 0.1}))
+
+    metrics = json.loads(written["metrics"].read_text())
+    assert "start" not in metrics
+    assert math.isfinite(metrics["last"]["loss"])
+
+
+def test_a_reference_that_has_to_be_run_is_one(of_two_models, tmp_path):
+    with pytest.raises(ValueError, match="expected rows with one reference with humanline: .*, found also sft"):
+        run(**of_two_models, **outputs(tmp_path), params=BCOTrainingParams(**PARAMS, humanline=True))
 
 
 @pytest.mark.parametrize("lora", [None, LoraParams(r=2, dropout=0.1)])

@@ -5,7 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from stages.contracts.artifact import read_manifest, read_table
+from stages.contracts.artifact import ContractError, read_manifest, read_table
 from stages.contracts.completions import COMPLETIONS
 from stages.contracts.files import tree_digest
 from stages.contracts.image_prompts import IMAGE_PROMPTS
@@ -141,3 +141,91 @@ def test_more_pairs_cut_apart_than_are_allowed_fail_the_stage(tmp_path):
     with pytest.raises(StageFailure, match=r"2 of 3 pairs are left out.*rows\.METHOD\.max_reject_share"):
         run(kind="pairs", tokens=tokens, rows=tmp_path / "dpo")
     assert made({"tokens": tokens}, tmp_path / "let", "pairs", "tokens", max_reject_share=0.7).num_rows == 1
+
+
+@pytest.fixture
+def origins(tmp_path):
+    """Four labelled rows and a pair, whose answers two models gave, and a demonstration without a model."""
+    rows = [{"label": index % 2 == 0} for index in range(4)]
+    rows += [{"pair_id": "a", "prompt_id": "p", "label": True}, {"pair_id": "a", "prompt_id": "p", "label": False}]
+    rows += [{"label": None}]
+    models = ["v1", "v2", "v1", "v2", "v1", "v1", None]
+    log = [
+        {**row, "prompt": "p", "source": json.dumps({"model": model, "loser": "v2"})}
+        for row, model in zip(rows, models, strict=True)
+    ]
+    numbers = [1] * len(rows)
+    return {
+        "tokens": write_tokens(tmp_path / "tokens", rows),
+        "reference_logps": write_reference_logps(tmp_path / "base", [-10.0 - row for row in range(7)], numbers),
+        "origin_reference_logps": (
+            write_reference_logps(tmp_path / "sft", [-20.0 - row for row in range(7)], numbers),
+        ),
+        "completions": write_completions(tmp_path / "completions", log),
+    }
+
+
+NAMES = {"v1": "base", "v2": "sft"}
+ORIGINS = ("tokens", "reference_logps", "origin_reference_logps", "completions")
+
+
+def test_each_row_has_the_log_probability_of_the_model_that_answered(origins, tmp_path):
+    table = made(origins, tmp_path / "rows", "labelled", *ORIGINS, origin_column="model", origin_references=NAMES)
+
+    assert table["reference_logps"].to_pylist() == [-10.0, -21.0, -12.0, -23.0, -14.0, -15.0]
+    found = read_rows(tmp_path / "rows", origins["tokens"], kind="labelled")
+    assert found.origins == found.of_split("train").origins == ("sft",)
+
+
+@pytest.mark.parametrize(("rejected", "expected"), [(None, -15.0), ("loser", -25.0)])
+def test_the_two_answers_of_a_pair_may_have_models_of_their_own(origins, tmp_path, rejected, expected):
+    table = made(
+        origins, tmp_path / "rows", "pairs", *ORIGINS,
+        origin_column="model", rejected_origin_column=rejected, origin_references=NAMES,
+    )  # fmt: skip
+
+    assert table["reference_logps"].to_pylist()[0] == -14.0
+    assert table["partner_reference_logps"].to_pylist()[0] == expected
+
+
+@pytest.mark.parametrize("names", [None, {"v1": "base"}, {"v1": "base", "v2": "ppo"}])
+def test_an_answer_of_a_model_without_reference_is_refused_by_row(origins, tmp_path, names):
+    with pytest.raises(ValueError, match="an answer of one of base, sft, found 'v[12]' in the column 'model' of row"):
+        made(origins, tmp_path / "rows", "labelled", *ORIGINS, origin_column="model", origin_references=names)
+
+
+def test_a_reference_of_other_rows_is_refused(origins, tmp_path):
+    short = write_reference_logps(tmp_path / "short" / "sft", [0.0], [1])
+    read = {**origins, "origin_reference_logps": (short,)}
+
+    with pytest.raises(ContractError, match="expected the rows of tokens in their order"):
+        made(read, tmp_path / "rows", "labelled", *ORIGINS, origin_column="model", origin_references=NAMES)
+
+
+def test_kto_takes_one_reference(origins, tmp_path):
+    read = {**origins, "mismatched_reference_logps": origins["reference_logps"]}
+
+    with pytest.raises(ValueError, match="KTO compares rewards with the divergence from one reference"):
+        made(read, tmp_path / "rows", "labelled", *read, origin_column="model", origin_references=NAMES)
+
+
+@pytest.mark.parametrize(
+    ("without", "params", "message"),
+    [
+        ("completions", {"origin_column": "model"}, "needs --completions, found none"),
+        ("origin_reference_logps", {"origin_column": "model"}, "found no --origin-reference-logps and origin_column m"),
+        ("reference_logps", {"origin_column": "model"}, "expected origin_column with --reference-logps and"),
+        ("", {"max_reject_share": 0.1}, "found --origin-reference-logps and origin_column None; they go together"),
+        ("", {"margin_column": "gap"}, "margin_column is of pairs, and --kind is labelled; leave it out"),
+    ],
+)
+def test_what_origins_need_is_asked_for(origins, tmp_path, without, params, message):
+    names = [name for name in ORIGINS if name != without]
+
+    with pytest.raises(ValueError, match=message):
+        made(origins, tmp_path / "rows", "labelled", *names, **params)
+
+
+def test_names_of_origins_need_a_column():
+    with pytest.raises(ValidationError, match="or origin_references is set and origin_column isn't; name the column"):
+        RowsParams(origin_references={"v1": "base"})

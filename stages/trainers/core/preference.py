@@ -28,7 +28,7 @@ from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.config import PreferenceConfig
 from stages.trainers.core.given import name_of, tokenizer_given
 from stages.trainers.core.job import Job
-from stages.trainers.core.loss_terms import live_terms
+from stages.trainers.core.loss_terms import live_terms, why_live
 from stages.trainers.core.metrics import Share
 from stages.trainers.core.moving_reference import MovingReference
 from stages.trainers.core.policy import check_made, is_encoder_decoder, load_model, prepare_policy, prepared_init
@@ -204,13 +204,16 @@ class PreferenceTrainer(FeedbackTrainer):
         """The trainer of the rows of a stage; they are cut already."""
         args = cls.config_class(**job.arguments(), max_length=None, max_prompt_length=None)
         shard_on_cpu(args)
+        if job.rows.origins and (why := why_live(args)):
+            raise ValueError(f"expected rows with one reference with {why}, found also {', '.join(job.rows.origins)}")
         trainer = cls(
             load_causal_lm(job.base_model, dtype=job.params.dtype),
             args=args,
             train_dataset=without_columns(job.train_rows(), args),
             **job.beside_the_model(task_type="CAUSAL_LM"),
         )
-        trainer.max_start_reward = job.params.max_start_reward
+        # Rewards against the model that gave an answer aren't 0 at the start.
+        trainer.max_start_reward = None if job.rows.origins else job.params.max_start_reward
         return trainer
 
     def lineage_facts(self, params: Any) -> dict[str, Any]:
