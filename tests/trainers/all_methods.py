@@ -15,22 +15,37 @@ _LOGGED = ("loss", "accuracy", "grad_norm", "rewards/chosen")
 _WANTED = ("/", "eval_loss", "eval_delta", "eval_kl")
 
 
+_OF_ALL: dict[str, Any] = {"rpo_alpha": 0.7, "use_weighting": True, "humanline": True, "log_epsilon_p": -0.05}
+_TERMS = {
+    "kto with terms": _OF_ALL,
+    "dpo with terms": {**_OF_ALL, "ld_alpha": 0.3, "sync_ref_model": True, "ref_model_sync_steps": 2},
+}
+"""Methods with what can be added to them."""
+
+
+def _rows(name: str, number: int, seed: int = 0) -> Dataset:
+    rows = METHODS[name.split(maxsplit=1)[0]].encoded(number, seed=seed)
+    columns = [column for column in rows.column_names if column.startswith("reference_")]
+    return rows.remove_columns(columns) if name in _TERMS else rows
+
+
 def trained(folder: Path, *, num_processes: int) -> dict[str, Any]:
     """Log, metrics, state and weights of each method, whose steps have eight rows in all."""
     found: dict[str, Any] = {}
-    for method, kind in METHODS.items():
+    for method in (*METHODS, *_TERMS):
         trainer = method_trainer(
-            method,
+            method.split()[0],
             folder,
-            rows=kind.encoded(16),
-            eval_dataset=kind.encoded(7, seed=1),
+            rows=_rows(method, 16),
+            eval_dataset=_rows(method, 7, seed=1),
+            **_TERMS.get(method, {}),
             per_device_train_batch_size=8 // num_processes,
             per_device_eval_batch_size=4 // num_processes,
             ddp_backend="gloo" if num_processes > 1 else None,
         )
         trainer.train()
         # Of 5 rows in batches of two, the second of two processes has none of its own at last.
-        evaluations = [trainer.evaluate(), trainer.evaluate(kind.encoded(5, seed=2))]
+        evaluations = [trainer.evaluate(), trainer.evaluate(_rows(method, 5, seed=2))]
         kept = [{name: metrics[name] for name in metrics if any(w in name for w in _WANTED)} for metrics in evaluations]
         policy = trainer.accelerator.unwrap_model(trainer.model)
         found[method] = {

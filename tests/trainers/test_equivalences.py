@@ -189,7 +189,7 @@ def test_two_processes_are_one(tmp_path):
     two = in_two_processes(tmp_path / "two")
 
     one |= all_methods.trained_on_few(tmp_path / "few", num_processes=1)
-    assert one.keys() == {*METHODS, "reward", "sft"}
+    assert one.keys() == {*METHODS, "kto with terms", "dpo with terms", "reward", "sft"}
     for method in one:
         ours, theirs = one[method], two[method]
         for line, other in zip(ours["lines"], theirs["lines"], strict=True):
