@@ -140,6 +140,7 @@ def test_a_reference_that_has_to_be_run_is_the_model_that_it_starts_from(artifac
     metrics = json.loads(written["metrics"].read_text())
     assert metrics["start"]["mean_size"] < 1e-5
     assert metrics["last"]["rewards/margins"] != 0
+    assert json.loads((written["model"] / "plumbline.json").read_text())["terms"] == term
     assert all(f"| {name} | {value} |" in (written["model"] / "README.md").read_text() for name, value in term.items())
 
 

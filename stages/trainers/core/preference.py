@@ -28,7 +28,7 @@ from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.config import PreferenceConfig
 from stages.trainers.core.given import name_of, tokenizer_given
 from stages.trainers.core.job import Job
-from stages.trainers.core.loss_terms import live_terms, why_live
+from stages.trainers.core.loss_terms import changed_terms, live_terms, why_live
 from stages.trainers.core.metrics import Share
 from stages.trainers.core.moving_reference import MovingReference
 from stages.trainers.core.policy import check_made, is_encoder_decoder, load_model, prepare_policy, prepared_init
@@ -217,8 +217,9 @@ class PreferenceTrainer(FeedbackTrainer):
         return trainer
 
     def lineage_facts(self, params: Any) -> dict[str, Any]:
-        """What `evaluation` reads rewards by."""
-        return {"beta": params.beta, "reward_shift": self.reward_shift()}
+        """What `evaluation` reads rewards by, and what was added to the method's loss."""
+        terms = {name: getattr(self.args, name) for name in changed_terms(self.args)}
+        return {"beta": params.beta, "reward_shift": self.reward_shift(), **({"terms": terms} if terms else {})}
 
     # ---- what a method says ----
 
