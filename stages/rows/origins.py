@@ -79,7 +79,8 @@ class Origins(NamedTuple):
                 other if pair is not None and label is False else origin
                 for origin, other, (pair, label) in zip(origins, others, is_rejected, strict=True)
             ]
-        names = [origin if self.names is None else self.names.get(str(origin)) for origin in origins]
+        texts = [None if origin is None else str(origin) for origin in origins]
+        names = [text if self.names is None else self.names.get(str(text)) for text in texts]
         for name, origin, label, row in zip(names, origins, labels, rows["row_id"].to_pylist(), strict=True):
             if label is not None and name not in known:
                 raise ValueError(

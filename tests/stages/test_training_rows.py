@@ -194,6 +194,13 @@ def test_an_answer_of_a_model_without_reference_is_refused_by_row(origins, tmp_p
         made(origins, tmp_path / "rows", "labelled", *ORIGINS, origin_column="model", origin_references=names)
 
 
+def test_an_answer_without_a_model_is_refused(origins, tmp_path):
+    with pytest.raises(
+        ValueError, match="expected an answer of one of base, sft, found None in the column 'mode' of row"
+    ):
+        made(origins, tmp_path / "rows", "labelled", *ORIGINS, origin_column="mode", origin_references=NAMES)
+
+
 def test_a_reference_of_other_rows_is_refused(origins, tmp_path):
     short = write_reference_logps(tmp_path / "short" / "sft", [0.0], [1])
     read = {**origins, "origin_reference_logps": (short,)}
