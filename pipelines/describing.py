@@ -73,7 +73,7 @@ def describe_template(folder: Path | None, row: Path | None) -> int:
     renderer = normal_form.renderer
     console.print(f"template of {where}, arguments {json.dumps(params.template_arguments)}", markup=False)
     try:
-        found = normal_form.rows(read_feedback(_first_row(row)))
+        found = normal_form.rows(normal_form.settled(read_feedback(_first_row(row))))
         # Behind the row, for a policy that learns an end from it is saved with that end.
         stops = list(dict.fromkeys([*listed, *filter(None, [tokenizer.eos_token]), *renderer.ends()]))
         console.print(f"generation stops at {', '.join(stops) or 'nothing'}", markup=False)

@@ -58,7 +58,12 @@ class NormalizationParams(Section):
     join_turns: bool = False
     """Whether turns of the user in a row that the template refuses become one turn, as above."""
     learned_turns: LearnedTurns = "all"
-    """Whether of a completion of several turns all answers of the assistant are learned, or the last one."""
+    """Whether of a completion of several turns all answers of the assistant are learned, or the last one. conversation
+    takes all answers of a demonstrated conversation, from the first, for its completion."""
+    turn_decay: float = Field(1.0, gt=0, le=1)
+    """What an answer weighs for each one that comes after it in its completion, besides the `weight` that its message
+    may have in the log; 0.5 makes the weights of three answers 0.25, 0.5 and 1. Only SFT learns from other weights than
+    0 and 1."""
     max_reject_share: float = Field(0.5, ge=0, le=1)
     """Share of rows that may be rejected; more of them fail the stage."""
 
@@ -142,6 +147,7 @@ def normal_form_of(params: NormalizationParams, tokenizer: Any, *, stop_tokens: 
         fold_system=params.fold_system,
         join_turns=params.join_turns,
         learned_turns=params.learned_turns,
+        turn_decay=params.turn_decay,
     )
     return NormalForm(
         tokenizer,
@@ -178,7 +184,7 @@ def _write_rows(
             refused.refuse(RejectedRowError(entry["reason"], entry["detail"]), row=entry["row"], **place)
         if entry["fate"] != "used" or event is None:
             continue
-        feedback = feedback_of(event)
+        feedback = normal_form.settled(feedback_of(event))
         try:
             rows = normal_form.rows(feedback, split=groups.side_of(event, feedback))
         except RejectedRowError as error:

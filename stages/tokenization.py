@@ -23,7 +23,7 @@ from stages.text.reasons import RejectedRowError
 from stages.text.row_encoding import PIECE_ROWS, ROWS_WORTH_PROCESSES, TEXT_COLUMNS, RowEncoder, cut_rows
 from stages.text.row_writer import RejectWriter, RowWriter
 from stages.text.serving import read_serving
-from stages.text.truncation import TruncatedRow, TruncationMode
+from stages.text.truncation import TruncatedRow, TruncationMode, cut_weights
 
 
 class TokenizationParams(Section):
@@ -163,6 +163,7 @@ def _token_row(row: dict[str, Any], cut: TruncatedRow) -> dict[str, Any]:
         "prompt_length": cut.prompt_length,
         "truncated": cut.truncated,
         "spans": cut.spans,
+        "span_weights": cut_weights(row.get("span_weights"), cut.spans),
     }
 
 

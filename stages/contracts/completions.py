@@ -27,5 +27,6 @@ COMPLETIONS = schema(
         pa.field("source", pa.string(), nullable=False),  # JSON object of the log's other columns
     ],
     # Characters of `completion` that the assistant said, as start, end, start, end; null where it said all of it.
-    optional=[pa.field("spans", pa.list_(pa.int32()))],
+    # `span_weights` says what each of these ranges weighs in the loss; null where all count alike.
+    optional=[pa.field("spans", pa.list_(pa.int32())), pa.field("span_weights", pa.list_(pa.float32()))],
 )

@@ -24,5 +24,6 @@ TOKENS = schema(
     ],
     # Tokens of the completion that the assistant said, as start, end, start, end, counted from `prompt_length`; null
     # where it said all of it. The others are read, and no loss and no log-probability counts them.
-    optional=[pa.field("spans", pa.list_(pa.int32()))],
+    # `span_weights` says what each of these ranges weighs in the loss of SFT; null where all count alike.
+    optional=[pa.field("spans", pa.list_(pa.int32())), pa.field("span_weights", pa.list_(pa.float32()))],
 )

@@ -38,8 +38,9 @@ class LabelCollator:
 
         Returns:
             `input_ids` and `labels` of shape (n, t), and `attention_mask`, or for packed rows whose documents stay
-            apart `position_ids`, of the same shape; `weight`, if the rows have one, of shape (n,). Labels of an
-            encoder-decoder have a width of their own.
+            apart `position_ids`, of the same shape; `weight`, if the rows have one, of shape (n,), and where answers of
+            a row don't count alike `token_weights` of shape (n, t). Labels of an encoder-decoder have a width of their
+            own.
         """
         ids = [_ints(row["input_ids"]) for row in rows]
         labels = [self.labels_of(row, tokens) for row, tokens in zip(rows, ids, strict=True)]
@@ -59,6 +60,10 @@ class LabelCollator:
         width = batch["input_ids"].shape[1]
         batch |= {name: pad_rows(values, width=width, pad_id=0) for name, values in beside.items()}
         batch["labels"] = pad_rows(labels, width=None if self.is_encoder_decoder else width, pad_id=IGNORED)
+        if "span_weights" in rows[0]:
+            batch["token_weights"] = torch.ones(batch["input_ids"].shape)
+            for weights, row in zip(batch["token_weights"], rows, strict=True):
+                _weigh(weights, row)
         return batch
 
     def labels_of(self, row: Mapping[str, Any], ids: list[int]) -> list[int]:
@@ -85,6 +90,16 @@ class LabelCollator:
         for begin, end in zip(spans[::2], spans[1::2], strict=True):
             labels[start + begin : start + end] = ids[start + begin : start + end]
         return labels
+
+
+def _weigh(weights: Tensor, row: Mapping[str, Any]) -> None:
+    """Write what the answers of a row weigh at the places of their tokens. Shape (t,)."""
+    start, of_spans = row["prompt_length"], row["span_weights"]
+    if of_spans is None:
+        return
+    spans = [0, len(row["input_ids"]) - start] if row.get("spans") is None else row["spans"]
+    for begin, end, weight in zip(spans[::2], spans[1::2], of_spans, strict=True):
+        weights[start + begin : start + end] = weight
 
 
 def _ints(values: Any) -> list[int]:

@@ -11,7 +11,7 @@ from stages.contracts.reference_logps import REFERENCE_LOGPS
 from stages.rows.mismatched import mismatched_places, mismatched_rows
 from stages.rows.origins import Origins
 from stages.rows.scored import check_same_rows, scored_tokens
-from stages.rows.table import FoundRows, places_of, training_table
+from stages.rows.table import FoundRows, places_of, refuse_turn_weights, training_table
 
 _PROMPT_COLUMNS = ("desired_weight", "undesired_weight", "logit_offset")
 
@@ -34,8 +34,8 @@ def labelled_rows(
 
     Raises:
         ContractError: an artifact is missing, two aren't of the same rows, or a prompt has no density ratio.
-        ValueError: prompts are to be weighted by how the two labels differ, and there is too little of one; or a row's
-            origin has no reference, or KTO is given several.
+        ValueError: prompts are to be weighted by how the two labels differ, and there is too little of one; a row's
+            origin has no reference; KTO is given several; or answers within a completion don't count alike.
     """
     table = scored_tokens(tokens, reference_logps)
     if origins is not None:
@@ -47,6 +47,7 @@ def labelled_rows(
         table = origins.applied(table, reference_logps.name)
     is_train, is_labelled = pc.equal(table["split"], "train"), pc.is_valid(table["label"])
     kept = table.filter(is_labelled)
+    refuse_turn_weights(kept)
     columns = {name: kept[name] for name in ("label", "weight", "split", "reference_logps")}
     columns |= {"row": places_of(is_labelled), "length": pc.list_value_length(kept["input_ids"])}
     counts = _counts(table, is_train, is_labelled)

@@ -17,7 +17,7 @@ from stages.contracts.rows import content_id
 from stages.contracts.tokens import TOKENS
 from stages.rows.origins import Origins
 from stages.rows.scored import scored_tokens
-from stages.rows.table import FoundRows, training_table
+from stages.rows.table import FoundRows, refuse_turn_weights, training_table
 
 SPLITS = ("train", "test")
 _IDS = ("input_ids", "prompt_length")
@@ -44,7 +44,8 @@ def pair_rows(
 
     Raises:
         ContractError: an artifact is missing or damaged, or two aren't of the same rows.
-        ValueError: there are no pairs in the train split, or a pair has no margin.
+        ValueError: there are no pairs in the train split, a pair has no margin, or answers within a completion don't
+            count alike.
     """
     rows = read_table(tokens, TOKENS) if reference_logps is None else scored_tokens(tokens, reference_logps)
     if origins is not None and reference_logps is not None:
@@ -58,6 +59,8 @@ def pair_rows(
             "and rejected, or with votes on several answers to a prompt"
         )
     table = pa.concat_tables(table for table, _ in found.values())
+    for side in _SIDES:
+        refuse_turn_weights(rows.take(table[side]))
     if margins is not None:
         table = table.set_column(table.column_names.index("margin"), "margin", margins.of(pair_ids(table, rows)))
     return FoundRows(table, counts)

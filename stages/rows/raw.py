@@ -53,7 +53,10 @@ NUMBER_COLUMNS = (
     *map(reference_column, _SEQUENCES),
 )
 # A row that can't be learned from is left out and counted; anything else wrong with a row is the caller's to mend.
-_LEFT_OUT = ("no_room_for_completion", "no_prompt_token", "empty_completion", "empty_prompt", "identical_pair")
+_LEFT_OUT = (
+    *("no_room_for_completion", "no_prompt_token", "empty_completion", "empty_prompt", "identical_pair"),
+    "no_learned_turn",
+)
 
 
 class Lengths(NamedTuple):
@@ -197,7 +200,9 @@ class RowReader(NamedTuple):
 
 
 def without_needless_spans(rows: Dataset) -> Dataset:
-    """`rows` without columns of spans that hold whole completions in every row."""
+    """`rows` without columns of spans that hold whole completions in every row, and of weights that are all 1."""
+    if "span_weights" in rows.column_names and all(set(weights) <= {1.0} for weights in rows["span_weights"]):
+        rows = rows.remove_columns("span_weights")
     for column in [name for name in rows.column_names if name.endswith("spans")]:
         prefix = column.removesuffix("spans")
         lengths = [len(ids) for ids in rows[f"{prefix}input_ids"]]
@@ -257,6 +262,12 @@ def _encode_row(
     text = renderer.render(
         feedback.prompt, feedback.completions, are_complete=feedback.are_complete, tools=feedback.tools
     )
+    if any(text.weights):
+        raise RejectedRowError(
+            "bad_weight",
+            "expected messages that weigh 0 or 1, as the method compares whole completions, found other weights; round "
+            "them, or learn these rows by SFTTrainer",
+        )
     encode = _encode_apart if is_encoder_decoder else encode_rows
     encoded = encode(
         renderer.tokenizer,

@@ -20,6 +20,7 @@ from stages.rows.table import FoundRows
 _FACTS = ("desired_weight", "undesired_weight", "logit_offset", "margin")
 _COMPLETION = ("input_ids", "prompt_length")
 _SPANS = "spans"
+_SPAN_WEIGHTS = "span_weights"
 
 
 class TrainingRows(NamedTuple):
@@ -45,6 +46,8 @@ class TrainingRows(NamedTuple):
         """The rows as a trainer reads them: token ids and numbers."""
         make = _pair_columns if self.kind == "pairs" else _completion_columns
         columns = make(self.table, self.source)
+        if self.kind == "demonstrations" and _SPAN_WEIGHTS in self.source.column_names:
+            columns[_SPAN_WEIGHTS] = self.texts()[_SPAN_WEIGHTS]
         if self.kind != "demonstrations":
             columns |= {name: self.table[name] for name in _FACTS if self.table[name].null_count < len(self.table)}
         return pa.table(columns).combine_chunks()

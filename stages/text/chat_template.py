@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 DEFAULT_DATE = date(2025, 1, 1)
 
 EarlierThoughts = Literal["refuse", "as_served"]
-LearnedTurns = Literal["all", "last"]
+LearnedTurns = Literal["all", "last", "conversation"]
 _Spans = tuple[Place, ...]
 _OPEN, _CLOSE = "<think>", "</think>"
 
@@ -54,6 +54,8 @@ class RenderedRow(NamedTuple):
     completions: tuple[str, ...]
     spans: tuple[_Spans | None, ...] = ()
     """Of each completion, the ranges of characters that the assistant said; None where it said all of it."""
+    weights: tuple[tuple[float, ...] | None, ...] = ()
+    """Of each completion, what each of those ranges weighs; None where all count alike."""
 
 
 class _Served(NamedTuple):
@@ -95,7 +97,9 @@ class ChatRenderer:
             refused, or taken as the server sends it.
         fold_system: whether a system text that the template doesn't take is said in the user's first turn instead.
         join_turns: whether turns of the user in a row that the template doesn't take are one turn instead.
-        learned_turns: whether of a completion of several turns all answers are learned, or the last one.
+        learned_turns: whether of a completion of several turns all answers are learned, or the last one; what the
+            completion of a whole conversation is has been settled before.
+        turn_decay: what an answer weighs for each one that comes after it in its completion.
     """
 
     def __init__(
@@ -110,11 +114,13 @@ class ChatRenderer:
         fold_system: bool = False,
         join_turns: bool = False,
         learned_turns: LearnedTurns = "all",
+        turn_decay: float = 1.0,
     ) -> None:
         self.tokenizer = tokenizer
         self.arguments = dict(arguments or {})
         self.earlier_thoughts = earlier_thoughts
         self.learned_turns = learned_turns
+        self.turn_decay = turn_decay
         self._changes = tuple(name for name, asked in zip(CHANGES, (fold_system, join_turns), strict=True) if asked)
         self.said: Counter[str] = Counter()
         """What was done to rows that a reader of the run should know of."""
@@ -147,10 +153,11 @@ class ChatRenderer:
         """
         if isinstance(prompt, str):
             texts = tuple(text for text in completions if isinstance(text, str))
-            return RenderedRow(prompt, texts, (None,) * len(texts))
+            return RenderedRow(prompt, texts, (None,) * len(texts), (None,) * len(texts))
         answers = [canonical(completion) for completion in completions if not isinstance(completion, str)]
         first = canonical(prompt)
         complete = are_complete or [True] * len(answers)
+        weights = [self._weights(completion) for completion in completions if not isinstance(completion, str)]
         template = self._text(has_tools=bool(tools))
         error: RejectedRowError | None = None
         for changes, asked in changed(first, self._changes):
@@ -162,6 +169,9 @@ class ChatRenderer:
                     error = error or rejected
                 else:
                     self.said.update([*form.said(), *changes])
+                    if any(message.get("weight") for message in prompt):
+                        self.said["weights_in_prompt"] += 1
+                    found = _with_weights(found, weights)
                     self._note_ends(found, complete)
                     return found
         raise error or RejectedRowError("template_error", "there is no way to render the conversation")
@@ -172,6 +182,8 @@ class ChatRenderer:
             "system_folded": "a system text, which the template doesn't take, was said in the user's first turn",
             "thoughts_closed": "an answer closes the thought, empty or not, that the server's prompt opens",
             "turns_joined": "turns of the user in a row, which the template doesn't take, were joined",
+            "weights_in_prompt": "an answer in the prompt has a weight, and prompts aren't learned; set "
+            "normalization.learned_turns: conversation to learn the earlier answers of demonstrations too",
         }
         return [f"in {self.said[name]:,} rows {what}" for name, what in told.items() if self.said[name]]
 
@@ -372,10 +384,27 @@ class ChatRenderer:
         ends.append(self._last_end(turns, spoken[-1], is_complete=is_complete))
         self._check_starts(turns, spoken, starts, ends)
         spans = tuple((start - begin, end - begin) for start, end in zip(starts, ends, strict=True))
-        if self.learned_turns == "last":
-            spans = spans[-1:]
         text = turns.text[begin : ends[-1]]
         return text, None if spans == ((0, len(text)),) else spans
+
+    def _weights(self, answer: Messages) -> list[float]:
+        """What each turn of the assistant weighs; 0 for one that isn't learned.
+
+        Raises:
+            RejectedRowError: none is learned.
+        """
+        given = [message.get("weight", 1.0) for message in answer if message["role"] == "assistant"]
+        last = len(given) - 1
+        found = [weight * self.turn_decay ** (last - place) for place, weight in enumerate(given)]
+        if self.learned_turns == "last":
+            found[:-1] = [0.0] * last
+        if found and not any(found):
+            raise RejectedRowError(
+                "no_learned_turn",
+                "expected an answer to learn, found a completion of which every one weighs 0; leave the row out, or "
+                "give one of its messages a weight",
+            )
+        return found
 
     def _check_starts(self, turns: _Turns, spoken: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> None:
         """See that no answer holds the end of another one, or the words that a server asks for it with."""
@@ -576,6 +605,18 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, Iterable):
         for item in value:
             yield from _texts(item)
+
+
+def _with_weights(row: RenderedRow, weights: Sequence[Sequence[float]]) -> RenderedRow:
+    """`row` without the spans that weigh 0, and with the weights of the others where they don't count alike."""
+    spans, kept = [], []
+    for text, found, of_turns in zip(row.completions, row.spans, weights, strict=True):
+        whole = ((0, len(text)),)
+        learned = [item for item in zip(found or whole, of_turns, strict=True) if item[1] > 0]
+        own = tuple(span for span, _ in learned)
+        spans.append(None if own == whole else own)
+        kept.append(None if {weight for _, weight in learned} == {1.0} else tuple(weight for _, weight in learned))
+    return row._replace(spans=tuple(spans), weights=tuple(kept))
 
 
 def _shared_start(*texts: str) -> str:

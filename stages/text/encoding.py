@@ -8,6 +8,9 @@ character after the seam a token begins that shares no character with those befo
 tokens are kept, and the text between the seam and that character is encoded by itself.
 
 So two completions of one prompt share its ids, and the ids of prompt and completion together decode to the text.
+
+Where a completion holds several answers, a token that would stand with one foot in an answer and with the other in what
+somebody else said is encoded as two, for a model never answers with such a token.
 """
 
 from collections.abc import Sequence
@@ -126,8 +129,11 @@ def encode_each(
                     own_ids, fragment = _ids_behind_seam(tokenizer, text, seam)
                 completion_ids = _with_eos(tokenizer, own_ids, completion, is_complete=is_complete)
                 if said is not None:
+                    places = [seam + place for place in said]
                     offsets = _offsets_behind(tokenizer, text, seam, fragment, len(own_ids))
-                    token_spans = _token_spans(offsets, [seam + place for place in said])
+                    own_ids, offsets = _split_at(tokenizer, text, own_ids, offsets, places)
+                    completion_ids = _with_eos(tokenizer, own_ids, completion, is_complete=is_complete)
+                    token_spans = _token_spans(offsets, places)
                     if token_spans[-1] == len(own_ids):
                         token_spans[-1] = len(completion_ids)
         except RejectedRowError as rejected:
@@ -154,15 +160,53 @@ def _offsets_behind(
     return [*[(seam, fragment.end)] * fragment.num_tokens, *joint]
 
 
+def _split_at(
+    tokenizer: "PreTrainedTokenizerBase",
+    text: str,
+    ids: list[int],
+    offsets: list[tuple[int, int]],
+    borders: Sequence[int],
+) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids and offsets with those tokens encoded apart that hold characters of both sides of a border."""
+    control = _control_ids(tokenizer)
+    # Some control tokens take the white space around them in, which nobody said.
+    offsets = [_bare(text, place) if token in control else place for token, place in zip(ids, offsets, strict=True)]
+    for border in borders:
+        over = [index for index, (start, stop) in enumerate(offsets) if start < border < stop]
+        if not over:
+            continue
+        # Tokens may share a character, so that all those around it are encoded anew.
+        first, last = over[0], over[-1]
+        while first and offsets[first - 1][1] > offsets[first][0]:
+            first -= 1
+        while last + 1 < len(offsets) and offsets[last + 1][0] < offsets[last][1]:
+            last += 1
+        begin, end = offsets[first][0], max(stop for _, stop in offsets[first : last + 1])
+        places = ((begin, border), (border, end))
+        sides = [(place, _encode_fragment(tokenizer, text[slice(*place)])) for place in places]
+        ids = [*ids[:first], *(token for _, own in sides for token in own), *ids[last + 1 :]]
+        offsets = [*offsets[:first], *(place for place, own in sides for _ in own), *offsets[last + 1 :]]
+    return ids, offsets
+
+
+def _bare(text: str, place: tuple[int, int]) -> tuple[int, int]:
+    """A place in a text without the white space at its ends."""
+    own = text[slice(*place)]
+    return (place[0] + len(own) - len(own.lstrip()), place[1] - len(own) + len(own.rstrip())) if own.strip() else place
+
+
 def _token_spans(offsets: Sequence[tuple[int, int]], spans: Sequence[int]) -> list[int]:
-    """The tokens that lie wholly in ranges of characters, as ranges."""
+    """The tokens that lie wholly in ranges of characters, as ranges; none of the ranges is without tokens."""
     found: list[int] = []
     for begin, end in zip(spans[::2], spans[1::2], strict=True):
         inside = [index for index, (start, stop) in enumerate(offsets) if begin <= start < stop <= end]
-        if inside:
-            found += [inside[0], inside[-1] + 1]
-    if not found:
-        raise RejectedRowError("empty_completion", "no token of the completion is the assistant's alone")
+        if not inside:
+            raise RejectedRowError(
+                "unclear_turns",
+                f"answer {len(found) // 2 + 1} of the completion has no token of its own, as the tokenizer joins it "
+                "with what stands around it; log each answer as a row of its own",
+            )
+        found += [inside[0], inside[-1] + 1]
     return found
 
 

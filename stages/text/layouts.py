@@ -428,6 +428,8 @@ def _message(message: Any, name: str) -> dict[str, Any]:
     # A role that templates don't know would be left out of the text by some of them.
     kept["role"] = _SHAREGPT_ROLES.get(kept["role"].strip().casefold(), kept["role"])
     kept["content"] = _content(kept.get("content"), has_calls=bool(kept.get("tool_calls")))
+    if "weight" in kept:
+        kept["weight"] = _turn_weight(kept["weight"])
     return kept
 
 
@@ -505,6 +507,31 @@ def _weight(value: Any) -> float:
     if isinstance(value, bool) or not math.isfinite(weight) or weight <= 0:
         raise RejectedRowError("bad_weight", f"expected weight as a positive finite number, found {value!r:.40}")
     return weight
+
+
+def _turn_weight(value: Any) -> float:
+    """Weight of one message; 0 says that it isn't learned."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value < 0:
+        raise RejectedRowError(
+            "bad_weight", f"expected the weight of a message as a finite number from 0, found {value!r:.40}"
+        )
+    return float(value)
+
+
+def from_first_answer(feedback: Feedback) -> Feedback:
+    """A demonstrated conversation with all of its answers in the completion; other feedback as it is.
+
+    The vote on an answer says nothing of those before it, so that only demonstrations are taken so.
+    """
+    if feedback.layout != "demonstrations" or isinstance(feedback.prompt, str) or _is_assistant(feedback.prompt[-1]):
+        return feedback
+    roles = [message["role"] for message in feedback.prompt]
+    asked = roles.index("user") if "user" in roles else len(roles)
+    if "assistant" not in roles[asked:]:
+        return feedback
+    first = roles.index("assistant", asked)
+    whole = [*feedback.prompt[first:], *feedback.completions[0]]
+    return feedback._replace(prompt=feedback.prompt[:first], completions=(whole,))
 
 
 def _is_complete(finish_reason: Any) -> bool:

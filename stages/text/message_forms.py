@@ -93,7 +93,8 @@ def canonical(messages: Messages) -> Messages:
 
 def _canonical(message: dict[str, Any]) -> dict[str, Any]:
     thoughts = next((message[name] for name in _REASONING_FIELDS if isinstance(message.get(name), str)), None)
-    names = ("tool_calls", *(_REASONING_FIELDS if thoughts is not None else ()))
+    # What a message weighs is ours to know: no server sends it.
+    names = ("tool_calls", "weight", *(_REASONING_FIELDS if thoughts is not None else ()))
     result = {name: value for name, value in message.items() if name not in names}
     if thoughts is not None and thoughts.strip():
         result[REASONING_FIELD] = thoughts

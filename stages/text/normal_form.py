@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stages.contracts.rows import Split, canonical_json, split_of
 from stages.text.chat_template import ChatRenderer, SpecialTokens
-from stages.text.layouts import Feedback, Text, messages_json
+from stages.text.layouts import Feedback, Text, from_first_answer, messages_json
 
 if TYPE_CHECKING:
     # Only for the annotation: importing transformers loads torch, which reading a log has no use for.
@@ -45,11 +45,15 @@ class NormalForm:
         self.special_tokens = SpecialTokens(tokenizer) if special_tokens == "refuse" else None
         self.test_share = test_share
 
+    def settled(self, feedback: Feedback) -> Feedback:
+        """`feedback` with the completion that is learned: of a demonstration perhaps the whole conversation."""
+        return from_first_answer(feedback) if self.renderer.learned_turns == "conversation" else feedback
+
     def rows(self, feedback: Feedback, *, split: Split | None = None) -> list[dict[str, Any]]:
         """One row per completion, chosen before rejected; a bare prompt gives one row without completion.
 
         Args:
-            feedback: what to make rows of.
+            feedback: what to make rows of, settled.
             split: side of the split; None goes by the prompt alone.
 
         Raises:
@@ -76,12 +80,14 @@ class NormalForm:
         if not feedback.completions:
             return [{**shared, **_own(feedback, None, None, label=None, is_complete=True)}]
         labels = (True, False) if feedback.layout == "pairs" else (feedback.label,)
-        parts = zip(
-            feedback.completions, rendered.completions, rendered.spans, labels, feedback.are_complete, strict=True
-        )
+        said = [
+            {"spans": flat(spans), "span_weights": None if weights is None else list(weights)}
+            for spans, weights in zip(rendered.spans, rendered.weights, strict=True)
+        ]
+        parts = zip(feedback.completions, rendered.completions, said, labels, feedback.are_complete, strict=True)
         return [
-            {**shared, **_own(feedback, given, text, label=label, is_complete=is_complete), "spans": flat(spans)}
-            for given, text, spans, label, is_complete in parts
+            {**shared, **_own(feedback, given, text, label=label, is_complete=is_complete), **own}
+            for given, text, own, label, is_complete in parts
         ]
 
 

@@ -37,6 +37,7 @@ REASONS: Final[dict[str, str]] = {
     "retracted": "a vote that was taken back",
     "split_conflict": "a prompt held out, in a conversation that is trained on, or the reverse",
     "bad_weight": "a weight that is no positive finite number",
+    "no_learned_turn": "a completion of which every answer weighs 0",
     "half_pair": "only one of chosen and rejected",
     "identical_pair": "chosen and rejected are the same",
     # The row contradicts others.

@@ -97,6 +97,11 @@ def cut_spans(spans: Sequence[int] | None, length: int) -> list[int] | None:
     return [place for begin, end in pairs if begin < length for place in (begin, min(end, length))]
 
 
+def cut_weights(weights: Sequence[float] | None, spans: Sequence[int] | None) -> list[float] | None:
+    """Weights of the ranges that `cut_spans` left; None stays None."""
+    return None if weights is None else list(weights[: 1 if spans is None else len(spans) // 2])
+
+
 def truncate_apart(
     rows: Sequence[EncodedRow],
     *,

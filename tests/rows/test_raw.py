@@ -216,3 +216,27 @@ def test_the_collator_of_an_encoder_decoder_keeps_prompt_and_completion_apart():
     assert batch["input_ids"].tolist() == [[5]]
     assert batch["decoder_input_ids"].tolist() == [[6, 7]]
     assert batch["completion_mask"].tolist() == [[1, 1]]
+
+
+def _two_answers(*weights):
+    turns = [{"role": "assistant", "content": word, "weight": weight} for word, weight in zip(("good", "sea"), weights)]  # noqa: B905
+    completion = [turns[0], {"role": "user", "content": "what"}, *turns[1:]]
+    return {"prompt": [{"role": "user", "content": "what is"}], "completion": completion, "label": True}
+
+
+def test_an_answer_that_weighs_nothing_is_no_part_of_a_completions_logps():
+    rows, _ = read([_two_answers(0, 1)])
+
+    (begin, end) = rows[0]["spans"]
+    assert words(rows[0])[rows[0]["prompt_length"] :][begin:end] == ["sea", "</s>"]
+
+
+def test_other_weights_of_answers_are_refused_by_a_method_that_compares_completions():
+    with pytest.raises(ValueError, match="row 1: expected messages that weigh 0 or 1, .*SFTTrainer"):
+        read([_two_answers(1, 1), _two_answers(0.5, 1)])
+
+
+def test_a_row_of_which_nothing_is_learned_is_left_out_and_counted():
+    _, left_out = read([_two_answers(1, 1), _two_answers(0, 0)])
+
+    assert left_out.counts == {"no_learned_turn": 1}

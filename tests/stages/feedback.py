@@ -17,8 +17,9 @@ from stages.contracts.tokens import TOKENS
 
 def write_rows(path: Path, contract: Contract, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Write rows as an artifact."""
-    names = [field.name for field in contract.fields]
-    columns = {field.name: pa.array([row[field.name] for row in rows], field.type) for field in contract.fields}
+    fields = [*contract.fields, *(field for field in contract.optional if any(field.name in row for row in rows))]
+    names = [field.name for field in fields]
+    columns = {field.name: pa.array([row.get(field.name) for row in rows], field.type) for field in fields}
     write_table(path, pa.table(columns).select(names), contract)
     return path
 

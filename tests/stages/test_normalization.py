@@ -252,3 +252,26 @@ def test_real_logs(tmp_path, name):
 
     found = tuple(counts[key] for key in ("rows_read", "rows_kept", "duplicates", "rejects"))
     assert found == EXPECTED[name]
+
+
+def test_all_answers_of_a_demonstrated_conversation_are_learned_with_their_weights(tmp_path, base_model):
+    turns = [{"role": role, "content": f"{role} {at}"} for at in "abc" for role in ("user", "assistant")]
+    turns[3]["weight"] = 0
+    log = write_log(tmp_path / "log.jsonl", [{"messages": turns}])
+
+    (row,) = normalize(log, base_model, tmp_path, learned_turns="conversation", turn_decay=0.5, test_share=0).rows
+
+    said = [row["completion"][begin:end] for begin, end in zip(row["spans"][::2], row["spans"][1::2], strict=True)]
+    assert row["prompt"] == "<|user|>user a</s><|assistant|>"
+    assert said == ["assistant a</s>", "assistant c</s>"]
+    assert row["span_weights"] == [0.25, 1.0]
+
+
+def test_a_weight_in_a_prompt_is_said(tmp_path, base_model, capsys):
+    turns = [{"role": role, "content": f"{role} {at}", "weight": 1} for at in "ab" for role in ("user", "assistant")]
+    log = write_log(tmp_path / "log.jsonl", [{"messages": turns}])
+
+    found = normalize(log, base_model, tmp_path, test_share=0)
+
+    assert found.counts["weights_in_prompt"] == 1
+    assert "in 1 rows an answer in the prompt has a weight" in capsys.readouterr().out

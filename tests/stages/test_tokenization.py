@@ -110,6 +110,19 @@ def test_rows_without_room_are_rejected_with_their_line(tokenize, completions, c
     assert f"{len(tokens):,} kept + {len(rejects):,} rejects" in capsys.readouterr().out
 
 
+def test_weights_of_answers_are_cut_with_them(tmp_path, tokenize, base_model):
+    answer = [{"role": "assistant", "content": "a city"}, {"role": "user", "content": "and the world"}]
+    row = {"prompt": [{"role": "user", "content": "what"}], "completion": [*answer, {**answer[0], "content": "no"}]}
+    (tmp_path / "log.jsonl").write_text(json.dumps({**row, "label": True}))
+    normalize(tmp_path / "log.jsonl", base_model, tmp_path, turn_decay=0.5, test_share=0)
+
+    (whole,), _, _ = read(tokenize("whole", source=tmp_path / "completions"))
+    (cut,), _, _ = read(tokenize("cut", source=tmp_path / "completions", max_completion_length=4))
+
+    assert (len(whole["spans"]), whole["span_weights"]) == (4, [0.5, 1.0])
+    assert (len(cut["spans"]), cut["span_weights"]) == (2, [0.5])
+
+
 def test_too_many_rejects_end_the_stage_and_name_the_setting(tokenize):
     with pytest.raises(StageFailure, match=r"30 of 43 .*max_reject_share .*no_room_for_completion \(28\)"):
         tokenize("out", max_length=8)

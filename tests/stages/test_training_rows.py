@@ -236,3 +236,20 @@ def test_what_origins_need_is_asked_for(origins, tmp_path, without, params, mess
 def test_names_of_origins_need_a_column():
     with pytest.raises(ValidationError, match="or origin_references is set and origin_column isn't; name the column"):
         RowsParams(origin_references={"v1": "base"})
+
+
+@pytest.mark.parametrize("kind", ["labelled", "pairs", "demonstrations"])
+def test_weights_of_answers_are_learned_by_sft_and_refused_by_methods_that_compare_completions(tmp_path, kind):
+    rows = [{"pair_id": "a", "prompt_id": "p", "label": label, "span_weights": [0.5]} for label in (True, False)]
+    names = ("tokens",) if kind != "labelled" else ("tokens", "reference_logps")
+    given = {
+        "tokens": write_tokens(tmp_path / "tokens", rows),
+        "reference_logps": write_reference_logps(tmp_path / "logps", [0.0, -1.0], [1] * 2),
+    }
+    if kind == "demonstrations":
+        made(given, tmp_path / "rows", kind, *names)
+        dataset = read_rows(tmp_path / "rows", given["tokens"], kind=kind).dataset()
+        assert dataset["span_weights"][:] == [[0.5]]
+    else:
+        with pytest.raises(ValueError, match=r"weigh 0 or 1 .* found \[0.5\] in row0 .*turn_decay: 1"):
+            made(given, tmp_path / "rows", kind, *names)

@@ -61,7 +61,18 @@ thought that the log has, or an empty one, closed as a model closes it, and the 
 
 Where the template takes a conversation in none of these shapes, `normalization.fold_system` lets a system text be said
 in the user's first turn, and `join_turns` lets turns of the user in a row be one; whoever serves the model has to do
-the same. `normalization.learned_turns: last` has only the last answer of a completion learned.
+the same.
+
+Which answers of a conversation are learned is a choice. `normalization.learned_turns: all` takes every answer of the
+completion, `last` the last one, and `conversation` every answer of a demonstrated conversation from the first, while a
+vote goes on judging the last. A message with `weight: 0` isn't learned, by any method. Other weights of messages, and
+`normalization.turn_decay` (0.5 makes three answers weigh 0.25, 0.5 and 1), stand as `span_weights` in `completions` and
+`tokens` and multiply the loss of an answer's tokens in SFT, whose mean goes over tokens whatever they weigh. The other
+methods compare whole completions, whose log-probability has no such weights, and refuse them. Evaluations count all
+answers alike.
+
+A token that would belong to two speakers, such as one of two line breaks around the start of an answer, is encoded as
+two.
 
 `python -m pipelines describe --template [FOLDER]` shows a row as the template of the base model has it, or that of any
 folder with a `tokenizer_config.json`: the prompt, what of the answer is learned, where generation stops, and the

@@ -19,13 +19,13 @@ ANSWERED = [{"role": "assistant", "content": "Yo"}]
 def test_prompt_ends_with_the_generation_prompt_and_completion_with_the_end_of_turn():
     rendered = ChatRenderer(byte_level()).render([SYSTEM, *ASKED], [ANSWERED])
 
-    assert rendered == ("<|system|>S</s><|user|>Hi</s><|assistant|>", ("Yo</s>",), (None,))
+    assert rendered == ("<|system|>S</s><|user|>Hi</s><|assistant|>", ("Yo</s>",), (None,), (None,))
 
 
 def test_nothing_stands_behind_the_eos_that_a_template_writes():
     rendered = ChatRenderer(chatml()).render(ASKED, [ANSWERED])
 
-    assert rendered == ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", ("Yo<|im_end|>",), (None,))
+    assert rendered == ("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", ("Yo<|im_end|>",), (None,), (None,))
 
 
 def test_an_open_turn_of_the_assistant_is_continued():
@@ -33,7 +33,7 @@ def test_an_open_turn_of_the_assistant_is_continued():
 
     rendered = ChatRenderer(byte_level()).render(opened, [[{"role": "assistant", "content": "tial"}]])
 
-    assert rendered == ("<|user|>Hi</s><|assistant|>Par", ("tial</s>",), (None,))
+    assert rendered == ("<|user|>Hi</s><|assistant|>Par", ("tial</s>",), (None,), (None,))
 
 
 def test_an_answer_that_was_cut_off_gets_no_end_of_turn():
@@ -70,7 +70,7 @@ def test_tools_and_arguments_reach_the_template():
 
 
 def test_plain_text_is_left_as_it_is():
-    assert ChatRenderer(byte_level()).render("Hi ", [" Yo"]) == ("Hi ", (" Yo",), (None,))
+    assert ChatRenderer(byte_level()).render("Hi ", [" Yo"]) == ("Hi ", (" Yo",), (None,), (None,))
 
 
 def test_messages_need_a_template():
@@ -243,3 +243,46 @@ def test_an_end_behind_an_answer_that_was_cut_off_is_none():
     )
 
     assert renderer.ends() == ["<|im_end|>"]
+
+
+def _weighed(*weights, **settings):
+    """The answers one, two and so on of a completion with these weights, as what is learned and what it weighs."""
+    words = ("one", "two", "three")[: len(weights)]
+    answer = []
+    for word, weight in zip(words, weights, strict=True):
+        own = {} if weight is None else {"weight": weight}
+        answer += [{"role": "user", "content": "and then"}, {"role": "assistant", "content": word, **own}]
+    renderer = ChatRenderer(tokenizer_of(SHAPES["chatml"]), **settings)
+    found = renderer.render(turns("first"), [answer[1:]])
+    spans = found.spans[0] or ((0, len(found.completions[0])),)
+    return [found.completions[0][start:end].removesuffix("<|im_end|>") for start, end in spans], found.weights[0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "settings", "learned"),
+    [
+        ((None, 1, 1.0), {}, (["one", "two", "three"], None)),
+        ((0, 1, None), {}, (["two", "three"], None)),
+        ((0.25, None, 2), {}, (["one", "two", "three"], (0.25, 1.0, 2.0))),
+        ((None, None, None), {"turn_decay": 0.5}, (["one", "two", "three"], (0.25, 0.5, 1.0))),
+        ((0, 0.5, None), {"turn_decay": 0.5}, (["two", "three"], (0.25, 1.0))),
+        ((3, None, None), {"learned_turns": "last"}, (["three"], None)),
+        ((0.5,), {"turn_decay": 0.5}, (["one"], (0.5,))),
+    ],
+)
+def test_answers_weigh_what_their_messages_and_the_decay_say(weights, settings, learned):
+    assert _weighed(*weights, **settings) == learned
+
+
+def test_a_completion_of_which_nothing_is_learned_is_rejected():
+    with pytest.raises(RejectedRowError, match="no_learned_turn: .*every one weighs 0; leave the row out"):
+        _weighed(0, 0)
+
+
+def test_a_weight_is_no_part_of_what_a_template_is_given():
+    template = "{% for m in messages %}{{ m | tojson }}{% endfor %}"
+    answer = {"role": "assistant", "content": "tall", "weight": 1}
+
+    found = ChatRenderer(byte_level(), template=template).render(turns("how"), [[answer]])
+
+    assert "weight" not in found.prompt + found.completions[0]

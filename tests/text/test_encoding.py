@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 from stages.text.encoding import encode_each, encode_row, encode_rows, with_single_ends
 from tests.material import SHARED, needs_shared
@@ -182,3 +182,47 @@ def test_a_slow_tokenizer_costs_the_row_that_needs_offsets_and_no_other():
 
     assert apart.completion_ids
     assert merged.reason == "no_offsets"
+
+
+def test_a_token_between_two_speakers_is_encoded_as_two():
+    # "word" and "world" are tokens; the first answer ends within the one, the second begins within the other.
+    tokenizer = TOKENIZERS["byte_level"]
+    completion = "the word? the world"
+    spans = [0, 6, 15, 19]
+
+    row = encode_row(tokenizer, prompt="what is", completion=completion, spans=spans)
+
+    said = [row.completion_ids[begin:end] for begin, end in zip(row.spans[::2], row.spans[1::2], strict=True)]
+    assert [text_of(tokenizer, ids) for ids in said] == ["the wo", "orld"]
+    assert text_of(tokenizer, row.completion_ids) == completion
+    assert row.completion_ids[-1] == tokenizer.eos_token_id
+    assert row.spans[-1] == len(row.completion_ids)
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@settings(max_examples=100, deadline=None)
+@given(parts=st.lists(PIECES.filter(lambda text: text.strip()), min_size=3, max_size=5))
+def test_spans_of_tokens_hold_just_the_characters_that_were_said(name, parts):
+    tokenizer = TOKENIZERS[name]
+    completion, spans = "".join(parts), []
+    for index, part in enumerate(parts):
+        start = len("".join(parts[:index]))
+        spans += [start, start + len(part)] if index % 2 == 0 else []
+
+    row = encode_row(tokenizer, prompt="what? ", completion=completion, is_complete=False, spans=spans)
+
+    said = [row.completion_ids[begin:end] for begin, end in zip(row.spans[::2], row.spans[1::2], strict=True)]
+    assert [text_of(tokenizer, ids).strip() for ids in said] == [part.strip() for part in parts[::2]]
+
+
+def test_a_control_token_that_takes_in_a_line_break_is_still_the_end_of_its_answer():
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens({"additional_special_tokens": [AddedToken("<|end|>", rstrip=True, special=True)]})
+    completion = "a city.<|end|>\n<|user|>what?<|end|>\n<|assistant|>the world.<|end|>"
+    first, last = completion.index("\n"), completion.index("the world")
+
+    row = encode_row(tokenizer, prompt="say", completion=completion, spans=[0, first, last, len(completion)])
+
+    end = tokenizer.convert_tokens_to_ids("<|end|>")
+    assert [row.completion_ids[stop - 1] for stop in row.spans[1::2]] == [end, end]
+    assert row.completion_ids == tokenizer(completion, add_special_tokens=False)["input_ids"]

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from stages.text.layouts import Feedback, extract_prompt, read_feedback
+from stages.text.layouts import Feedback, extract_prompt, from_first_answer, read_feedback
 from stages.text.reasons import RejectedRowError
 
 ASKED = [{"role": "user", "content": "q"}]
@@ -211,3 +211,23 @@ def test_an_assistant_by_any_name_answers(speaker, keys):
 
     assert found.prompt == [{"role": "user", "content": "Name a fruit."}]
     assert found.completions == ([{"role": "assistant", "content": "Apple."}],)
+
+
+@pytest.mark.parametrize("weight", [-1, True, "1", float("inf")])
+def test_the_weight_of_a_message_is_a_number_from_0(weight):
+    answer = {"role": "assistant", "content": "a", "weight": weight}
+
+    with pytest.raises(RejectedRowError, match="bad_weight: expected the weight of a message as a finite number"):
+        read_feedback({"messages": [{"role": "user", "content": "q"}, answer]})
+
+
+def test_a_demonstrated_conversation_is_learned_from_its_first_answer_and_a_voted_one_from_its_last():
+    turns = [{"role": role, "content": role[0] + str(at)} for at in (1, 2) for role in ("user", "assistant")]
+    greeted = [{"role": "assistant", "content": "a0"}, *turns]
+
+    demonstration = from_first_answer(read_feedback({"messages": greeted}))
+    voted = from_first_answer(read_feedback({"messages": turns, "label": True}))
+
+    assert [message["content"] for message in demonstration.prompt] == ["a0", "u1"]
+    assert [message["content"] for message in demonstration.completions[0]] == ["a1", "u2", "a2"]
+    assert [message["content"] for message in voted.completions[0]] == ["a2"]

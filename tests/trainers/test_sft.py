@@ -117,6 +117,87 @@ def test_rows_that_a_stage_encoded_are_learned_behind_their_prompt_by_their_weig
     assert gradients["weighted"] != pytest.approx(gradients["all"], rel=1e-3)
 
 
+def test_answers_of_a_row_weigh_what_the_row_says(tmp_path):
+    rows = encoded_rows(4).remove_columns(["label", "weight", "reference_logps", "row_id"]).to_list()
+    # One answer of two tokens and one of one; the loss is linear in what they weigh.
+    rows = [{**row, "input_ids": [1, 5, 7, 8, 9], "prompt_length": 2, "spans": [0, 2, 2, 3]} for row in rows]
+    found = {}
+    for weights in ([1.0, 0.0], [0.0, 1.0], [0.5, 2.0]):
+        weighed = [{**row, "span_weights": weights} for row in rows]
+        trainer = sft_trainer(tmp_path, rows=weighed, per_device_train_batch_size=4, max_steps=1)
+        trainer.train()
+        measured = sft_trainer(tmp_path, rows=weighed, compute_metrics=lambda _: {}).evaluate(Dataset.from_list(rows))
+        found[tuple(weights)] = trainer.state.log_history[0]["loss"]
+        assert measured["eval_loss"] > 0
+
+    first, second = found[1.0, 0.0], found[0.0, 1.0]
+    assert found[0.5, 2.0] == pytest.approx(0.5 * first + 2 * second, rel=1e-5)
+
+
+def test_an_evaluation_weighs_answers_with_and_without_metrics(tmp_path):
+    row = {"input_ids": [1, 5, 7, 8, 9], "prompt_length": 2, "spans": [0, 2, 2, 3]}
+    rows = Dataset.from_list([{**row, "span_weights": [0.5, 2.0]}, {**row, "span_weights": None}])
+    plain, measured = (sft_trainer(tmp_path, rows=rows, compute_metrics=metrics) for metrics in (None, lambda _: {}))
+
+    found = measured.evaluate(rows)["eval_loss"]
+
+    assert found == pytest.approx(plain.evaluate(rows)["eval_loss"], rel=1e-5)
+    assert found != pytest.approx(plain.evaluate(rows.remove_columns("span_weights"))["eval_loss"], rel=1e-3)
+
+
+def test_messages_say_what_their_answers_weigh(tmp_path):
+    completion = [
+        {"role": "assistant", "content": "fine", "weight": 0.5},
+        {"role": "user", "content": "what"},
+        {"role": "assistant", "content": "good sea"},
+    ]
+    rows = [{"prompt": [{"role": "user", "content": "what"}], "completion": completion}]
+
+    trainer = sft_trainer(tmp_path, rows=rows, completion_only_loss=True)
+    batch = trainer.data_collator([trainer.train_dataset[0]])
+
+    learned = batch["labels"][0] != IGNORED
+    # fine | good sea </s>
+    assert batch["token_weights"][0][learned].tolist() == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "match"),
+    [
+        ({}, {"packing": True, "max_seq_length": 8}, "without weights and position_ids to pack, found span_weights"),
+        ({}, {"completion_only_loss": False}, "completion_only_loss=None or True for rows with span_weights"),
+        ({}, {"label_smoothing_factor": 0.1}, "expected no span_weights with a data_collator of your own or label"),
+    ],
+)
+def test_weights_of_answers_are_refused_where_nothing_reads_them(tmp_path, columns, settings, match):
+    row = {"input_ids": [1, 5, 7, 8, 9], "prompt_length": 2, "spans": [0, 2, 2, 3], "span_weights": [0.5, 2.0]}
+
+    with pytest.raises(ValueError, match=match):
+        sft_trainer(tmp_path, rows=[{**row, **columns}] * 4, **settings)
+
+
+def test_a_message_that_isnt_to_be_learned_is_refused_where_all_of_a_row_is(tmp_path):
+    turns = [{"role": "user", "content": "what"}, {"role": "assistant", "content": "fine", "weight": 0}]
+    later = [{"role": "user", "content": "what"}, {"role": "assistant", "content": "good"}]
+
+    with pytest.raises(ValueError, match="row 0: expected completion_only_loss=True where messages have a weight"):
+        sft_trainer(tmp_path, rows=[{"messages": [*turns, *later]}] * 4)
+
+
+@pytest.mark.parametrize("completion_only", [None, True])
+def test_a_stream_of_conversations_is_learned_as_a_dataset_is(tmp_path, completion_only):
+    turns = [{"role": "user", "content": "what"}, {"role": "assistant", "content": "fine"}]
+    rows = Dataset.from_list([{"messages": turns}] * 4)
+    trainers = [
+        sft_trainer(tmp_path, rows=given, completion_only_loss=completion_only)
+        for given in (rows, rows.to_iterable_dataset())
+    ]
+
+    labels = [next(iter(trainer.get_train_dataloader()))["labels"].tolist() for trainer in trainers]
+
+    assert labels[0] == labels[1]
+
+
 def test_the_answers_of_a_conversation_are_learned_with_the_completion_only_collator(tmp_path):
     rows = [{"text": f"<user> what is <assistant> {word} </s>"} for word in WORDS[:8]]
     collator = DataCollatorForCompletionOnlyLM("<assistant>", tokenizer=tiny_tokenizer())
@@ -450,7 +531,7 @@ def test_other_contradictions_are_refused(tmp_path):
         sft_trainer(tmp_path, neftune_noise_alpha=3.0, args=sft_config(tmp_path, neftune_noise_alpha=5.0))
     with pytest.raises(ValueError, match="up to max_seq_length=3 tokens, found one of 9"):
         sft_trainer(tmp_path, rows=encoded_rows(), max_seq_length=3)
-    with pytest.raises(ValueError, match="rows without weight and position_ids to pack"):
+    with pytest.raises(ValueError, match="rows without weights and position_ids to pack"):
         rows = encoded_rows().remove_columns("weight").add_column("weight", [0.5] * 12)
         sft_trainer(tmp_path, rows=rows, packing=True)
     with pytest.raises(ValueError, match="one that belongs to the model, found none"):

@@ -15,7 +15,7 @@ from stages.trainers.core.scored import OWN_SHARE, num_own_rows
 
 
 class TokenLossTrainer(FeedbackTrainer):
-    """Learns the tokens that a batch's `labels` name, each of which counts alike.
+    """Learns the tokens that a batch's `labels` name, each of which counts as its row and its answer weigh.
 
     Logits are made for these tokens alone, a chunk of them at a time. Where labels are other ids than the inputs, or
     are smoothed, the model computes its loss by itself.
@@ -48,6 +48,8 @@ class TokenLossTrainer(FeedbackTrainer):
             position_ids=positions,
         )
         refuse_non_finite(batch, found.logps, step=self.state.global_step)
+        if "token_weights" in batch:
+            found = found._replace(logps=(found.token_logps * batch["token_weights"][:, 1:]).sum(-1))
         return found
 
     def compute_loss(
@@ -59,7 +61,7 @@ class TokenLossTrainer(FeedbackTrainer):
     ) -> Any:
         """Mean loss of the tokens that are learned from: of the step if their number is known, else of the batch."""
         if return_outputs or not self.scores_ids:
-            known = {name: value for name, value in inputs.items() if name != "weight"}
+            known = _without_weights(inputs)
             return super().compute_loss(model, known, return_outputs, num_items_in_batch)
         found = self._logps(model, inputs)
         result = sft_loss(
@@ -85,7 +87,7 @@ class TokenLossTrainer(FeedbackTrainer):
         inputs = self._prepare_inputs(inputs)
         logits = labels = None
         if not prediction_loss_only or not self.scores_ids:
-            known = {name: value for name, value in inputs.items() if name != "weight"}
+            known = _without_weights(inputs)
             loss, logits, labels = super().prediction_step(model, known, prediction_loss_only, ignore_keys)
         if self.scores_ids:
             if logits is None:
@@ -93,7 +95,7 @@ class TokenLossTrainer(FeedbackTrainer):
                     found = self._logps(model, inputs)
                 logps, num_tokens = found.logps, found.num_tokens
             else:
-                logps, num_tokens = _read_logits(logits, inputs["labels"])
+                logps, num_tokens = _read_logits(logits, inputs["labels"], inputs.get("token_weights"))
                 refuse_non_finite(inputs, logps, step=self.state.global_step)
             own = slice(num_own_rows(len(logps), self.accelerator))
             weights = inputs["weight"][own] if "weight" in inputs else None
@@ -108,10 +110,15 @@ class TokenLossTrainer(FeedbackTrainer):
         return loss, logits, labels
 
 
-def _read_logits(logits: Any, labels: Tensor) -> tuple[Tensor, Tensor]:
+def _without_weights(batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in batch.items() if name not in ("weight", "token_weights")}
+
+
+def _read_logits(logits: Any, labels: Tensor, token_weights: Tensor | None) -> tuple[Tensor, Tensor]:
     """Log-probability of each row's labels but the first, and how many of them count; both of shape (n,)."""
     scores = (logits[0] if isinstance(logits, tuple) else logits)[:, :-1].float()
     counts = labels[:, 1:] != IGNORED
     targets = labels[:, 1:].clamp(min=0)
     found = scores.gather(-1, targets[..., None]).squeeze(-1) - scores.logsumexp(-1)
-    return found.masked_fill(~counts, 0.0).sum(-1), counts.sum(-1)
+    found = found.masked_fill(~counts, 0.0)
+    return (found if token_weights is None else found * token_weights[:, 1:]).sum(-1), counts.sum(-1)

@@ -23,7 +23,7 @@ from stages.rows.packing import (
 )
 from stages.rows.raw import LeftOut, is_encoded
 from stages.trainers.sft.completion_only import DataCollatorForCompletionOnlyLM
-from stages.trainers.sft.rows import SFTRowReader
+from stages.trainers.sft.rows import OF_COMPLETIONS, SFTRowReader
 
 DATASET_KWARGS = ("add_special_tokens", "append_concat_token")
 PACKING_KWARGS = ("keep_documents_apart", "seed", "shuffle")
@@ -156,9 +156,10 @@ class SFTData:
         rows, left_out = reader.read(dataset, name=name)
         was_encoded = not self.reads_texts and is_encoded(dataset)
         if not was_encoded and not reader.completions_only and "prompt_length" in rows.column_names:
-            rows = rows.remove_columns([name for name in ("prompt_length", "spans") if name in rows.column_names])
+            rows = rows.remove_columns([name for name in OF_COMPLETIONS if name in rows.column_names])
         if "weight" in rows.column_names and (set(rows.unique("weight")) == {1.0}):
             rows = rows.remove_columns("weight")
+        self._check_weights(rows, name)
         if self.packing:
             return packed_dataset(self._packed(rows, name)), left_out
         self._check_lengths(rows, name)
@@ -192,12 +193,20 @@ class SFTData:
         )
 
     def _packed(self, rows: Dataset, name: str) -> Iterator[PackedRow]:
-        if "weight" in rows.column_names or "position_ids" in rows.column_names:
-            raise ValueError(f"{name}: expected rows without weight and position_ids to pack, found some with them")
+        if found := [column for column in ("weight", "span_weights", "position_ids") if column in rows.column_names]:
+            raise ValueError(f"{name}: expected rows without weights and position_ids to pack, found {found[0]}")
         labels_of = self.collator().labels_of
         documents = (Document(list(row["input_ids"]), labels_of(row, list(row["input_ids"]))) for row in rows)
         pack = stay_apart if self.keeps_documents_apart else follow_each_other
         return pack(documents, seq_length=self.seq_length)
+
+    def _check_weights(self, rows: Dataset, name: str) -> None:
+        """Raise ValueError if answers have weights, and what others said is learned as well."""
+        if self.completion_only_loss is False and "span_weights" in rows.column_names:
+            raise ValueError(
+                f"{name}: expected completion_only_loss=None or True for rows with span_weights, found False, which "
+                "learns what others said too"
+            )
 
     def _check_lengths(self, rows: Dataset, name: str) -> None:
         """Rows that are encoded already are never cut, so that a limit that they don't keep to is refused."""

@@ -14,15 +14,20 @@ from stages.text.encoding import encode_row, with_single_ends
 from stages.text.layouts import Feedback, Text, read_feedback
 from stages.text.normal_form import flat
 from stages.text.reasons import RejectedRowError
-from stages.text.truncation import truncate_together
+from stages.text.truncation import cut_weights, truncate_together
 
 logger = logging.getLogger(__name__)
 
 FormattingFunction = Callable[[Mapping[str, Any]], Any]
 
-_ENCODED = ("row_id", "input_ids", "labels", "position_ids", "attention_mask", "prompt_length", "spans", "weight")
+_ENCODED = (
+    *("row_id", "input_ids", "labels", "position_ids", "attention_mask", "prompt_length", "spans"),
+    *("weight", "span_weights"),
+)
+OF_COMPLETIONS = ("prompt_length", "spans", "span_weights")
+"""Columns that say what of a row is learned, where that isn't all of it."""
 # A row that can't be learned from is left out and counted; anything else wrong with a row is the caller's to mend.
-_LEFT_OUT = ("no_room_for_completion", "no_prompt_token", "empty_completion", "empty_prompt")
+_LEFT_OUT = ("no_room_for_completion", "no_prompt_token", "empty_completion", "empty_prompt", "no_learned_turn")
 _CONVERSATIONS = ("messages", "conversations", "prompt", "chosen")
 
 
@@ -116,7 +121,9 @@ class SFTRowReader(NamedTuple):
             with_indices=True,
             fn_kwargs={"name": name},
         )
-        return encoded.filter(_is_kept, fn_kwargs={"name": name}).remove_columns(["left_out", "is_cut"])
+        is_text = self.text_field is not None or self.formatting_func is not None
+        unread = [] if is_text or self.completions_only else [*OF_COMPLETIONS]
+        return encoded.filter(_is_kept, fn_kwargs={"name": name}).remove_columns(["left_out", "is_cut", *unread])
 
     def _encode(self, rows: Mapping[str, Sequence[Any]], indices: Sequence[int], *, name: str) -> dict[str, list[Any]]:
         if self.tokenizer is None:
@@ -203,34 +210,34 @@ def encode_texts(
 def encode_conversations(
     rows: Mapping[str, Sequence[Any]], indices: Sequence[int], *, reader: SFTRowReader
 ) -> dict[str, list[Any]]:
-    """The same of conversations and of prompts with completions, with `prompt_length`, `spans` and `weight`.
+    """The same of conversations and of prompts with completions, with what of them is learned and what it weighs.
 
     Raises:
         ValueError: a row can't be read, or there is no chat template for it.
     """
     tokenizer: Any = reader.tokenizer
     renderer = ChatRenderer(tokenizer)
-    cells: list[tuple[list[int], int, list[int], bool, float, str]] = []
+    cells: list[tuple[list[int], int, list[int], list[float], bool, float, str]] = []
     for position, index in enumerate(indices):
         raw = {column: values[position] for column, values in rows.items()}
         try:
             feedback = read_feedback(raw)
             if feedback.label is False:
-                cells.append(([], 0, [0, 0], False, 1.0, "undesired"))
+                cells.append(([], 0, [0, 0], [1.0], False, 1.0, "undesired"))
             else:
                 cells.append((*_encode_conversation(feedback, renderer, reader), feedback.weight, ""))
         except RejectedRowError as rejected:
             if rejected.reason not in _LEFT_OUT:
                 raise ValueError(f"row {index}: {rejected.detail}") from None
-            cells.append(([], 0, [0, 0], False, 1.0, rejected.reason))
-    names = ("input_ids", "prompt_length", "spans", "is_cut", "weight", "left_out")
+            cells.append(([], 0, [0, 0], [1.0], False, 1.0, rejected.reason))
+    names = ("input_ids", "prompt_length", "spans", "span_weights", "is_cut", "weight", "left_out")
     return dict(zip(names, map(list, zip(*cells, strict=True)), strict=True))
 
 
 def _encode_conversation(
     feedback: Feedback, renderer: ChatRenderer, reader: SFTRowReader
-) -> tuple[list[int], int, list[int], bool]:
-    """Ids, length of the prompt, what of the completion the assistant said, and whether they were cut."""
+) -> tuple[list[int], int, list[int], list[float], bool]:
+    """Ids, length of the prompt, what of the completion is learned and what that weighs, and whether they were cut."""
     if not feedback.completions:
         raise RejectedRowError("empty_completion", "expected an answer of the assistant, found none")
     text = renderer.render(
@@ -249,11 +256,24 @@ def _encode_conversation(
     if reader.completions_only:
         cut = truncate_together([row], max_length=reader.max_length)[0]
         spans = [0, len(cut.input_ids) - cut.prompt_length] if cut.spans is None else cut.spans
-        return cut.input_ids, cut.prompt_length, spans, cut.truncated
+        weights = cut_weights(text.weights[0], spans) or [1.0] * (len(spans) // 2)
+        return cut.input_ids, cut.prompt_length, spans, weights, cut.truncated
+    if not _weigh_alike(feedback):
+        raise RejectedRowError(
+            "bad_weight",
+            "expected completion_only_loss=True where messages have a weight other than 1, found that all of a row is "
+            "learned; set it, or take the weights out",
+        )
     ids = [*row.prompt_ids, *row.completion_ids]
     kept = ids[: reader.max_length]
     length = min(len(row.prompt_ids), len(kept))
-    return kept, length, [0, len(kept) - length], len(kept) < len(ids)
+    return kept, length, [0, len(kept) - length], [1.0], len(kept) < len(ids)
+
+
+def _weigh_alike(feedback: Feedback) -> bool:
+    texts = [feedback.prompt, *feedback.completions[:1]]
+    messages = [message for text in texts if not isinstance(text, str) for message in text]
+    return all(message.get("weight", 1.0) == 1.0 for message in messages if message["role"] == "assistant")
 
 
 def _as_turns(text: Text, role: str) -> Text:

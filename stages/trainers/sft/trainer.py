@@ -171,6 +171,7 @@ class SFTTrainer(TokenLossTrainer):
         )
         # Another collator may ask for other labels than the ids.
         self.scores_ids = isinstance(self.data_collator, LabelCollator) and self.label_smoother is None
+        self._check_weights()
         self._check_loaded()
 
     # ---- as a stage ----
@@ -205,6 +206,15 @@ class SFTTrainer(TokenLossTrainer):
         return params.lora is None or bool(params.merge_lora)
 
     # ---- checks ----
+
+    def _check_weights(self) -> None:
+        """Raise ValueError if rows or answers have weights that the loss of the model itself doesn't know."""
+        columns = getattr(self.train_dataset, "column_names", None) or []
+        if not self.scores_ids and (found := [name for name in ("weight", "span_weights") if name in columns]):
+            raise ValueError(
+                f"train_dataset: expected no {found[0]} with a data_collator of your own or label smoothing, which "
+                "count all tokens alike, found one; leave out the one or the other"
+            )
 
     def _check_loaded(self) -> None:
         """Raise ValueError if the model can't do what it is asked for."""
