@@ -73,7 +73,8 @@ def describe_template(folder: Path | None, row: Path | None) -> int:
     renderer = normal_form.renderer
     console.print(f"template of {where}, arguments {json.dumps(params.template_arguments)}", markup=False)
     try:
-        found = normal_form.rows(normal_form.settled(read_feedback(_first_row(row))))
+        parts = normal_form.settled(read_feedback(_first_row(row)))
+        found = [made for part in parts for made in normal_form.rows(part)]
         # Behind the row, for a policy that learns an end from it is saved with that end.
         stops = list(dict.fromkeys([*listed, *filter(None, [tokenizer.eos_token]), *renderer.ends()]))
         console.print(f"generation stops at {', '.join(stops) or 'nothing'}", markup=False)
@@ -82,7 +83,9 @@ def describe_template(folder: Path | None, row: Path | None) -> int:
         return 1
     answers = [each for each in found if each["completion"] is not None]
     _print(console, Part("prompt", found[0]["prompt"]))
-    for answer in answers:
+    for number, answer in enumerate(answers):
+        if number and answer["prompt"] != answers[number - 1]["prompt"]:
+            _print(console, Part("prompt", answer["prompt"]))
         for part in parts_of(answer["completion"], answer["spans"]):
             _print(console, part)
     for check in _CHECKS:

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import date
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stages.contracts.artifact import read_batches
 from stages.contracts.completions import COMPLETIONS
@@ -58,14 +58,24 @@ class NormalizationParams(Section):
     join_turns: bool = False
     """Whether turns of the user in a row that the template refuses become one turn, as above."""
     learned_turns: LearnedTurns = "all"
-    """Whether of a completion of several turns all answers of the assistant are learned, or the last one. conversation
-    takes all answers of a demonstrated conversation, from the first, for its completion."""
+    """Whether of a completion of several turns all answers of the assistant are learned, or the last one.
+    conversation takes all answers of a demonstrated conversation, from the first, for its completion; each makes a row
+    of every one, with the prompt that a server sends at that turn, as templates of thinking models need it."""
     turn_decay: float = Field(1.0, gt=0, le=1)
     """What an answer weighs for each one that comes after it in its completion, besides the `weight` that its message
     may have in the log; 0.5 makes the weights of three answers 0.25, 0.5 and 1. Only SFT learns from other weights than
     0 and 1."""
     max_reject_share: float = Field(0.5, ge=0, le=1)
     """Share of rows that may be rejected; more of them fail the stage."""
+
+    @model_validator(mode="after")
+    def _decay_has_several_answers(self) -> Self:
+        if self.turn_decay != 1 and self.learned_turns in ("last", "each"):
+            raise ValueError(
+                f"turn_decay is {self.turn_decay}, and learned_turns: {self.learned_turns} leaves one answer in a "
+                "completion; set learned_turns to all or conversation, or leave turn_decay out"
+            )
+        return self
 
 
 def run(
@@ -184,9 +194,10 @@ def _write_rows(
             refused.refuse(RejectedRowError(entry["reason"], entry["detail"]), row=entry["row"], **place)
         if entry["fate"] != "used" or event is None:
             continue
-        feedback = normal_form.settled(feedback_of(event))
+        feedback = feedback_of(event)
         try:
-            rows = normal_form.rows(feedback, split=groups.side_of(event, feedback))
+            split = groups.side_of(event, feedback)
+            rows = [row for part in normal_form.settled(feedback) for row in normal_form.rows(part, split=split)]
         except RejectedRowError as error:
             refused.refuse(error, row=as_given(event), **place)
             continue

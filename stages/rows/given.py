@@ -1,10 +1,16 @@
-"""A dataset as people hand it to a trainer, in any of the types that libraries allow."""
+"""A dataset as people hand it to a trainer, in any of the types that libraries allow, and its rows."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
 from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from stages.contracts.rows import canonical_json
+from stages.text.chat_template import ChatRenderer
+from stages.text.layouts import without_nulls
+from stages.text.reasons import RejectedRowError
 
 
 def rows_of(given: Any, name: str) -> Any:
@@ -45,3 +51,52 @@ def check_finite(rows: Any, name: str) -> None:
     if isinstance(rows, datasets.IterableDataset):
         remedy = "Dataset.from_list(list(stream)) makes one of a stream that ends"
     raise ValueError(f"{name}: expected a datasets.Dataset, found {type(rows).__name__}; {remedy}")
+
+
+def own_cells(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A raw row without what Arrow puts into its messages and tools: a null for every key that another row has."""
+    return {name: without_nulls(value) for name, value in row.items()}
+
+
+def refusal(index: int, rejected: RejectedRowError) -> str:
+    """What to tell who handed a trainer a row that can't be used, whose settings aren't those of the stages.
+
+    Args:
+        index: place of the row in its dataset.
+        rejected: why it can't.
+    """
+    remedy = ""
+    if "normalization." in rejected.detail or "template_arguments" in rejected.detail:
+        remedy = (
+            "; here normalization.chat_template is the tokenizer's chat_template, template_arguments are a column "
+            "chat_template_kwargs, and for the other settings the messages are to be changed"
+        )
+    return f"row {index}: {rejected.detail}{remedy}"
+
+
+class RowRenderers:
+    """Renderers of raw rows, which may bring arguments of the template in a column `chat_template_kwargs`.
+
+    Args:
+        tokenizer: tokenizer of the policy, with its chat template.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._made: dict[str, ChatRenderer] = {}
+
+    def of(self, raw: Mapping[str, Any]) -> ChatRenderer:
+        """The renderer of a row.
+
+        Raises:
+            RejectedRowError: its arguments are no object.
+        """
+        arguments = raw.get("chat_template_kwargs") or {}
+        if not isinstance(arguments, Mapping):
+            raise RejectedRowError(
+                "not_text", f"expected chat_template_kwargs as an object, found {type(arguments).__name__}"
+            )
+        key = canonical_json(arguments)
+        if key not in self._made:
+            self._made[key] = ChatRenderer(self.tokenizer, arguments=arguments)
+        return self._made[key]

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
-from stages.rows.given import check_finite
+from stages.rows.given import RowRenderers, check_finite, own_cells, refusal
 from stages.text.chat_template import ChatRenderer
 from stages.text.encoding import EncodedRow, encode_rows
 from stages.text.layouts import Feedback, read_feedback
@@ -146,10 +146,10 @@ class RowReader(NamedTuple):
             if self.tokenizer is None:
                 raise ValueError(f"{name}: expected processing_class, a tokenizer, to encode raw rows with, found none")
             try:
-                _feedback_of(dataset[0], as_pairs=as_pairs)
+                _feedback_of(own_cells(dataset[0]), as_pairs=as_pairs)
             except RejectedRowError as rejected:
                 if rejected.reason not in _LEFT_OUT:
-                    raise ValueError(f"{name}: row 0: {rejected.detail}") from None
+                    raise ValueError(f"{name}: {refusal(0, rejected)}") from None
             return
         needed = {f"{prefix}{column}" for prefix in (PAIR if as_pairs else ("",)) for column in _IDS}
         if missing := sorted(needed - set(found)):
@@ -236,19 +236,20 @@ def encode_batch(
     Raises:
         ValueError: a row can't be read.
     """
-    renderer = ChatRenderer(tokenizer)
+    renderers = RowRenderers(tokenizer)
     empty = {"prompt": "", "weight": 1.0, **({} if as_pairs else {"label": False})}
     empty |= _sequence_columns([TruncatedRow([], 0, is_prompt_cut=False, is_completion_cut=False)] * (1 + as_pairs))
     cells: list[dict[str, Any]] = []
     for position, index in enumerate(indices):
-        raw = {column: values[position] for column, values in rows.items()}
+        raw = own_cells({column: values[position] for column, values in rows.items()})
         kept = {column: raw[column] for column in carried}
         try:
+            renderer = renderers.of(raw)
             encoded = _encode_row(raw, renderer, lengths, is_encoder_decoder=is_encoder_decoder, as_pairs=as_pairs)
             cells.extend({**kept, **row, "row_id": f"row {index}{row['row_id']}", "left_out": ""} for row in encoded)
         except RejectedRowError as rejected:
             if rejected.reason not in _LEFT_OUT:
-                raise ValueError(f"row {index}: {rejected.detail}") from None
+                raise ValueError(refusal(index, rejected)) from None
             cells.append({**kept, **empty, "row_id": f"row {index}", "left_out": rejected.reason})
     return {key: [row[key] for row in cells] for key in dict.fromkeys((*carried, *empty, "row_id", "left_out"))}
 

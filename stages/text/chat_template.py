@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from jinja2.exceptions import TemplateError
 
 from stages.text.layouts import Messages, Text
-from stages.text.marks import REASONING_FIELD, Found, Piece, Place, check_numbers, find_pieces, marked
+from stages.text.marks import REASONING_FIELD, Found, Piece, Place, check_numbers, find_pieces, marked, said_by
 from stages.text.message_forms import (
     CHANGES,
     Form,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 DEFAULT_DATE = date(2025, 1, 1)
 
 EarlierThoughts = Literal["refuse", "as_served"]
-LearnedTurns = Literal["all", "last", "conversation"]
+LearnedTurns = Literal["all", "last", "conversation", "each"]
 _Spans = tuple[Place, ...]
 _OPEN, _CLOSE = "<think>", "</think>"
 
@@ -97,7 +97,7 @@ class ChatRenderer:
             refused, or taken as the server sends it.
         fold_system: whether a system text that the template doesn't take is said in the user's first turn instead.
         join_turns: whether turns of the user in a row that the template doesn't take are one turn instead.
-        learned_turns: whether of a completion of several turns all answers are learned, or the last one; what the
+        learned_turns: whether of a completion of several turns all answers are learned, or the `last` one; what the
             completion of a whole conversation is has been settled before.
         turn_decay: what an answer weighs for each one that comes after it in its completion.
     """
@@ -183,7 +183,7 @@ class ChatRenderer:
             "thoughts_closed": "an answer closes the thought, empty or not, that the server's prompt opens",
             "turns_joined": "turns of the user in a row, which the template doesn't take, were joined",
             "weights_in_prompt": "an answer in the prompt has a weight, and prompts aren't learned; set "
-            "normalization.learned_turns: conversation to learn the earlier answers of demonstrations too",
+            "normalization.learned_turns: conversation or each to learn the earlier answers of demonstrations too",
         }
         return [f"in {self.said[name]:,} rows {what}" for name, what in told.items() if self.said[name]]
 
@@ -263,7 +263,8 @@ class ChatRenderer:
         tools: list[Any] | None,
         form: Form,
     ) -> RenderedRow:
-        asked = in_form(prompt, form)
+        # A thought that a server is given in a field never gets into its prompt between tags of ours.
+        asked = in_form(prompt, form._replace(reasoning="field"))
         # Read back from JSON rather than handed over, because lists are no keys of a cache.
         served = self._served(json.dumps([asked, tools, form, _is_open(asked)]))
         found = [
@@ -422,6 +423,10 @@ class ChatRenderer:
         """Where the completion begins in the whole conversation."""
         start = min(item.start for item in turns.of_answer(first))
         is_before = [item.end <= start for item in turns.found if item.piece.is_prompt]
+        thinks = any(item.piece.is_thought for item in turns.of_answer(first))
+        if _CLOSE in served.tail and thinks:
+            # The template may write the thought behind the one that the server's prompt has closed already.
+            raise self._not_served(served, turns, first, start)
         if turns.text.startswith(served.text) and len(served.text) <= start and all(is_before):
             return len(served.text)
         end = turns.end_before(start)
@@ -434,13 +439,35 @@ class ChatRenderer:
             and gap[len(served.tail) :].strip() in ("", self._opening.strip())
         ):
             return end + len(served.tail)
-        raise RejectedRowError(
+        raise self._not_served(served, turns, first, start)
+
+    def _not_served(self, served: _Served, turns: _Turns, first: int, start: int) -> RejectedRowError:
+        """That the answer, whose first text stands at `start`, doesn't follow on the prompt that a server sends."""
+        return RejectedRowError(
             "prompt_not_served",
-            f"a server asks with a prompt that ends in {served.text[-40:]!r}, and the conversation with its answer "
-            f"goes on otherwise, with {turns.text[max(start - 40, 0) : start]!r}; log the thinking as "
-            "reasoning_content, set template_arguments (such as enable_thinking: false) as your server does, or give a "
+            f"{said_by(turns.of_answer(first)[0].piece, turns.messages)}: a server asks with a prompt that ends in "
+            f"{served.text[-40:]!r}, and the conversation with its answer goes on otherwise, with "
+            f"{turns.text[max(start - 40, 0) : start]!r}; {self._way_to_serve(served, turns, first)}, or give a "
             "normalization.chat_template that begins the whole conversation with the prompt",
         )
+
+    def _way_to_serve(self, served: _Served, turns: _Turns, first: int) -> str:
+        """What to do about an answer that doesn't follow on the prompt that a server sends."""
+        thinks = any(item.piece.is_thought for item in turns.of_answer(first))
+        if _CLOSE in served.tail and thinks:
+            return "leave the thought out of the row, or set template_arguments so that your server lets it think"
+        if len(turns.messages) > first + 1:
+            return (
+                "the template writes an answer otherwise once other turns follow it: log each answer as a row of its "
+                "own, as normalization.learned_turns: each does with demonstrations, or set last, which puts the "
+                "earlier answers of what isn't a pair into the prompt"
+            )
+        if served.tail.rstrip().endswith(_OPEN) and not thinks:
+            return (
+                "log the thinking as reasoning_content, or, if your server doesn't let the model think, set "
+                "template_arguments as it does (such as enable_thinking: false)"
+            )
+        return "set template_arguments as your server does"
 
     def _start(self, turns: _Turns, turn: int, tools: list[Any] | None, form: Form) -> int:
         """Where a later turn of the assistant begins: behind what a server would ask for it with."""

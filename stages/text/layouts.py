@@ -214,6 +214,13 @@ def as_json_value(value: Any) -> Any:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
+def without_nulls(value: Any) -> Any:
+    """`value` without those keys of objects in it that are null, as tables give every object the keys of all others."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 def named_cells(row: Mapping[str, Any], columns: Mapping[Column, str]) -> tuple[dict[Column, Any], dict[str, Any]]:
     """Cells by our names, empty ones left out, and the other columns; an empty label is kept as None."""
     names: dict[str, Column] = {name: name for name in COLUMNS if name not in columns}
@@ -529,9 +536,44 @@ def from_first_answer(feedback: Feedback) -> Feedback:
     asked = roles.index("user") if "user" in roles else len(roles)
     if "assistant" not in roles[asked:]:
         return feedback
-    first = roles.index("assistant", asked)
-    whole = [*feedback.prompt[first:], *feedback.completions[0]]
-    return feedback._replace(prompt=feedback.prompt[:first], completions=(whole,))
+    return _split_again(feedback, roles.index("assistant", asked))
+
+
+def of_last_answer(feedback: Feedback) -> Feedback:
+    """A conversation with the last answer alone in the completion, and what was said before in the prompt.
+
+    Pairs stay as they are, for their two completions answer one prompt.
+    """
+    if feedback.layout == "pairs" or isinstance(feedback.prompt, str) or not feedback.completions:
+        return feedback
+    turns = [*feedback.prompt, *feedback.completions[0]]
+    is_alone = not _is_assistant(turns[-2])
+    return _split_again(feedback, len(turns) - 1) if is_alone else feedback
+
+
+def each_answer(feedback: Feedback) -> list[Feedback]:
+    """A demonstrated conversation as one demonstration for each of its answers that weighs something."""
+    whole = from_first_answer(feedback)
+    if whole.layout != "demonstrations" or isinstance(whole.prompt, str):
+        return [feedback]
+    turns = [*whole.prompt, *whole.completions[0]]
+    found = []
+    for place in range(len(whole.prompt), len(turns)):
+        if not _is_assistant(turns[place]) or (_is_assistant(turns[place - 1]) and place > len(whole.prompt)):
+            continue
+        # Turns of the assistant in a row are one answer.
+        end = next((at for at in range(place, len(turns)) if not _is_assistant(turns[at])), len(turns))
+        are_complete = whole.are_complete if end == len(turns) else (True,)
+        one = whole._replace(prompt=turns[:place], completions=(turns[place:end],), are_complete=are_complete)
+        weighs = any(message.get("weight", 1) for message in turns[place:end])
+        # Of a conversation of which nothing is learned the last answer stays, to be rejected with that reason.
+        found += [one] if weighs or (end == len(turns) and not found) else []
+    return found
+
+
+def _split_again(feedback: Feedback, length: int) -> Feedback:
+    turns = [*feedback.prompt, *feedback.completions[0]]
+    return feedback._replace(prompt=turns[:length], completions=(turns[length:],))
 
 
 def _is_complete(finish_reason: Any) -> bool:

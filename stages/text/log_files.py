@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 
 from stages.contracts.rows import canonical_json
 from stages.text.json_stream import MAX_KEYS, arrays_of_objects, elements
-from stages.text.layouts import as_json_value
+from stages.text.layouts import as_json_value, without_nulls
 from stages.text.reasons import RejectedRowError
 from stages.text.separated import SeparatedTable
 
@@ -595,7 +595,8 @@ def _table_rows(file: LogFile, batches: Iterator[pa.RecordBatch], max_row_bytes:
             if row is None:
                 yield _refused(file, number, "", RejectedRowError("bad_utf8", _NO_UTF8))
             else:
-                yield _table_row(file, number, row, max_row_bytes)
+                own = {name: without_nulls(value) for name, value in row.items()}
+                yield _table_row(file, number, own, max_row_bytes)
 
 
 def _decoded(one_row: pa.RecordBatch) -> dict[str, Any] | None:

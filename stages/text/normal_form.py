@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stages.contracts.rows import Split, canonical_json, split_of
 from stages.text.chat_template import ChatRenderer, SpecialTokens
-from stages.text.layouts import Feedback, Text, from_first_answer, messages_json
+from stages.text.layouts import Feedback, Text, each_answer, from_first_answer, messages_json, of_last_answer
 
 if TYPE_CHECKING:
     # Only for the annotation: importing transformers loads torch, which reading a log has no use for.
@@ -45,9 +45,14 @@ class NormalForm:
         self.special_tokens = SpecialTokens(tokenizer) if special_tokens == "refuse" else None
         self.test_share = test_share
 
-    def settled(self, feedback: Feedback) -> Feedback:
-        """`feedback` with the completion that is learned: of a demonstration perhaps the whole conversation."""
-        return from_first_answer(feedback) if self.renderer.learned_turns == "conversation" else feedback
+    def settled(self, feedback: Feedback) -> list[Feedback]:
+        """What is learned of a conversation: its completion, more of it, or several answers by themselves."""
+        learned = self.renderer.learned_turns
+        if learned == "each":
+            return each_answer(feedback)
+        if learned == "all":
+            return [feedback]
+        return [from_first_answer(feedback) if learned == "conversation" else of_last_answer(feedback)]
 
     def rows(self, feedback: Feedback, *, split: Split | None = None) -> list[dict[str, Any]]:
         """One row per completion, chosen before rejected; a bare prompt gives one row without completion.

@@ -7,6 +7,7 @@ from datasets import Dataset
 
 from stages.rows.collation import PreferenceCollator
 from stages.rows.raw import Lengths, RowReader
+from tests.text.chat_templates import SHAPES, tokenizer_of
 from tests.trainers.tiny import encoded_rows, raw_rows, tiny_tokenizer
 
 BOS, EOS = 1, 2
@@ -240,3 +241,60 @@ def test_a_row_of_which_nothing_is_learned_is_left_out_and_counted():
     _, left_out = read([_two_answers(1, 1), _two_answers(0, 0)])
 
     assert left_out.counts == {"no_learned_turn": 1}
+
+
+def _said(*texts, **more):
+    """Turns of a user and an assistant in turn."""
+    return [{"role": ("user", "assistant")[place % 2], "content": text, **more} for place, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "prompt", "match"),
+    [
+        ("two_ends", [{"role": "tool", "content": "7"}, *_said("what")], r"message 1 \(tool\): .*leaves out '7'; take"),
+        ("turns_without_system", [{"role": "system", "content": "no"}, *_said("what")], "refuses .*here normalization"),
+        ("inst_with_system_last", [{"role": "system", "content": "no"}, *_said("a", "b", "c")], r"message 2 .* moves"),
+        ("counts_turns", _said("what"), "a server asks with a prompt that ends in .*a column chat_template_kwargs"),
+    ],
+)
+@pytest.mark.parametrize("as_pairs", [False, True])
+def test_a_conversation_that_a_template_does_not_render_whole_is_an_error_before_training(
+    shape, prompt, match, as_pairs
+):
+    answers = [[{"role": "assistant", "content": word}] for word in ("good", "bad")]
+    answered = {"chosen": answers[0], "rejected": answers[1]} if as_pairs else {"completion": answers[0], "label": True}
+    reader = RowReader(tokenizer_of(SHAPES[shape]), Lengths())
+    read_rows = reader.paired if as_pairs else reader.labelled
+
+    with pytest.raises(ValueError, match=f"(?s)row 0: .*{match}"):
+        read_rows(Dataset.from_list([{"prompt": prompt, **answered}]), name="train_dataset", extra_columns=())
+
+
+def test_nulls_that_a_table_puts_into_calls_and_tools_are_no_part_of_them():
+    calls = [{"function": {"name": "look", "arguments": arguments}} for arguments in ({"town": "Oslo"}, {"unit": "K"})]
+    rows = [
+        {"prompt": _said("what"), "completion": _said("", "")[1:], "label": True, "tools": [{"name": "look"}]}
+        for _ in calls
+    ]
+    for row, call in zip(rows, calls, strict=True):
+        row["completion"][0]["tool_calls"] = [call]
+    tokenizer = tokenizer_of(SHAPES["tools_as_json"])
+
+    found, _ = read(rows, tokenizer=tokenizer)
+
+    texts = [tokenizer.decode(row["input_ids"]).replace(" ", "") for row in found]
+    assert ['{"town":"Oslo"}' in text and "null" not in text for text in texts] == [True, False]
+    assert not any("null" in text for text in texts)
+
+
+def test_a_row_may_bring_arguments_of_the_template():
+    rows = [
+        {"prompt": _said("what"), "completion": _said("", "good")[1:], "label": True, "chat_template_kwargs": arguments}
+        for arguments in ({"enable_thinking": False}, {"enable_thinking": True})
+    ]
+    tokenizer = tokenizer_of(SHAPES["switches_thinking"])
+
+    found, _ = read(rows, tokenizer=tokenizer)
+
+    prompts = [tokenizer.decode(row["input_ids"][: row["prompt_length"]]) for row in found]
+    assert ["< / t h i n k >" in prompt for prompt in prompts] == [True, False]

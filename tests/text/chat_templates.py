@@ -129,6 +129,17 @@ SHAPES = {
         "{% if enable_thinking is defined and not enable_thinking %}\n</think>\n\n{% endif %}{% endif %}",
         "<|im_end|>",
     ),
+    "switches_thinking": Shape(
+        "{% set asked = namespace(at=-1) %}{% for m in messages %}{% if m.role == 'user' %}"
+        "{% set asked.at = loop.index0 %}{% endif %}{% endfor %}{% for m in messages %}"
+        "<|im_start|>{{ m.role }}\n{% if m.role == 'assistant' %}"
+        "{% if loop.index0 > asked.at and (loop.last or m.reasoning_content) %}"
+        "{{ '<think>\n' + (m.reasoning_content or '').strip() + '\n</think>\n\n' }}{% endif %}{% endif %}"
+        "{{ m.content }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+        "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+        "{% endif %}",
+        "<|im_end|>",
+    ),
     "counts_turns": Shape(
         "{% for m in messages %}<|im_start|>{{ m.role }} {{ loop.index }}/{{ loop.length }}\n"
         "{{ m.content }}<|im_end|>\n"

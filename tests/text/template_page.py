@@ -30,7 +30,7 @@ _REASONS = {
     ),
     "prompt_not_served": (
         "goes on otherwise than from the prompt that a server sends, as where that opens a thought",
-        "log the thought, or set `template_arguments` as the server does (`enable_thinking: false`)",
+        "log the thought, or set `template_arguments` as the server does, or `learned_turns: each`",
     ),
     "unclear_turns": (
         "doesn't show where a call inside a completion begins and ends",
@@ -64,12 +64,21 @@ in the user's first turn, and `join_turns` lets turns of the user in a row be on
 the same.
 
 Which answers of a conversation are learned is a choice. `normalization.learned_turns: all` takes every answer of the
-completion, `last` the last one, and `conversation` every answer of a demonstrated conversation from the first, while a
-vote goes on judging the last. A message with `weight: 0` isn't learned, by any method. Other weights of messages, and
-`normalization.turn_decay` (0.5 makes three answers weigh 0.25, 0.5 and 1), stand as `span_weights` in `completions` and
+completion, `last` the last one, with the earlier turns in the prompt of what isn't a pair, and `conversation` every
+answer of a demonstrated conversation from the first, while a vote goes on judging the last. `each` makes a row of every
+answer of a demonstration. Templates of thinking models need that: they write an answer otherwise once another turn
+follows it, with or without `enable_thinking: false`, so that only an answer in a row of its own stands behind the
+prompt that a server sends at its turn.
+
+A message with `weight: 0` isn't learned, by any method. Other weights of messages, and `normalization.turn_decay` (0.5
+makes three answers weigh 0.25, 0.5 and 1), stand as `span_weights` in `completions` and
 `tokens` and multiply the loss of an answer's tokens in SFT, whose mean goes over tokens whatever they weigh. The other
 methods compare whole completions, whose log-probability has no such weights, and refuse them. Evaluations count all
 answers alike.
+
+Rows of messages that are handed to a trainer in Python go through the same checks; one that fails is an error before
+training, with its row and message. They may have a column `chat_template_kwargs`, as in TRL, and nulls that a table
+puts into their calls and tools are no part of those.
 
 A token that would belong to two speakers, such as one of two line breaks around the start of an answer, is encoded as
 two.

@@ -3,9 +3,12 @@
 from datetime import date
 
 import pytest
+from pydantic import ValidationError
 from transformers import AutoTokenizer
 
+from stages.normalization import NormalizationParams, normal_form_of
 from stages.text.chat_template import ChatRenderer, SpecialTokens, frozen_template
+from stages.text.layouts import read_feedback
 from stages.text.reasons import RejectedRowError
 from tests.material import SHARED, needs_shared
 from tests.text.chat_templates import SHAPES, tokenizer_of
@@ -286,3 +289,70 @@ def test_a_weight_is_no_part_of_what_a_template_is_given():
     found = ChatRenderer(byte_level(), template=template).render(turns("how"), [[answer]])
 
     assert "weight" not in found.prompt + found.completions[0]
+
+
+def _normal_form(shape, **params):
+    params = NormalizationParams(**params)
+    return normal_form_of(params, tokenizer_of(SHAPES[shape]), stop_tokens=[])
+
+
+def _made(shape, row, **params):
+    normal_form = _normal_form(shape, **params)
+    found = [row for part in normal_form.settled(read_feedback(row)) for row in normal_form.rows(part)]
+    return [(row["prompt"], row["completion"]) for row in found]
+
+
+_TALK = turns("one?", "one", "two?", "two", roles=["user", "assistant"])
+_QUIET = {"enable_thinking": False}
+
+
+def _as_served(*messages):
+    return tokenizer_of(SHAPES["switches_thinking"]).apply_chat_template(
+        list(messages), tokenize=False, add_generation_prompt=True, **_QUIET
+    )
+
+
+def test_each_answer_of_a_demonstration_follows_the_prompt_that_a_server_sends_at_its_turn():
+    found = _made("switches_thinking", {"messages": _TALK}, template_arguments=_QUIET, learned_turns="each")
+
+    assert found == [(_as_served(*_TALK[:1]), "one<|im_end|>"), (_as_served(*_TALK[:3]), "two<|im_end|>")]
+
+
+def test_the_last_answer_follows_the_prompt_that_a_server_sends_at_its_turn():
+    row = {"prompt": _TALK[:1], "completion": _TALK[1:], "label": True}
+
+    found = _made("switches_thinking", row, template_arguments=_QUIET, learned_turns="last")
+
+    assert found == [(_as_served(*_TALK[:3]), "two<|im_end|>")]
+
+
+@pytest.mark.parametrize(
+    ("answer", "match"),
+    [
+        (_TALK[1:], "message 2 .*otherwise once other turns follow it: log each answer .*learned_turns: each"),
+        ([{**_TALK[1], "reasoning_content": "hm"}], "message 2 .*leave the thought out of the row, or set"),
+    ],
+)
+def test_an_answer_that_no_prompt_without_thinking_leads_to_is_rejected_with_what_helps(answer, match):
+    row = {"prompt": _TALK[:1], "completion": answer, "label": True}
+
+    with pytest.raises(RejectedRowError, match=f"(?s)prompt_not_served: {match}"):
+        _made("switches_thinking", row, template_arguments=_QUIET)
+
+
+def test_a_thinking_server_that_asks_for_a_thought_which_the_answer_lacks_is_named_with_its_switch():
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{{ '<think>\n' if enable_thinking | default(true) }}"
+        "{% endif %}"
+    )
+    renderer = ChatRenderer(tokenizer_of(SHAPES["chatml"]), template=template)
+
+    with pytest.raises(RejectedRowError, match=r"(?s)log the thinking .*such as enable_thinking: false"):
+        renderer.render(_TALK[:1], [_TALK[1:2]])
+
+
+@pytest.mark.parametrize("learned_turns", ["last", "each"])
+def test_a_decay_of_one_answer_is_refused(learned_turns):
+    with pytest.raises(ValidationError, match=f"learned_turns: {learned_turns} leaves one answer in a completion"):
+        NormalizationParams(turn_decay=0.5, learned_turns=learned_turns)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from stages.text.layouts import Feedback, extract_prompt, from_first_answer, read_feedback
+from stages.text.layouts import Feedback, each_answer, extract_prompt, from_first_answer, read_feedback
 from stages.text.reasons import RejectedRowError
 
 ASKED = [{"role": "user", "content": "q"}]
@@ -231,3 +231,22 @@ def test_a_demonstrated_conversation_is_learned_from_its_first_answer_and_a_vote
     assert [message["content"] for message in demonstration.prompt] == ["a0", "u1"]
     assert [message["content"] for message in demonstration.completions[0]] == ["a1", "u2", "a2"]
     assert [message["content"] for message in voted.completions[0]] == ["a2"]
+
+
+def test_each_answer_of_a_demonstration_is_one_with_what_was_said_before_it():
+    turns = [{"role": role, "content": role[0] + str(at)} for at in (1, 2, 3) for role in ("user", "assistant")]
+    turns[3]["weight"] = 0
+    turns.insert(2, {"role": "assistant", "content": "more"})
+
+    found = each_answer(read_feedback({"messages": turns, "finish_reason": "length"}))
+
+    said = [["".join(turn["content"] for turn in text) for text in (one.prompt, one.completions[0])] for one in found]
+    assert said == [["u1", "a1more"], ["u1a1moreu2a2u3", "a3"]]
+    assert [one.are_complete for one in found] == [(True,), (False,)]
+
+
+@pytest.mark.parametrize("row", [{"prompt": "p", "completion": "c"}, {"messages": ASKED + ANSWERED, "label": True}])
+def test_what_has_one_answer_or_a_vote_stays_one_row(row):
+    feedback = read_feedback(row)
+
+    assert each_answer(feedback) == [feedback]

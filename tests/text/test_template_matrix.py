@@ -39,32 +39,38 @@ _STOPS = {
 _HEADERS = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "<|START_OF_TURN_TOKEN|>")
 
 
-def outcome(shape: Shape, talk: Talk) -> str:
-    """`right`, the reason of a reject, or `wrong: ...`."""
+def outcome(shape: Shape, talk: Talk, **arguments: bool) -> str:
+    """`right`, the reason of a reject, or `wrong: ...`, where the template is given these arguments."""
     tokenizer = tokenizer_of(shape)
     row = {"prompt": talk.prompt, "completion": talk.answer, "tools": talk.tools}
     try:
         feedback = read_feedback(row)
-        rendered = ChatRenderer(tokenizer).render(feedback.prompt, feedback.completions, tools=feedback.tools)
+        renderer = ChatRenderer(tokenizer, arguments=arguments)
+        rendered = renderer.render(feedback.prompt, feedback.completions, tools=feedback.tools)
     except RejectedRowError as rejected:
         return rejected.reason
-    problem = _problem(tokenizer, shape, talk, rendered)
+    problem = _problem(tokenizer, shape, talk, rendered, arguments)
     return f"wrong: {problem}" if problem else "right"
 
 
-def _problem(tokenizer, shape, talk, rendered):
+def _problem(tokenizer, shape, talk, rendered, arguments):
     prompt, completion = rendered.prompt, rendered.completions[0]
     spans = rendered.spans[0] or ((0, len(completion)),)
     said = _texts(talk.answer[-1])[-1]
     tail = max((completion.rpartition(form)[2] for form in said if form in completion), key=len, default="")
     checks = {
-        "a prompt that no server sends": prompt in _served(tokenizer, talk),
+        "a prompt that no server sends": prompt in _served(tokenizer, talk, arguments),
+        "a thought behind a closed one": not (arguments and _thinks(talk) and prompt.rstrip().endswith("</think>")),
         "a text of the prompt is missing": _in_order(prompt, [_texts(message) for message in talk.prompt]),
         "a text of the answer is missing": _in_order(completion, [_texts(message) for message in talk.answer]),
         "an end that isn't one": shape.eos not in tail.removesuffix(shape.eos) and not tail.endswith("\n"),
         "words on the wrong side of the loss": _are_told_apart(completion, spans, talk.answer),
     }
     return next((problem for problem, is_fine in checks.items() if not is_fine), None)
+
+
+def _thinks(talk):
+    return any(message.get("reasoning_content") or "<think>" in (message["content"] or "") for message in talk.answer)
 
 
 def _are_told_apart(completion, spans, answer):
@@ -85,7 +91,7 @@ def _are_told_apart(completion, spans, answer):
     return True
 
 
-def _served(tokenizer, talk):
+def _served(tokenizer, talk, arguments):
     """What servers may send: arguments as objects or as text, no content as null, content as parts."""
     is_open = talk.prompt[-1]["role"] == "assistant"
     flags = {"continue_final_message" if is_open else "add_generation_prompt": True}
@@ -105,7 +111,7 @@ def _served(tokenizer, talk):
         try:
             template = frozen_template(tokenizer.chat_template, DEFAULT_DATE)
             served = tokenizer.apply_chat_template(
-                messages, tools=talk.tools, chat_template=template, tokenize=False, **flags
+                messages, tools=talk.tools, chat_template=template, tokenize=False, **flags, **arguments
             )
         except Exception:  # noqa: BLE001, S112 - templates fail in their own ways
             continue
@@ -157,6 +163,14 @@ def test_no_cell_is_wrong(name):
     assert not {kind: found for kind, found in outcomes.items() if found.startswith("wrong")}
 
 
+@pytest.mark.parametrize("name", ["switches_thinking", "thinks_last"])
+@pytest.mark.parametrize("is_on", [False, True])
+def test_no_cell_is_wrong_whether_a_server_lets_the_model_think(name, is_on):
+    outcomes = {kind: outcome(SHAPES[name], talk, enable_thinking=is_on) for kind, talk in TALKS.items()}
+
+    assert not {kind: found for kind, found in outcomes.items() if found.startswith("wrong")}
+
+
 def test_a_template_that_reads_everything_has_everything_right():
     readers = {"tools_as_json": {"reasoning_field", "earlier_reasoning_field"}, "chatml": set()}
     wordy = {kind for kind, talk in TALKS.items() if talk.tools is None and "reasoning_field" not in kind}
@@ -167,11 +181,12 @@ def test_a_template_that_reads_everything_has_everything_right():
 
 
 @pytest.mark.skipif(not WHEEL.is_dir(), reason=f"the templates of trl 1.12.0 aren't in {WHEEL.parents[1]}")
-def test_no_cell_of_trls_templates_is_wrong():
+@pytest.mark.parametrize("arguments", [{}, {"enable_thinking": False}], ids=["as it is", "without thinking"])
+def test_no_cell_of_trls_templates_is_wrong(arguments):
     wrong = {}
     for name, shape in wheel_templates().items():
-        for kind, talk in TALKS.items():
-            if (found := outcome(shape, talk)).startswith("wrong"):
+        for kind, talk in TALKS.items() if not arguments or "enable_thinking" in shape.template else ():
+            if (found := outcome(shape, talk, **arguments)).startswith("wrong"):
                 wrong[name, kind] = found
 
     assert not wrong

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from stages.rows.given import RowRenderers, own_cells, refusal
 from stages.rows.raw import LeftOut, is_encoded, without_needless_spans
 from stages.text.chat_template import ChatRenderer
 from stages.text.encoding import encode_row, with_single_ends
@@ -216,19 +217,19 @@ def encode_conversations(
         ValueError: a row can't be read, or there is no chat template for it.
     """
     tokenizer: Any = reader.tokenizer
-    renderer = ChatRenderer(tokenizer)
+    renderers = RowRenderers(tokenizer)
     cells: list[tuple[list[int], int, list[int], list[float], bool, float, str]] = []
     for position, index in enumerate(indices):
-        raw = {column: values[position] for column, values in rows.items()}
+        raw = own_cells({column: values[position] for column, values in rows.items()})
         try:
             feedback = read_feedback(raw)
             if feedback.label is False:
                 cells.append(([], 0, [0, 0], [1.0], False, 1.0, "undesired"))
             else:
-                cells.append((*_encode_conversation(feedback, renderer, reader), feedback.weight, ""))
+                cells.append((*_encode_conversation(feedback, renderers.of(raw), reader), feedback.weight, ""))
         except RejectedRowError as rejected:
             if rejected.reason not in _LEFT_OUT:
-                raise ValueError(f"row {index}: {rejected.detail}") from None
+                raise ValueError(refusal(index, rejected)) from None
             cells.append(([], 0, [0, 0], [1.0], False, 1.0, rejected.reason))
     names = ("input_ids", "prompt_length", "spans", "span_weights", "is_cut", "weight", "left_out")
     return dict(zip(names, map(list, zip(*cells, strict=True)), strict=True))
