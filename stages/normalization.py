@@ -101,7 +101,7 @@ def run(
 
     Raises:
         ContractError: an input was written under another schema.
-        ValueError: no event has the column that `group_by` names.
+        ValueError: no event has the column that `group_by` names, or `chat_template` is no Jinja.
         StageFailure: more than `max_reject_share` of the rows, or all of them, are rejected.
     """
     from stages.models.tokenizers import load_tokenizer, stop_tokens
@@ -110,6 +110,7 @@ def run(
     listed = stop_tokens(base_model, tokenizer)
     normal_form = normal_form_of(params, tokenizer, stop_tokens=listed)
     renderer = normal_form.renderer
+    renderer.check_syntax()
     with RowWriter(completions, COMPLETIONS) as kept, RejectWriter(rejects) as refused:
         groups = EventGroups(params.group_by, SplitGroups(test_share=params.test_share))
         entries = _entries(feedback_events, ledger)

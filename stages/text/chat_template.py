@@ -16,8 +16,7 @@ from datetime import date
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from jinja2.exceptions import TemplateError
-
+from stages.text.jinja_templates import FAILURES, failure, frozen_template, is_of_template
 from stages.text.layouts import Messages, Text
 from stages.text.marks import REASONING_FIELD, Found, Piece, Place, check_numbers, find_pieces, marked, said_by
 from stages.text.message_forms import (
@@ -536,15 +535,27 @@ class ChatRenderer:
                 **flags,
                 **self.arguments,
             )
-        # Templates are programs that others wrote: they fail in their own ways on what they weren't written for.
-        except (TemplateError, ValueError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError) as error:
-            raise RejectedRowError(
-                "template_error",
-                f"the chat template refuses the conversation: {' '.join(str(error).split())[:200]}; change the turns "
-                "(normalization.fold_system says a system text in the user's first turn, join_turns joins turns of the "
-                "user), or give a normalization.chat_template that takes them",
-            ) from None
+        except FAILURES as error:
+            raise RejectedRowError("template_error", failure(error, template, whose=self._whose)) from None
         return str(rendered)
+
+    @property
+    def _whose(self) -> str:
+        return "the tokenizer's chat_template" if self._template is None else "normalization.chat_template"
+
+    def check_syntax(self) -> None:
+        """See that the template given in place of the tokenizer's own can be used at all, before it costs every row.
+
+        Raises:
+            ValueError: it is no Jinja, or draws lots; the line is named.
+        """
+        if self._template is None:
+            return
+        try:
+            self._render([{"role": "user", "content": _PROBE[0]}], None)
+        except RejectedRowError as rejected:
+            if is_of_template(rejected.detail):
+                raise ValueError(f"normalization.chat_template: {rejected.detail}") from None
 
     def _text(self, *, has_tools: bool) -> str:
         if self._template is not None:
@@ -556,25 +567,6 @@ class ChatRenderer:
                 "normalization.chat_template, or take a base model that has one",
             )
         return str(self.tokenizer.get_chat_template(None, [{}] if has_tools else None))
-
-
-@functools.lru_cache(maxsize=16)
-def frozen_template(template: str, today: date) -> str:
-    """`template` with the current date replaced by `today`.
-
-    Raises:
-        ValueError: the template asks for the time in a way that can't be replaced.
-    """
-
-    def written(match: re.Match[str]) -> str:
-        return repr(today.strftime(match["format"]))
-
-    frozen = re.sub(r"strftime_now\s*\(\s*(?P<quote>[\"'])(?P<format>.*?)(?P=quote)\s*\)", written, template)
-    if "strftime_now" in re.sub(r"strftime_now\s+is\s+(not\s+)?defined", "", frozen):
-        raise ValueError(
-            "the chat template asks for the time under a computed format or another name; give one that doesn't"
-        )
-    return frozen
 
 
 class SpecialTokens:

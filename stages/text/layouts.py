@@ -557,7 +557,7 @@ def each_answer(feedback: Feedback) -> list[Feedback]:
     if whole.layout != "demonstrations" or isinstance(whole.prompt, str):
         return [feedback]
     turns = [*whole.prompt, *whole.completions[0]]
-    found = []
+    found: list[Feedback] = []
     for place in range(len(whole.prompt), len(turns)):
         if not _is_assistant(turns[place]) or (_is_assistant(turns[place - 1]) and place > len(whole.prompt)):
             continue

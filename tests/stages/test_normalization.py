@@ -275,3 +275,10 @@ def test_a_weight_in_a_prompt_is_said(tmp_path, base_model, capsys):
 
     assert found.counts["weights_in_prompt"] == 1
     assert "in 1 rows an answer in the prompt has a weight" in capsys.readouterr().out
+
+
+def test_a_template_that_is_no_jinja_stops_the_stage_and_names_its_line(tmp_path, base_model):
+    log = write_log(tmp_path / "log.jsonl", [UP])
+
+    with pytest.raises(ValueError, match=r"normalization.chat_template: line 2 of .* no Jinja: .*mend that line"):
+        normalize(log, base_model, tmp_path, chat_template="{% for m in messages %}\n{{ m.content }")

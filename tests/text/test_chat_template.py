@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer
 
 from stages.normalization import NormalizationParams, normal_form_of
-from stages.text.chat_template import ChatRenderer, SpecialTokens, frozen_template
+from stages.text.chat_template import ChatRenderer, SpecialTokens
 from stages.text.layouts import read_feedback
 from stages.text.reasons import RejectedRowError
 from tests.material import SHARED, needs_shared
@@ -103,9 +103,79 @@ def test_todays_date_is_the_one_given():
     assert rendered.prompt.startswith("26 Jul 2024")
 
 
-def test_a_template_that_computes_how_to_write_the_time_is_refused():
-    with pytest.raises(ValueError, match="asks for the time"):
-        frozen_template("{{ strftime_now(format) }}", date(2024, 7, 26))
+@pytest.mark.parametrize(
+    ("asked", "written"),
+    [
+        ("{% set now = strftime_now %}{{ now('%Y') }}", "2024"),
+        ("{% set own = namespace(now=strftime_now) %}{{ own.now('%-d.%-m.') }}", "6.7."),
+        ("{% macro day() %}{{ strftime_now('%B' ~ ' %Y') }}{% endmacro %}{{ day() }}", "July 2024"),
+        ("{% set how = {'f': '%d %b %Y'} %}{{ strftime_now(format=how.f) }}", "06 Jul 2024"),
+        ("{{ strftime_now('%H:%M, 100%%Y') }}", "00:00, 100%Y"),
+        ("\n {{ strftime_now('%j') }}", "\n 188"),
+    ],
+)
+def test_the_clock_stands_still_under_every_name_and_format(asked, written):
+    rendered = ChatRenderer(chatml(), template=asked + CHATML, today=date(2024, 7, 6)).render(ASKED, [ANSWERED])
+
+    assert rendered.prompt == written + "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize(
+    "lots", ["{{ ['a', 'b'] | random }}", "{{ lipsum() }}", "{{ [['a']] | map('random') | list }}"]
+)
+def test_a_template_that_draws_lots_is_refused(lots):
+    renderer = ChatRenderer(chatml(), template="\n" + lots + CHATML)
+
+    with pytest.raises(
+        RejectedRowError, match="the chat template writes something else each time, by .* in its line 2"
+    ):
+        renderer.render(ASKED, [ANSWERED])
+    with pytest.raises(ValueError, match="normalization.chat_template: the chat template writes something else"):
+        renderer.check_syntax()
+
+
+@pytest.mark.parametrize(
+    ("template", "match"),
+    [
+        (
+            "a\n{% for m in messages %}\n{{ m.content }\n",
+            r"line 3 of .* no Jinja: unexpected '}': '{{ m.content }'; mend",
+        ),
+        (
+            "{{ strftime_now('%Y') }}\n{% if %}",
+            "line 2 of the chat template is no Jinja: .*'{% if %}'; mend that line of",
+        ),
+        ("\n{{ messages[0].content | shout }}", "line 2 of .* no Jinja: No filter named 'shout'"),
+    ],
+)
+def test_a_template_that_is_no_jinja_is_named_with_its_line_before_any_row(template, match):
+    with pytest.raises(ValueError, match=f"normalization.chat_template: {match}"):
+        ChatRenderer(chatml(), template=template).check_syntax()
+
+
+@pytest.mark.parametrize(
+    ("template", "match"),
+    [
+        (
+            "{{ strftime_now('%Y') }}\n\n{{ messages[0].a.b }}",
+            "line 3 of the chat template asks for what .* 'a': '{{ mess",
+        ),
+        (
+            "{% macro each(m) %}\n{{ m.a.b }}{% endmacro %}\n{{ each(messages[0]) }}",
+            "line 2 of .* normalization.chat_t",
+        ),
+        (
+            "\n\n{{ raise_exception('no') }}",
+            "line 3 of the chat template refuses the conversation: no; change the turns",
+        ),
+    ],
+)
+def test_a_template_that_fails_on_a_row_is_named_with_its_line(template, match):
+    renderer = ChatRenderer(chatml(), template=template)
+
+    renderer.check_syntax()
+    with pytest.raises(RejectedRowError, match=f"template_error: {match}"):
+        renderer.render(ASKED, [ANSWERED])
 
 
 def test_control_tokens_are_found_wherever_somebody_typed_them():

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from stages.text.chat_template import DEFAULT_DATE, ChatRenderer, frozen_template
+from stages.text.chat_template import DEFAULT_DATE, ChatRenderer
+from stages.text.jinja_templates import frozen_template
 from stages.text.layouts import read_feedback
 from stages.text.reasons import RejectedRowError
 from tests.text.chat_templates import SHAPES, TALKS, Shape, Talk, tokenizer_of
