@@ -54,7 +54,6 @@ def run(
     import pandas as pd
 
     from stages.models.held_out import choose_prompts
-    from stages.models.loading import load_causal_lm
     from stages.models.pointer import read_pointer
     from stages.models.prompt_room import prompt_room
     from stages.models.tokenizers import load_tokenizer
@@ -62,7 +61,7 @@ def run(
     from stages.rows.reading import read_rows
     from stages.text.serving import read_serving
     from stages.trainers.core.as_stage import write_model
-    from stages.trainers.core.job import adapter_config, config_arguments
+    from stages.trainers.core.job import adapter_config, config_arguments, start_of
     from stages.trainers.core.named_reward import named_reward
     from stages.trainers.core.policy import prepare_policy
     from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
@@ -85,7 +84,8 @@ def run(
             "max_new_tokens, or look at normalization.test_share"
         )
     print(f"prompts: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
-    policy: Any = load_causal_lm(base_model, dtype=params.dtype)
+    serving = read_serving(completions, COMPLETIONS)
+    policy: Any = start_of(base_model, serving, dtype=params.dtype)
     rounds = Rounds(
         params.num_rounds,
         params.num_samples,
@@ -115,7 +115,6 @@ def run(
         rounds=rounds,
     ).run()
 
-    serving = read_serving(completions, COMPLETIONS)
     facts = {"beta": 1.0, "reward_shift": 0.0, "rows": tree_digest(rows)}
     write_model(trainer, model, base_model, serving=serving, params=params, learned={"rows": counts}, **facts)
     columns = [name for name in COLUMNS if any(name in point for point in points)]

@@ -15,6 +15,7 @@ from stages.contracts.completions import COMPLETIONS
 from stages.contracts.files import tree_digest, write_json, write_text
 from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Inputs, Output, Scratch, stage_main
+from stages.text.serving import Serving
 from stages.trainers.ppo.section import PPOTrainingParams
 
 
@@ -74,7 +75,8 @@ def run(
         )
     print(f"training on {counts['prompts']:,} prompts; {counts['prompts_too_long']:,} are too long")
 
-    trainer = _trainer(base_model, tokenizer, arguments, params)
+    serving = read_serving(completions, COMPLETIONS)
+    trainer = _trainer(base_model, tokenizer, arguments, params, serving)
     sampling = Sampling(
         1, params.max_new_tokens, params.temperature, params.top_p, params.seed, params.sampling_batch_size
     )
@@ -84,7 +86,6 @@ def run(
 
     # The best policy under the penalty is the reference, tilted by reward / coefficient: that coefficient is beta.
     beta = trainer.kl_ctl.value or 1.0
-    serving = read_serving(completions, COMPLETIONS)
     facts = {"beta": beta, "reward_shift": 0.0, "rows": tree_digest(rows)}
     write_model(trainer, model, base_model, serving=serving, params=params, learned={"rows": counts}, **facts)
     if not trainer.is_world_process_zero():
@@ -125,17 +126,16 @@ def _config(params: PPOTrainingParams, folder: Path) -> Any:
     )
 
 
-def _trainer(base_model: Path, tokenizer: Any, config: Any, params: PPOTrainingParams) -> Any:
+def _trainer(base_model: Path, tokenizer: Any, config: Any, params: PPOTrainingParams, serving: Serving) -> Any:
     import torch
     from transformers import get_scheduler
 
-    from stages.models.loading import load_causal_lm
     from stages.models.value_head import AutoModelForCausalLMWithValueHead
-    from stages.trainers.core.job import adapter_config
+    from stages.trainers.core.job import adapter_config, start_of
     from stages.trainers.core.seeding import set_seed
     from stages.trainers.ppo.trainer import PPOTrainer
 
-    policy = load_causal_lm(base_model, dtype=params.dtype)
+    policy = start_of(base_model, serving, dtype=params.dtype)
     set_seed(params.seed)
     model = AutoModelForCausalLMWithValueHead.from_pretrained(
         policy, peft_config=adapter_config(params.lora, task_type="CAUSAL_LM")

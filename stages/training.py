@@ -64,13 +64,13 @@ def run(
     found = read_rows(rows, tokens, kind=method_of(method).rows)
     counts = found.counts["train"]
     print(f"training: {', '.join(f'{count:,} {name}' for name, count in counts.items()).replace('_', ' ')}")
-    trainer = method_of(method).trainer_class().of_stage(Job(base_model, found, scratch, params))
+    serving = read_serving(tokens, TOKENS)
+    trainer = method_of(method).trainer_class().of_stage(Job(base_model, found, scratch, params, serving))
     before = _held_out_loss(trainer)
     train_on(trainer, scratch)
     held_out = {} if before is None else {"held_out": {"before": before, "after": _held_out_loss(trainer)}}
 
     is_base = trainer.before_saving(params)
-    serving = read_serving(tokens, TOKENS)
     facts = {"rows": tree_digest(rows), **trainer.lineage_facts(params)}
     losses = read_losses(tokens, TOKENS)
     learned = {"encoded": losses, "rows": counts}

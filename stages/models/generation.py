@@ -108,7 +108,7 @@ def sample_ids(
         ValueError: an argument is out of range, or a prompt has no tokens.
     """
     _check(prompt_ids, sampling)
-    end_ids = _end_ids(model, tokenizer)
+    end_ids = stop_ids(model.generation_config, tokenizer)
     pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(end_ids, default=0)
     rows = [(prompt, sample) for prompt in range(len(prompt_ids)) for sample in range(sampling.num_samples)]
     lengths = [len(prompt_ids[prompt]) for prompt, _ in rows]
@@ -133,7 +133,7 @@ def have_ended(
     completions: Sequence[Sequence[int]], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> list[bool]:
     """Whether each of the completions that `sample_ids` gave ended by itself, and not at its greatest length."""
-    end_ids = _end_ids(model, tokenizer)
+    end_ids = stop_ids(model.generation_config, tokenizer)
     return [bool(ids) and ids[-1] in end_ids for ids in completions]
 
 
@@ -151,11 +151,40 @@ def _check(prompt_ids: Sequence[Sequence[int]], sampling: Sampling) -> None:
         raise ValueError(f"expected at least one token in each prompt, found none in prompt {empty}; leave it out")
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids that end a completion: the tokenizer's, and those that the model's makers list."""
-    listed = getattr(model.generation_config, "eos_token_id", None)
-    ends = [*(listed if isinstance(listed, list) else [listed]), tokenizer.eos_token_id]
-    return {int(end) for end in ends if end is not None}
+def stop_ids(config: Any, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids at which generation stops: those that a generation config lists, and the tokenizer's end of sequence.
+
+    Args:
+        config: a `GenerationConfig`, or None.
+        tokenizer: of the model.
+    """
+    return _listed_ids(config) | ({int(tokenizer.eos_token_id)} if tokenizer.eos_token_id is not None else set())
+
+
+def _listed_ids(config: Any) -> set[int]:
+    listed = getattr(config, "eos_token_id", None)
+    return {int(end) for end in (listed if isinstance(listed, list) else [listed]) if end is not None}
+
+
+def stop_at(model: Any, tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str]) -> bool:
+    """Have a model stop where the rows that it learns from end, in rollouts and samples and as it is saved.
+
+    Args:
+        model: with a generation config; one without generates nothing.
+        tokenizer: of the model.
+        tokens: ends of the rows besides those at which it stops already.
+
+    Returns:
+        Whether it stopped elsewhere before.
+    """
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return False
+    ends = stop_ids(config, tokenizer) | {cast(int, tokenizer.convert_tokens_to_ids(token)) for token in tokens}
+    if ends == _listed_ids(config):
+        return False
+    config.eos_token_id = sorted(ends)
+    return True
 
 
 def _uniforms(ids: Sequence[int], sample: int, sampling: Sampling) -> np.ndarray:

@@ -95,7 +95,7 @@ def _token(said: Any) -> str | None:
 
 
 def stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The tokens that the makers of a model list as ends of an answer, in `generation_config.json` or `config.json`.
+    """The tokens at which a model's generation stops: those of `generation_config.json`, else those of `config.json`.
 
     Args:
         folder: as for `load_tokenizer`.
@@ -108,6 +108,6 @@ def stop_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     for name in ("generation_config.json", "config.json"):
         if (found / name).is_file():
             listed = json.loads((found / name).read_text(encoding="utf-8")).get("eos_token_id")
-            ids += [end for end in (listed if isinstance(listed, list) else [listed]) if isinstance(end, int)]
+            ids = ids or [end for end in (listed if isinstance(listed, list) else [listed]) if isinstance(end, int)]
     tokens = [tokenizer.convert_ids_to_tokens(end) for end in dict.fromkeys(ids)]
     return [token for token in tokens if isinstance(token, str)]

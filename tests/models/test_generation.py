@@ -1,11 +1,13 @@
 """Sampling: what a completion depends on, where it ends, and what is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from stages.models.generation import Sampling, _OwnNumbers, sample_completions, sample_ids
+from stages.models.generation import Sampling, _OwnNumbers, sample_completions, sample_ids, stop_at, stop_ids
 from tests.apple_device import MPS, without_doubles
 
 WORDS = ["<pad>", "<eos>", *(f"w{i}" for i in range(30))]
@@ -165,3 +167,19 @@ def test_tokens_are_drawn_where_no_doubles_are():
         found = draw(torch.ones(2, 4, dtype=torch.long, device=MPS), torch.randn(2, len(WORDS), device=MPS))
 
     assert (found.shape, found.device.type) == ((2, len(WORDS)), "mps")
+
+
+@pytest.mark.parametrize(
+    ("listed", "tokens", "ends", "is_new"),
+    [(END, [], {END}, False), ([END, 5], [], {END, 5}, False), (5, [], {END, 5}, True), (None, ["w5"], {END, 7}, True)],
+)
+def test_a_model_stops_at_what_it_lists_its_tokenizers_end_and_the_ends_of_rows(
+    tokenizer, listed, tokens, ends, is_new
+):
+    model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=listed))
+
+    assert stop_at(model, tokenizer, tokens) is is_new
+
+    assert stop_ids(model.generation_config, tokenizer) == ends
+    assert stop_at(model, tokenizer, tokens) is False
+    assert stop_at(SimpleNamespace(), tokenizer, tokens) is False

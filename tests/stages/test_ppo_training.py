@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
+from transformers import GenerationConfig
 
-from stages.contracts.artifact import ContractError
+from stages.contracts.artifact import ContractError, read_table, write_table
 from stages.contracts.closure import code_files
+from stages.contracts.completions import COMPLETIONS
 from stages.contracts.files import files_below, tree_digest
 from stages.models.held_out import read_reward
 from stages.models.loading import load_causal_lm
@@ -199,3 +201,24 @@ def test_its_code_holds_no_other_methods_loss():
     losses = {path.name for path in code_files(["stages.ppo_training"]) if "losses" in path.parts}
 
     assert losses == {"kl_penalty.py", "ppo.py"}
+
+
+def one_word(prompt, completion, row):
+    """Rewards a word, and stops where an answer went on behind it."""
+    assert len(completion.split()) <= 1, completion
+    return float("good" in completion)
+
+
+def test_rollouts_stop_where_the_saved_policy_does(inputs, tmp_path):
+    completions = tmp_path / "ended"
+    serving = {"stop_tokens": ["</s>", *WORDS]}
+    write_table(completions, read_table(inputs["completions"], COMPLETIONS), COMPLETIONS, meta={"serving": serving})
+    rows = rows_of("prompts", tmp_path / "ended_rows", completions=completions)
+    params = PPOTrainingParams(**{**PARAMS, "num_steps": 2, "reward": "tests.stages.test_ppo_training:one_word"})
+    written = outputs(tmp_path / "out")
+
+    run(**{**inputs, "completions": completions, "rows": rows}, **written, params=params)
+
+    tokenizer = load_tokenizer(written["model"])
+    ends = sorted(tokenizer.convert_tokens_to_ids(serving["stop_tokens"]))
+    assert GenerationConfig.from_pretrained(written["model"]).eos_token_id == ends

@@ -1,6 +1,5 @@
 """A training as a stage of the graph: going on after a kill, and what it leaves behind."""
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from stages.contracts.files import write_json, write_text
+from stages.models.generation import stop_at, stop_ids
 from stages.models.pointer import (
     fingerprint,
     precision_of,
@@ -16,6 +16,7 @@ from stages.models.pointer import (
     write_lineage,
     write_pointer,
 )
+from stages.models.tokenizers import stop_tokens
 from stages.text.serving import Serving, with_defaults
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
@@ -86,7 +87,7 @@ def write_model(
     # The vocabulary is the base's; to find that out by itself, peft would ask the hub.
     model.save_pretrained(folder, state_dict=weights, **({"save_embedding_layers": False} if adapters else {}))
     tokenizer: Any = trainer.processing_class
-    _write_serving(tokenizer, model, folder, serving or {})
+    _write_serving(tokenizer, model, folder, serving or {}, base_model=base_model)
     precision = precision_of(base_model)._replace(dtype=params.dtype, bf16=params.bf16)._asdict()
     write_lineage(folder, base_model, method=trainer.method, state=trainer.method_state(), precision=precision, **facts)
     write_text(folder / "README.md", trainer.card(base_model=pointer.repository) + rows_on_card(learned or {}))
@@ -97,7 +98,7 @@ def _as_seen(folder: Path) -> str:
     return folder.name if folder.is_absolute() else folder.as_posix()
 
 
-def _write_serving(tokenizer: Any, model: Any, folder: Path, serving: Serving) -> None:
+def _write_serving(tokenizer: Any, model: Any, folder: Path, serving: Serving, *, base_model: Path) -> None:
     """Write the tokenizer, with the template that rows were rendered by, and the tokens at which generation stops."""
     own: Any = serving.get("chat_template", tokenizer.chat_template)
     arguments = serving.get("template_arguments", {})
@@ -107,10 +108,11 @@ def _write_serving(tokenizer: Any, model: Any, folder: Path, serving: Serving) -
         own = {name: with_defaults(text, arguments) for name, text in own.items()}
     tokenizer.chat_template = own
     tokenizer.save_pretrained(folder)
+    stop_at(model, tokenizer, serving.get("stop_tokens", ()))
     config = getattr(model, "generation_config", None)
-    if config is not None and "stop_tokens" in serving:
-        config = copy.deepcopy(config)
-        config.eos_token_id = sorted({tokenizer.convert_tokens_to_ids(token) for token in serving["stop_tokens"]})
+    listed = {tokenizer.convert_tokens_to_ids(token) for token in stop_tokens(base_model, tokenizer)}
+    # An adapter is saved without: what its base's says holds.
+    if config is not None and stop_ids(config, tokenizer) != listed:
         config.save_pretrained(folder)
 
 

@@ -4,9 +4,14 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from transformers import PreTrainedModel
+
 from stages.models.devices import default_device
+from stages.models.generation import stop_at
+from stages.models.loading import load_causal_lm
 from stages.models.tokenizers import load_tokenizer
 from stages.rows.reading import TrainingRows
+from stages.text.serving import Serving
 from stages.trainers.core.processes import rows_per_process
 from stages.trainers.core.sections import LoraParams, OptimisationParams
 from stages.trainers.core.tracking import tracker_callbacks, tracking_folder
@@ -65,6 +70,19 @@ def adapter_config(lora: LoraParams | None, *, task_type: str) -> Any:
     )
 
 
+def start_of(base_model: Path, serving: Serving, *, dtype: str) -> PreTrainedModel:
+    """The causal language model where training starts, stopping where the rows end that it is to learn from.
+
+    Args:
+        base_model: `base_model` artifact.
+        serving: facts of the rows.
+        dtype: of its weights.
+    """
+    model = load_causal_lm(base_model, dtype=dtype)
+    stop_at(model, load_tokenizer(base_model), serving.get("stop_tokens", ()))
+    return model
+
+
 class Job(NamedTuple):
     """What the stage `training` asks a trainer to do."""
 
@@ -76,6 +94,12 @@ class Job(NamedTuple):
     """Folder of checkpoints."""
     params: Any
     """The method's section of params.yaml."""
+    serving: Serving = {}  # noqa: RUF012 - nobody changes it
+    """How the rows were rendered and where they end, if otherwise than the base model's."""
+
+    def policy(self) -> PreTrainedModel:
+        """The causal language model where training starts, which stops where the one that is saved will."""
+        return start_of(self.base_model, self.serving, dtype=self.params.dtype)
 
     def train_rows(self) -> Any:
         """The rows to train on, as a dataset."""

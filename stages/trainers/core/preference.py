@@ -16,7 +16,6 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.contracts.files import write_json
 from stages.models.frozen import PolicyItself, SeparateModel, check_adapters
-from stages.models.loading import load_causal_lm
 from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.models.modes import evaluating
 from stages.models.seq2seq import seq2seq_logps
@@ -207,7 +206,7 @@ class PreferenceTrainer(FeedbackTrainer):
         if job.rows.origins and (why := why_live(args)):
             raise ValueError(f"expected rows with one reference with {why}, found also {', '.join(job.rows.origins)}")
         trainer = cls(
-            load_causal_lm(job.base_model, dtype=job.params.dtype),
+            job.policy(),
             args=args,
             train_dataset=without_columns(job.train_rows(), args),
             **job.beside_the_model(task_type="CAUSAL_LM"),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from stages.models.generation import stop_ids
 from stages.models.modes import evaluating
 from stages.models.value_head import PreTrainedModelWithValueHead
 from stages.rows.batching import padded
@@ -100,8 +101,7 @@ def generation_arguments(
     found = dict(given)
     found.setdefault("pad_token_id", tokenizer.pad_token_id)
     if "eos_token_id" not in found:
-        config = found.get("generation_config") or model.generation_config
-        listed = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
-        ends = {end for end in (*listed, tokenizer.eos_token_id) if end is not None}
-        found["eos_token_id"] = sorted(ends) or None
+        found["eos_token_id"] = (
+            sorted(stop_ids(found.get("generation_config") or model.generation_config, tokenizer)) or None
+        )
     return found

@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Self
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from stages.models.documents import keeps_documents_apart
-from stages.models.loading import load_causal_lm
 from stages.rows.given import rows_of
 from stages.rows.label_collation import LabelCollator
 from stages.rows.raw import LeftOut
@@ -184,7 +183,7 @@ class SFTTrainer(TokenLossTrainer):
         arguments["per_device_eval_batch_size"] = params.per_device_train_batch_size
         packing = params.packing != "none"
         return cls(
-            load_causal_lm(job.base_model, dtype=params.dtype),
+            job.policy(),
             cls.config_class(**arguments),
             train_dataset=job.train_rows(),
             eval_dataset=job.held_out_rows(),
