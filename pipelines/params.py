@@ -131,7 +131,20 @@ def check_params(values: Any) -> Params:
                 )
     found = parse_section(_params_of(values), values, where="")
     _check_starts(dict(found.training))
+    _check_merges(dict(found.training), found.base_model.quantisation)
     return found
+
+
+def _check_merges(sections: Mapping[str, Any], quantisation: str | None) -> None:
+    """See that no adapter is to become part of weights of few bits, which the training would refuse later."""
+    for name, section in sections.items():
+        merges = getattr(section, "merge_lora", False) and section.lora is not None
+        if quantisation is not None and merges and section.start_from == "base":
+            raise ValueError(
+                f"{PARAMS_FILE}: training.{name}.merge_lora: expected base_model.quantisation: null, found "
+                f"{quantisation}, into whose weights no adapter can be merged without rounding it away; set "
+                "merge_lora: false, which saves the adapter"
+            )
 
 
 def _check_starts(sections: Mapping[str, TrainingSection]) -> None:

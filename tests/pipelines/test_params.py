@@ -56,6 +56,10 @@ def test_the_schema_for_editors_is_up_to_date():
             {"training": {"sft": {"start_from": "dpo"}, "dpo": {"start_from": "sft"}}},
             r"found (sft from dpo from sft|dpo from sft from dpo); to go on",
         ),
+        (
+            {"base_model": {"quantisation": "4bit"}, "training": {"sft": {"lora": {}}}},
+            r"training\.sft\.merge_lora: expected base_model.quantisation: null, found 4bit, .*merge_lora: false",
+        ),
         ({"trainin": {}}, r"trainin is no parameter; did you mean training\?"),
         ({"density_ratio": {"correction": "umd"}}, r"density_ratio\.correction: expected .*'udm'.*found 'umd'"),
     ],

@@ -1,6 +1,7 @@
 """Stage `training` by SFT: from demonstrations to a model that can be a base model, the same bytes after a kill."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,7 @@ import torch
 
 from stages.contracts.files import files_below
 from stages.models.loading import load_causal_lm
-from stages.models.pointer import fingerprint, read_pointer
+from stages.models.pointer import fingerprint, read_pointer, write_pointer
 from stages.models.tokenizers import load_tokenizer
 from stages.tokenization import TokenizationParams
 from stages.tokenization import run as tokenize
@@ -164,6 +165,17 @@ def test_gives_the_same_bytes_twice_and_no_pickle_clock_or_path(demonstrations, 
         assert file.suffix in {".json", ".safetensors", ".md", ".jinja"}
         if file.name != "plumbline.json":
             assert str(tmp_path.parent).encode() not in file.read_bytes()
+
+
+def test_an_adapter_is_not_merged_into_weights_of_few_bits(demonstrations, base_model, tmp_path):
+    # The pointer alone says so, for nothing is loaded before.
+    few = tmp_path / "few"
+    shutil.copytree(base_model, few)
+    write_pointer(few, read_pointer(few).model_copy(update={"quantisation": "4bit"}))
+    params = SFTTrainingParams(**PARAMS, lora=LoraParams(r=2, alpha=2))
+
+    with pytest.raises(ValueError, match=r"sft\.merge_lora: .*found one of 4bit.*set merge_lora: false"):
+        run(**{**demonstrations.inputs, "base_model": few}, **outputs(tmp_path), params=params)
 
 
 @pytest.mark.parametrize("packing", ["apart", "wrapped"])

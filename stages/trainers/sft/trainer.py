@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Self
 from transformers import PreTrainedTokenizerBase, TrainingArguments
 
 from stages.models.documents import keeps_documents_apart
+from stages.models.pointer import precision_of
 from stages.rows.given import rows_of
 from stages.rows.label_collation import LabelCollator
 from stages.rows.raw import LeftOut
@@ -179,6 +180,7 @@ class SFTTrainer(TokenLossTrainer):
     def of_stage(cls, job: Job) -> Self:
         """The trainer of the rows of a stage, which it packs if asked to."""
         params = job.params
+        _check_merge(precision_of(job.base_model).quantisation, params)
         arguments = job.arguments(without={"packing", "seq_length", "merge_lora"})
         arguments["per_device_eval_batch_size"] = params.per_device_train_batch_size
         packing = params.packing != "none"
@@ -252,6 +254,15 @@ def _check_arguments(model: Any, model_init: Any, model_init_kwargs: Any, args: 
     if model_init_kwargs and name_of(model) is None:
         # Says so before the dataset is read.
         load_model(model if model is not None else model_init, model_init_kwargs, name="model")
+
+
+def _check_merge(quantisation: str | None, params: Any) -> None:
+    if quantisation is not None and params.lora is not None and params.merge_lora:
+        raise ValueError(
+            f"training.{params.method or 'sft'}.merge_lora: expected a base model whose weights have all bits of their "
+            f"type, found one of {quantisation}, into which an adapter can't be merged without rounding it away; set "
+            "merge_lora: false, which saves the adapter, or base_model.quantisation: null"
+        )
 
 
 def _set_noise(args: TrainingArguments, alpha: float | None) -> None:
