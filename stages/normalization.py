@@ -19,7 +19,10 @@ from stages.text.normal_form import NormalForm, PlainText, SpecialText
 from stages.text.reasons import RejectedRowError
 from stages.text.row_writer import RejectWriter, RowWriter
 from stages.text.serving import serving_meta
-from stages.text.split_groups import SplitGroups
+from stages.text.split_groups import SplitGroups, Twins
+
+_LARGE_SHARE = 0.5
+_ROWS_OF_A_SIDE = 2
 
 
 class NormalizationParams(Section):
@@ -34,8 +37,10 @@ class NormalizationParams(Section):
     }
 
     test_share: float = Field(0.1, ge=0, lt=1)
-    """Share held out for evaluation, by a hash of the conversation, else of the prompt. Prompts that differ in case,
-    white space or numbers only are on one side."""
+    """Share held out for evaluation, by a hash of the conversation, else of the prompt."""
+    twins: Twins = "numbers"
+    """Which prompts are one, and so on one side of the split: those that differ in numbers, case and white space; those
+    that differ in case and white space, as where numbers are the question ("What is 3 times 4?"); or equal ones."""
     group_by: str | None = None
     """Column of the log whose values are held out whole, such as a rater. Null: the conversation, else the prompt."""
     plain_text: PlainText = "auto"
@@ -112,7 +117,7 @@ def run(
     renderer = normal_form.renderer
     renderer.check_syntax()
     with RowWriter(completions, COMPLETIONS) as kept, RejectWriter(rejects) as refused:
-        groups = EventGroups(params.group_by, SplitGroups(test_share=params.test_share))
+        groups = EventGroups(params.group_by, SplitGroups(test_share=params.test_share, twins=params.twins))
         entries = _entries(feedback_events, ledger)
         counts = _write_rows(entries, normal_form, groups, kept=kept, refused=refused)
         counts["understood"] = renderer.sentences()
@@ -136,8 +141,25 @@ def run(
             f"that normalization.max_reject_share allows; {refused.summary()}",
             status=EXIT_REJECTED,
         )
+    _check_sides(counts, params.test_share)
     write_json(metrics, counts)
     _print_counts(counts)
+
+
+def _check_sides(counts: dict[str, Any], test_share: float) -> None:
+    """Raise StageFailure if one group of rows leaves nothing to learn from, or nothing to measure on."""
+    kept, splits, share = counts["rows_kept"], counts["splits"], counts["split_groups"]["largest_share"]
+    expected = {"train": (1 - test_share) * kept, "test": test_share * kept}
+    for side, what in (("train", "to learn from"), ("test", "held out")):
+        # Of a few rows a side may have none by chance.
+        if not splits.get(side, 0) and share > _LARGE_SHARE and expected[side] >= _ROWS_OF_A_SIDE:
+            raise StageFailure(
+                f"expected about {expected[side]:,.0f} of {kept:,} rows {what}, found none: one group holds "
+                f"{share:.0%} of them, whose prompts differ in case, white space or numbers only, or have one value of "
+                "normalization.group_by; set normalization.twins: case (or exact) if such prompts are different "
+                "questions, name another group_by, or set test_share: 0 to measure nothing",
+                status=EXIT_REJECTED,
+            )
 
 
 def normal_form_of(params: NormalizationParams, tokenizer: Any, *, stop_tokens: list[str]) -> NormalForm:
@@ -243,10 +265,10 @@ def _print_counts(counts: dict[str, Any]) -> None:
         print(f"  {name}: {', '.join(f'{count:,} {key}' for key, count in sorted(counts[name].items()))}")
     for sentence in counts["understood"]:
         print(f"  {sentence}")
-    if counts["split_groups"]["largest_share"] > 0.5 and counts["rows_kept"] > 1:
+    if counts["split_groups"]["largest_share"] > _LARGE_SHARE and counts["rows_kept"] > 1:
         print(
             "  one group holds more than half of the rows, all on one side, so the split is hardly one: prompts that "
-            "differ in case, white space or numbers only, or a value of normalization.group_by"
+            "are one by normalization.twins, or a value of group_by"
         )
 
 

@@ -7,13 +7,15 @@ added later move no row that was there.
 
 import hashlib
 import re
-from typing import Any
+from typing import Any, Literal
 
 from stages.contracts.rows import Split, canonical_json, content_id, split_of
 from stages.text.layouts import Text
 from stages.text.reasons import RejectedRowError
 
 _MIN_WORDS = 3
+Twins = Literal["numbers", "case", "exact"]
+"""Which prompts are one: those that differ in numbers, case and white space, in case and white space, or in nothing."""
 
 
 class SplitGroups:
@@ -21,10 +23,11 @@ class SplitGroups:
 
     Args:
         test_share: share of groups held out.
+        twins: which prompts are one.
     """
 
-    def __init__(self, *, test_share: float) -> None:
-        self.test_share = test_share
+    def __init__(self, *, test_share: float, twins: Twins = "numbers") -> None:
+        self.test_share, self.twins = test_share, twins
         self._sides: dict[bytes, Split] = {}
         self._sizes: dict[bytes, int] = {}
 
@@ -39,7 +42,7 @@ class SplitGroups:
         Raises:
             RejectedRowError: its conversation and its prompt stand on two sides already.
         """
-        keys = [_digest(f"prompt {_alike(prompt)}")]
+        keys = [_digest(f"prompt {_alike(prompt, self.twins)}")]
         if group is not None:
             keys.insert(0, _digest(f"group {group}"))
         known = {self._sides[key] for key in keys if key in self._sides}
@@ -71,8 +74,8 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
-def _alike(prompt: Text) -> str:
-    """What prompts have in common that differ in case, white space or numbers.
+def _alike(prompt: Text, twins: Twins) -> str:
+    """What prompts have in common that are one.
 
     Of a conversation its beginning counts up to the first answer, since later turns repeat it. Numbers count where
     there is little else, as in "Question 7".
@@ -85,7 +88,11 @@ def _alike(prompt: Text) -> str:
         text = canonical_json([f"{role}: {content}" for role, content in turns[: end or 1]])
         if end == 1 or not end:
             text = turns[0][1]
+    if twins == "exact":
+        return text
     words = text.casefold().split()
+    if twins == "case":
+        return " ".join(words)
     numbers = [word for word in words if any(character.isdigit() for character in word)]
     if len(words) - len(numbers) >= _MIN_WORDS and len(words) > 2 * len(numbers):
         words = [re.sub(r"\d+([.,]\d+)*", "0", word) for word in words]

@@ -82,6 +82,8 @@ def test_counts_of_the_data_add_up_or_the_page_says_so():
     assert good["sentence"] == "Of 10 rows read, 7 were kept, 1 were duplicates and 2 were refused."
     assert good["reasons"] == [("empty completion", "normalization", "2")]
     assert "DO NOT ADD UP" in bad["sentence"]
+    one_group = data({**NORMALIZATION, "split_groups": {"largest_share": 0.625}}, TOKENIZATION)
+    assert any("holds 62.5\N{NO-BREAK SPACE}% of the rows, all on one side" in note for note in one_group["notes"])
     assert any(note.startswith("3 of 7 rows (42.9\N{NO-BREAK SPACE}%) were cut") for note in bad["notes"])
 
 

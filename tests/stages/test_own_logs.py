@@ -805,10 +805,37 @@ def test_a_conversation_stands_on_one_side(reads):
 def test_twins_and_numbers_stand_on_one_side(reads):
     texts = [f"Please sum up the ticket no {i} for me" for i in range(9)] + ["  please SUM up the ticket no 3 for me "]
 
-    found = reads([{"prompt": text, "completion": "Done.", "label": 1} for text in texts], test_share=0.5)
+    others = [f"What rhymes with {word}?" for word in ("sea", "sky", "red", "blue", "sand", "moon", "tree", "rain")]
+    rows = [{"prompt": text, "completion": "Done.", "label": 1} for text in texts + others]
 
-    assert len({row["split"] for row in found.rows}) == 1
-    assert found.counts["split_groups"]["groups"] == 1
+    found = reads(rows, test_share=0.5)
+
+    sides = {text: row["split"] for row, text in zip(found.rows, texts + others, strict=True)}
+    assert len({sides[text] for text in texts}) == 1
+    assert found.counts["split_groups"]["groups"] == 1 + len(others)
+
+
+EGGS = [{"prompt": f"How long do I boil {i} eggs?", "completion": f"{i} minutes.", "label": 1} for i in range(40)]
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_one_group_that_leaves_a_side_empty_stops_and_names_the_setting(reads, share):
+    with pytest.raises(StageFailure, match=r"of 40 rows .*found none: one group holds 100% .*twins: case \(or exact\)"):
+        reads(EGGS, test_share=share)
+
+
+@pytest.mark.parametrize(("twins", "groups"), [("case", 40), ("exact", 41)])
+def test_prompts_of_which_numbers_are_the_question_may_stand_on_both_sides(reads, twins, groups):
+    again = {**EGGS[3], "prompt": " how long do I BOIL 3 eggs?"}
+
+    found = reads([*EGGS, again], test_share=0.3, twins=twins)
+
+    assert found.counts["split_groups"]["groups"] == groups
+    assert min(found.counts["splits"]["train"], found.counts["splits"]["test"]) > 5
+
+
+def test_one_log_of_eggs_is_let_through_where_nothing_is_to_be_measured(reads):
+    assert reads(EGGS, test_share=0).counts["splits"] == {"train": 40}
 
 
 def test_a_column_can_be_held_out_whole(reads):
