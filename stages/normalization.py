@@ -141,25 +141,28 @@ def run(
             f"that normalization.max_reject_share allows; {refused.summary()}",
             status=EXIT_REJECTED,
         )
-    _check_sides(counts, params.test_share)
+    counts["warnings"] = _empty_sides(counts, params.test_share)
     write_json(metrics, counts)
     _print_counts(counts)
 
 
-def _check_sides(counts: dict[str, Any], test_share: float) -> None:
-    """Raise StageFailure if one group of rows leaves nothing to learn from, or nothing to measure on."""
-    kept, splits, share = counts["rows_kept"], counts["splits"], counts["split_groups"]["largest_share"]
+def _empty_sides(counts: dict[str, Any], test_share: float) -> list[str]:
+    """What to tell a reader of a split that leaves nothing to learn from, or nothing to measure on."""
+    kept, groups = counts["rows_kept"], counts["split_groups"]
     expected = {"train": (1 - test_share) * kept, "test": test_share * kept}
-    for side, what in (("train", "to learn from"), ("test", "held out")):
+    why = "they are too few groups to split"
+    if groups["largest_share"] > _LARGE_SHARE:
+        why = (
+            f"one group holds {groups['largest_share']:.0%} of them, whose prompts are one by normalization.twins, or "
+            "which have one value of group_by: set twins: case (or exact) if prompts that differ in numbers are "
+            "different questions, or name another group_by"
+        )
+    return [
+        f"expected about {expected[side]:,.0f} of {kept:,} rows {what}, found none, and {stops} will stop; {why}"
+        for side, what, stops in (("train", "to learn from", "training"), ("test", "held out", "evaluation"))
         # Of a few rows a side may have none by chance.
-        if not splits.get(side, 0) and share > _LARGE_SHARE and expected[side] >= _ROWS_OF_A_SIDE:
-            raise StageFailure(
-                f"expected about {expected[side]:,.0f} of {kept:,} rows {what}, found none: one group holds "
-                f"{share:.0%} of them, whose prompts differ in case, white space or numbers only, or have one value of "
-                "normalization.group_by; set normalization.twins: case (or exact) if such prompts are different "
-                "questions, name another group_by, or set test_share: 0 to measure nothing",
-                status=EXIT_REJECTED,
-            )
+        if not counts["splits"].get(side, 0) and expected[side] >= _ROWS_OF_A_SIDE
+    ]
 
 
 def normal_form_of(params: NormalizationParams, tokenizer: Any, *, stop_tokens: list[str]) -> NormalForm:
@@ -265,7 +268,9 @@ def _print_counts(counts: dict[str, Any]) -> None:
         print(f"  {name}: {', '.join(f'{count:,} {key}' for key, count in sorted(counts[name].items()))}")
     for sentence in counts["understood"]:
         print(f"  {sentence}")
-    if counts["split_groups"]["largest_share"] > _LARGE_SHARE and counts["rows_kept"] > 1:
+    for sentence in counts["warnings"]:
+        print(f"  WARNING: {sentence}")
+    if counts["split_groups"]["largest_share"] > _LARGE_SHARE and counts["rows_kept"] > 1 and not counts["warnings"]:
         print(
             "  one group holds more than half of the rows, all on one side, so the split is hardly one: prompts that "
             "are one by normalization.twins, or a value of group_by"

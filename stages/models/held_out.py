@@ -41,7 +41,10 @@ def held_out_prompts(completions: Path) -> pa.Table:
     first = {prompt_id: index for index, prompt_id in reversed(list(enumerate(rows["prompt_id"].to_pylist())))}
     held_out = rows.take(pa.array(sorted(first.values()), pa.int64()))
     if not len(held_out):
-        raise ValueError(f"{completions}: expected held-out prompts, found none; raise normalization.test_share")
+        raise ValueError(
+            f"{completions}: expected held-out prompts, found none; raise normalization.test_share, or look at the "
+            "warnings in the metrics of normalization, for one group of prompts may hold the rows (normalization.twins)"
+        )
     return held_out
 
 

@@ -261,8 +261,9 @@ def data(normalization: Mapping[str, Any], tokenization: Mapping[str, Any]) -> d
         notes.append(
             "Split by prompt: " + ", ".join(f"{count:,} rows {name}" for name, count in sorted(splits.items())) + "."
         )
+    notes += [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in normalization.get("warnings", [])]
     largest = normalization.get("split_groups", {}).get("largest_share", 0.0)
-    if largest > 0.5:
+    if largest > 0.5 and not normalization.get("warnings"):
         notes.append(
             f"One group of prompts that are one by normalization.twins, or of one value of group_by, holds "
             f"{percent(largest, 1)} of the rows, all on one side, so that held-out rows say little of the others."

@@ -348,8 +348,15 @@ class ChatRenderer:
         if not own:
             return None
         start = min(item.start for item in own)
-        if turns.text[:start].rstrip() != served.text.rstrip().removesuffix(_OPEN).rstrip():
+        asked = served.text.rstrip().removesuffix(_OPEN).rstrip()
+        if not turns.text.startswith(asked) or len(asked) < turns.end_before(start):
             return None
+        if not bare.get("tool_calls"):
+            if turns.text[len(asked) : start].strip():
+                return None
+        else:
+            # What the template writes in front of a call is the assistant's too.
+            start = len(asked) + len(turns.text[len(asked) :]) - len(turns.text[len(asked) :].lstrip())
         end = self._last_end(turns, len(prompt), is_complete=is_complete)
         return f"{thought.strip()}\n{_CLOSE}\n\n{turns.text[start:end]}"
 

@@ -1,6 +1,7 @@
 """Logs as teams export them: read right, or stopped with the setting that decides. Each is recounted here."""
 
 import json
+import re
 
 import pyarrow as pa
 import pytest
@@ -819,9 +820,11 @@ EGGS = [{"prompt": f"How long do I boil {i} eggs?", "completion": f"{i} minutes.
 
 
 @pytest.mark.parametrize("share", [0.1, 0.9])
-def test_one_group_that_leaves_a_side_empty_stops_and_names_the_setting(reads, share):
-    with pytest.raises(StageFailure, match=r"of 40 rows .*found none: one group holds 100% .*twins: case \(or exact\)"):
-        reads(EGGS, test_share=share)
+def test_one_group_that_leaves_a_side_empty_is_warned_of_with_the_setting(reads, share, capsys):
+    (warning,) = reads(EGGS, test_share=share).counts["warnings"]
+
+    assert re.search(r"of 40 rows .*found none, and \w+ will stop; one group holds 100% .*twins: case \(or", warning)
+    assert f"WARNING: {warning}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("twins", "groups"), [("case", 40), ("exact", 41)])
@@ -835,7 +838,9 @@ def test_prompts_of_which_numbers_are_the_question_may_stand_on_both_sides(reads
 
 
 def test_one_log_of_eggs_is_let_through_where_nothing_is_to_be_measured(reads):
-    assert reads(EGGS, test_share=0).counts["splits"] == {"train": 40}
+    counts = reads(EGGS, test_share=0).counts
+
+    assert (counts["splits"], counts["warnings"]) == ({"train": 40}, [])
 
 
 def test_a_column_can_be_held_out_whole(reads):
