@@ -1,7 +1,7 @@
 """What a chat template makes of one row: the prompt, what of the answer is learned, where it ends, and the checks."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -82,12 +82,9 @@ def describe_template(folder: Path | None, row: Path | None) -> int:
         console.print(Text.assemble(("rejected, ", "bold red"), str(rejected)))
         return 1
     answers = [each for each in found if each["completion"] is not None]
-    _print(console, Part("prompt", found[0]["prompt"]))
-    for number, answer in enumerate(answers):
-        if number and answer["prompt"] != answers[number - 1]["prompt"]:
-            _print(console, Part("prompt", answer["prompt"]))
-        for part in parts_of(answer["completion"], answer["spans"]):
-            _print(console, part)
+    _print_rows(console, found)
+    for sentence in renderer.sentences():
+        console.print(Text.assemble(("note  ", "bold yellow"), sentence))
     for check in _CHECKS:
         console.print(Text.assemble(("ok  ", "bold green"), check))
     have_ended = [_print_end(console, answer["completion"], stops) for answer in answers if answer["is_complete"]]
@@ -100,6 +97,19 @@ def parts_of(completion: str, spans: Sequence[int] | None) -> Iterator[Part]:
     for index, (start, end) in enumerate(pairwise(borders)):
         if start < end:
             yield Part("learned" if index % 2 else "read", completion[start:end])
+
+
+def _print_rows(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Each prompt, once for all answers to it, and each answer with what of it is learned and what that weighs."""
+    shown = None
+    for row in rows:
+        if row["prompt"] != shown:
+            _print(console, Part("prompt", row["prompt"]))
+        shown = row["prompt"]
+        for part in parts_of(row["completion"], row["spans"]) if row["completion"] is not None else ():
+            _print(console, part)
+        if row.get("span_weights") is not None:
+            console.print(f"in the loss of SFT its answers weigh {', '.join(map(str, row['span_weights']))}")
 
 
 def _print(console: Console, part: Part) -> None:

@@ -42,6 +42,8 @@ LearnedTurns = Literal["all", "last", "conversation", "each"]
 _Spans = tuple[Place, ...]
 _OPEN, _CLOSE = "<think>", "</think>"
 
+_LIKE_CONTROL = re.compile(r"<\|[^|<>\s]+\|>|<(?:start|end)_of_turn>")
+
 # What nobody says, to see what a template writes around it.
 _PROBE = ("plumbline asks", "plumbline answers")
 
@@ -124,6 +126,7 @@ class ChatRenderer:
         self.said: Counter[str] = Counter()
         """What was done to rows that a reader of the run should know of."""
         self._learned_ends: dict[str, None] = {}
+        self._rendered_any = False
         self._template = template
         self._today = today
         self._listed = [token for token in (*stop_tokens, tokenizer.eos_token) if isinstance(token, str) and token]
@@ -167,6 +170,7 @@ class ChatRenderer:
                 except RejectedRowError as rejected:
                     error = error or rejected
                 else:
+                    self._rendered_any = True
                     self.said.update([*form.said(), *changes])
                     if any(message.get("weight") for message in prompt):
                         self.said["weights_in_prompt"] += 1
@@ -184,7 +188,25 @@ class ChatRenderer:
             "weights_in_prompt": "an answer in the prompt has a weight, and prompts aren't learned; set "
             "normalization.learned_turns: conversation or each to learn the earlier answers of demonstrations too",
         }
-        return [f"in {self.said[name]:,} rows {what}" for name, what in told.items() if self.said[name]]
+        found = [f"in {self.said[name]:,} rows {what}" for name, what in told.items() if self.said[name]]
+        if self._rendered_any and (unknown := self.unknown_tokens()):
+            found.append(
+                f"the chat template writes {', '.join(unknown)}, which the tokenizer doesn't know and takes for plain "
+                "text; take a template that was made for it, or a base model whose tokenizer has them"
+            )
+        return found
+
+    def unknown_tokens(self) -> list[str]:
+        """What looks like a control token in what the template writes around a turn, and is none of the tokenizer's."""
+        asked, said = (
+            {"role": role, "content": text} for role, text in zip(("user", "assistant"), _PROBE, strict=True)
+        )
+        try:
+            text = self._render([asked, said, asked], None, add_generation_prompt=True)
+        except RejectedRowError:
+            return []
+        vocabulary = self.tokenizer.get_vocab()
+        return [token for token in dict.fromkeys(_LIKE_CONTROL.findall(text)) if token not in vocabulary]
 
     def ends(self) -> list[str]:
         """Control tokens that answers end with: the template's end of turn, and others of rows rendered so far."""

@@ -104,3 +104,17 @@ def test_parts_cover_the_answer():
         Part("learned", "def"),
     ]
     assert list(parts_of("abc", None)) == [Part("learned", "abc")]
+
+
+def test_each_answer_of_a_demonstration_is_shown_with_its_prompt_and_weight(folder, tmp_path, capsys):
+    turns = [{"role": role, "content": f"{role} {at}"} for at in "ab" for role in ("user", "assistant")]
+    turns[1]["weight"] = 0.5
+    (tmp_path / "log.jsonl").write_text(json.dumps({"messages": turns}))
+    (tmp_path / "params.yaml").write_text("normalization: {learned_turns: each}\n")
+
+    assert describe_template(folder, tmp_path / "log.jsonl") == 0
+
+    shown = capsys.readouterr().out
+    assert shown.count("prompt, read\n") == 2
+    assert "| assistant a<|end|>\nin the loss of SFT its answers weigh 0.5\n" in shown
+    assert "note  the chat template writes <|assistant|>, which the tokenizer doesn't know" in shown

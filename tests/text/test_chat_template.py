@@ -426,3 +426,14 @@ def test_a_thinking_server_that_asks_for_a_thought_which_the_answer_lacks_is_nam
 def test_a_decay_of_one_answer_is_refused(learned_turns):
     with pytest.raises(ValidationError, match=f"learned_turns: {learned_turns} leaves one answer in a completion"):
         NormalizationParams(turn_decay=0.5, learned_turns=learned_turns)
+
+
+def test_control_tokens_that_the_tokenizer_does_not_know_are_said():
+    renderer = ChatRenderer(byte_level(), template=CHATML)
+    assert renderer.sentences() == []
+
+    renderer.render(ASKED, [ANSWERED])
+
+    (said,) = renderer.sentences()
+    assert said.startswith("the chat template writes <|im_start|>, <|im_end|>, which the tokenizer doesn't know")
+    assert ChatRenderer(chatml()).unknown_tokens() == []
