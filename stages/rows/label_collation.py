@@ -1,7 +1,7 @@
 """Batches of tokens with the labels that say which of them are learned from."""
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any
 
 import torch
@@ -9,6 +9,9 @@ from torch import Tensor
 
 from stages.losses.sft import IGNORED
 from stages.rows.batching import pad_rows
+
+ROW_STARTS = "row_starts"
+"""Where the rows of a batch begin that are laid end to end: places, of shape (n,)."""
 
 
 class LabelCollator:
@@ -21,7 +24,8 @@ class LabelCollator:
     Args:
         pad_id: id that fills short rows.
         learns_prompts: whether tokens of a prompt are learned from too.
-        flattens: whether packed rows are laid end to end as one row, which kernels for packed attention ask for.
+        flattens: whether rows are laid end to end as one row without padding, which kernels for packed attention ask
+            for; positions tell the model where each begins.
         is_encoder_decoder: whether labels are what a decoder answers, and not the ids.
     """
 
@@ -40,19 +44,21 @@ class LabelCollator:
             `input_ids` and `labels` of shape (n, t), and `attention_mask`, or for packed rows whose documents stay
             apart `position_ids`, of the same shape; `weight`, if the rows have one, of shape (n,), and where answers of
             a row don't count alike `token_weights` of shape (n, t). Labels of an encoder-decoder have a width of their
-            own.
+            own. Rows laid end to end are one row, and `row_starts` says where each begins.
+
+        Raises:
+            ValueError: rows to be laid end to end have weights or hidden tokens, which one row has no place for.
         """
+        if self.flattens:
+            return self._end_to_end(rows)
         ids = [_ints(row["input_ids"]) for row in rows]
         labels = [self.labels_of(row, tokens) for row, tokens in zip(rows, ids, strict=True)]
         batch: dict[str, Tensor] = {}
         if "weight" in rows[0]:
             batch["weight"] = torch.tensor([row["weight"] for row in rows], dtype=torch.float32)
         if "position_ids" in rows[0]:
-            positions = [_ints(row["position_ids"]) for row in rows]
-            if self.flattens:
-                ids, labels, positions = ([list(chain(*column))] for column in (ids, labels, positions))
             # Padding begins anew at each token, so that it sees none of the documents.
-            beside = {"position_ids": positions}
+            beside = {"position_ids": [_ints(row["position_ids"]) for row in rows]}
         else:
             masks = [row.get("attention_mask", [1] * len(row_ids)) for row, row_ids in zip(rows, ids, strict=True)]
             beside = {"attention_mask": masks}
@@ -65,6 +71,25 @@ class LabelCollator:
             for weights, row in zip(batch["token_weights"], rows, strict=True):
                 _weigh(weights, row)
         return batch
+
+    def _end_to_end(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        ids = [_ints(row["input_ids"]) for row in rows]
+        starts = list(accumulate(map(len, ids[:-1]), initial=0))
+        labels: list[int] = []
+        positions: list[int] = []
+        for row, tokens in zip(rows, ids, strict=True):
+            is_weighed = "weight" in row or any(weight != 1 for weight in row.get("span_weights", ()))
+            if is_weighed or not all(row.get("attention_mask", ())):
+                raise ValueError(
+                    "padding_free: expected rows without weights and without tokens hidden by attention_mask, found "
+                    f"{'a weight' if is_weighed else 'hidden tokens'}; leave the column out, or padding_free"
+                )
+            positions += _ints(row["position_ids"]) if "position_ids" in row else range(len(tokens))
+            # What stands before the first token is another row, from which it can't be predicted.
+            labels += [IGNORED, *self.labels_of(row, tokens)[1:]][: len(tokens)]
+        batch = {ROW_STARTS: torch.tensor(starts)}
+        columns = {"input_ids": list(chain(*ids)), "position_ids": positions, "labels": labels}
+        return batch | {name: torch.tensor([values]) for name, values in columns.items()}
 
     def labels_of(self, row: Mapping[str, Any], ids: list[int]) -> list[int]:
         """Labels of a row's tokens: those that it brings, or its ids behind what isn't learned from.

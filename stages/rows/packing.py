@@ -4,6 +4,7 @@ Documents either follow each other in rows cut at a fixed length, as in pretrain
 positions that begin anew, sees no other one, and doesn't predict the one behind it.
 """
 
+import logging
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any, NamedTuple, cast
@@ -18,6 +19,8 @@ from transformers import PreTrainedTokenizerBase
 
 from stages.losses.sft import IGNORED
 from stages.text.encoding import with_single_ends
+
+logger = logging.getLogger(__name__)
 
 _ROWS_AT_ONCE = 1000
 _INT_LISTS = pa.list_(pa.int32())
@@ -134,6 +137,8 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
         add_special_tokens: whether the tokenizer adds its own special tokens.
         seed: of the shuffling.
         keep_documents_apart: whether texts stay whole, with positions of their own.
+        truncates: whether of a text that is longer than a row the end is left out, and not put into further rows, where
+            texts stay apart.
 
     Raises:
         ValueError: it isn't said where the texts stand, or a number is out of range.
@@ -156,6 +161,7 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
         *,
         seed: int = 0,
         keep_documents_apart: bool = False,
+        truncates: bool = False,
     ) -> None:
         if (dataset_text_field is None) == (formatting_func is None):
             raise ValueError(
@@ -176,6 +182,7 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
         self.add_special_tokens = add_special_tokens
         self.seed = seed
         self.keep_documents_apart = keep_documents_apart
+        self.truncates = truncates
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -202,8 +209,13 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
         """
         order = np.random.Generator(np.random.PCG64([self.seed, self.epoch]))
         tail: list[Document] = []
+        num_cut = 0
         for texts in self._buffers():
-            packed = list(self._pack([*tail, *self._documents(texts)]))
+            documents = self._documents(texts)
+            if self.truncates:
+                num_cut += sum(len(document.input_ids) > self.seq_length for document in documents)
+                documents = [Document(*(ids[: self.seq_length] for ids in document)) for document in documents]
+            packed = list(self._pack([*tail, *documents]))
             tail = []
             if not self.keep_documents_apart and packed and len(packed[-1].input_ids) < self.seq_length:
                 tail = [Document(*packed.pop()[:2])]
@@ -211,6 +223,8 @@ class ConstantLengthDataset(IterableDataset[dict[str, torch.Tensor]]):
                 yield packed[index]
         for row in tail:
             yield PackedRow(*row)
+        if num_cut:
+            logger.warning("packing: cut %d texts to %d tokens", num_cut, self.seq_length)
 
     def _pack(self, documents: list[Document]) -> Iterator[PackedRow]:
         pack = stay_apart if self.keep_documents_apart else follow_each_other

@@ -61,3 +61,27 @@ def test_stays_finite_for_extreme_scores(magnitude):
     scores = torch.tensor([-magnitude, magnitude])
 
     assert reward_loss(scores, -scores).losses.isfinite().all()
+
+
+def test_centering_matches_numbers_worked_by_hand():
+    # leads = [2, -1]; sums of scores = [4, 1], their squares [16, 1], a hundredth of them [0.16, 0.01]; weights 1 and 3
+    result = reward_loss(
+        torch.tensor([3.0, 0.0]),
+        torch.tensor([1.0, 1.0]),
+        weights=torch.tensor([1.0, 3.0]),
+        centering=0.01,
+    )
+
+    expected = torch.tensor([math.log1p(math.exp(-2.0)) + 0.16, 3 * (math.log1p(math.exp(1.0)) + 0.01)])
+    torch.testing.assert_close(result.losses, expected)
+    torch.testing.assert_close(result.leads, torch.tensor([2.0, -1.0]))
+
+
+def test_centering_pulls_both_scores_of_a_pair_by_the_same_amount_until_they_add_up_to_0():
+    scores = torch.tensor([[2.0, 0.5], [1.0, -0.5]], dtype=torch.float64, requires_grad=True)
+    found = [torch.autograd.grad(reward_loss(*scores, centering=c).losses.sum(), scores)[0] for c in (None, 0.0, 0.25)]
+
+    # The gradient of c * (chosen + rejected)^2 is 2 c * (chosen + rejected) in both: [1.5, 0].
+    torch.testing.assert_close(found[1], found[0])
+    torch.testing.assert_close(found[2] - found[0], torch.tensor([[1.5, 0.0], [1.5, 0.0]], dtype=torch.float64))
+    assert torch.autograd.gradcheck(lambda pair: reward_loss(*pair, centering=0.25).losses, scores)

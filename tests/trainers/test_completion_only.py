@@ -53,6 +53,7 @@ def test_rows_whose_documents_stay_apart_can_be_laid_end_to_end():
         "input_ids": [[5, 6, 7, 8, 9]],
         "labels": [[I, 6, I, I, 9]],
         "position_ids": [[0, 1, 0, 0, 1]],
+        "row_starts": [0, 3],
     }
 
 

@@ -358,7 +358,31 @@ def test_a_model_can_be_given_by_name_or_made_anew(tmp_path):
     assert losses[1] == losses[2] == pytest.approx(losses[0], rel=1e-6)
 
 
+def test_scores_are_centered_if_asked_for(tmp_path):
+    found = {}
+    for coefficient in (None, 0.5):
+        trainer = reward_trainer(tmp_path, center_rewards_coefficient=coefficient, max_steps=1)
+        batch = trainer.data_collator(trainer.train_dataset.select(range(4)).to_list())
+        loss, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
+        found[coefficient] = loss
+    sums = outputs["rewards_chosen"] + outputs["rewards_rejected"]
+
+    torch.testing.assert_close(found[0.5] - found[None], 0.5 * sums.square().mean(), rtol=1e-4, atol=1e-6)
+
+
 # ---- arguments ----
+
+
+def test_a_tokenizer_has_two_names_and_the_centering_a_range(tmp_path):
+    tokenizer = tiny_tokenizer()
+
+    trainer = reward_trainer(tmp_path, tokenizer=None, processing_class=tokenizer)
+
+    assert trainer.processing_class is tokenizer
+    with pytest.raises(ValueError, match="one of tokenizer and processing_class, found .*; leave one out"):
+        reward_trainer(tmp_path, processing_class=tokenizer)
+    with pytest.raises(ValueError, match="center_rewards_coefficient from 0, found -0.1"):
+        reward_trainer(tmp_path, center_rewards_coefficient=-0.1)
 
 
 @needs_shared

@@ -77,7 +77,7 @@ def test_a_completion_keeps_its_prompt_where_it_alone_is_learned():
     long = {"prompt": "what is the sky", "completion": "fine"}
 
     whole, _ = read([long], max_length=6)
-    rows, left_out = read([long, {"prompt": "what", "completion": "fine good"}], max_length=6, completions_only=True)
+    rows, left_out = read([long, {"prompt": "what", "completion": "fine good"}], max_length=6, learns="completions")
 
     assert words(whole[0]) == "<s> <user> what is the sky"
     assert [words(row) for row in rows] == ["<s> <user> what <assistant> fine good"]

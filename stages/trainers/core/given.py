@@ -42,6 +42,19 @@ def tokenizer_given(tokenizer: Any, model: Any) -> Any:
         return None
 
 
+def either(name: str, given: Any, other_name: str, other: Any) -> Any:
+    """The value of an argument that has two places; None if it stands in neither.
+
+    Raises:
+        ValueError: it stands in both, with two values.
+    """
+    if given is not None and other is not None and given is not other and given != other:
+        raise ValueError(
+            f"expected one of {name} and {other_name}, found {given!r:.80} and {other!r:.80}; leave one out"
+        )
+    return other if given is None else given
+
+
 def adapter_config(given: Any) -> Any:
     """The configuration of an adapter, which may be given as the dict that `to_dict` of one makes.
 

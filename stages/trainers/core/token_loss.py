@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from stages.losses.sft import IGNORED, sft_loss
 from stages.models.logprobs import CompletionLogps, completion_logps
+from stages.rows.label_collation import ROW_STARTS
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.metrics import Share
 from stages.trainers.core.safeguards import refuse_non_finite
 from stages.trainers.core.scored import OWN_SHARE, num_own_rows
+
+_NOT_THE_MODELS = ("weight", "token_weights", ROW_STARTS)
 
 
 class TokenLossTrainer(FeedbackTrainer):
@@ -32,7 +35,7 @@ class TokenLossTrainer(FeedbackTrainer):
         batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)
         own = batches[-1].pop(OWN_SHARE, None) if batches else None
         if own is not None and number is not None:
-            batches[-1]["labels"][len(own) :] = IGNORED
+            _ignore_rows(batches[-1], len(own))
             number = self._get_num_items_in_batch(batches, device)
         return batches, number
 
@@ -61,7 +64,7 @@ class TokenLossTrainer(FeedbackTrainer):
     ) -> Any:
         """Mean loss of the tokens that are learned from: of the step if their number is known, else of the batch."""
         if return_outputs or not self.scores_ids:
-            known = _without_weights(inputs)
+            known = {name: value for name, value in inputs.items() if name not in _NOT_THE_MODELS}
             return super().compute_loss(model, known, return_outputs, num_items_in_batch)
         found = self._logps(model, inputs)
         result = sft_loss(
@@ -85,9 +88,11 @@ class TokenLossTrainer(FeedbackTrainer):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Loss of an evaluation batch and, if wanted, its logits and labels."""
         inputs = self._prepare_inputs(inputs)
+        if ROW_STARTS in inputs:
+            _ignore_rows(inputs, num_own_rows(len(inputs[ROW_STARTS]), self.accelerator))
         logits = labels = None
         if not prediction_loss_only or not self.scores_ids:
-            known = _without_weights(inputs)
+            known = {name: value for name, value in inputs.items() if name not in _NOT_THE_MODELS}
             loss, logits, labels = super().prediction_step(model, known, prediction_loss_only, ignore_keys)
         if self.scores_ids:
             if logits is None:
@@ -97,7 +102,7 @@ class TokenLossTrainer(FeedbackTrainer):
             else:
                 logps, num_tokens = _read_logits(logits, inputs["labels"], inputs.get("token_weights"))
                 refuse_non_finite(inputs, logps, step=self.state.global_step)
-            own = slice(num_own_rows(len(logps), self.accelerator))
+            own = slice(len(logps) if ROW_STARTS in inputs else num_own_rows(len(logps), self.accelerator))
             weights = inputs["weight"][own] if "weight" in inputs else None
             result = sft_loss(logps[own], num_tokens[own], weights=weights)
             loss, share = result.loss, Share(result.losses.sum(), num_tokens[own].sum())
@@ -110,8 +115,13 @@ class TokenLossTrainer(FeedbackTrainer):
         return loss, logits, labels
 
 
-def _without_weights(batch: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name not in ("weight", "token_weights")}
+def _ignore_rows(batch: dict[str, Any], start: int) -> None:
+    """Let a batch's rows from place `start` on count for nothing, also where all are laid end to end."""
+    starts = batch.get(ROW_STARTS)
+    if starts is None:
+        batch["labels"][start:] = IGNORED
+    elif start < len(starts):
+        batch["labels"][:, starts[start] :] = IGNORED
 
 
 def _read_logits(logits: Any, labels: Tensor, token_weights: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -29,6 +29,9 @@ class RewardConfig(DocumentedArguments):
     """Whether dropout is off; that of an adapter belongs to its own configuration."""
     dataset_num_proc: int | None = None
     """Processes that encode raw rows. None takes one."""
+    center_rewards_coefficient: float | None = None
+    """What scores cost that aren't centered around 0, as a multiple of the square of a pair's sum; 0.01 in
+    https://arxiv.org/abs/2312.09244. None asks for nothing."""
 
     def __post_init__(self) -> None:
         """Check the method's arguments.
@@ -37,6 +40,11 @@ class RewardConfig(DocumentedArguments):
             ValueError: one is out of range, or asks for what a loss on pairs hasn't.
         """
         check_max_length(self.max_length)
+        if self.center_rewards_coefficient is not None and not 0 <= self.center_rewards_coefficient < float("inf"):
+            raise ValueError(
+                f"expected center_rewards_coefficient from 0, found {self.center_rewards_coefficient}; None centers "
+                "nothing"
+            )
         check_choice("too_long", self.too_long, TooLong)
         if self.label_smoothing_factor:
             raise ValueError(

@@ -10,3 +10,6 @@ class RewardTrainingParams(OptimisationParams):
 
     learning_rate: float = Field(1e-5, gt=0)
     """Learning rate after warm-up."""
+    center_rewards_coefficient: float | None = Field(None, ge=0)
+    """What scores cost that aren't centered around 0, as a multiple of the square of a pair's sum; null asks for
+    nothing."""

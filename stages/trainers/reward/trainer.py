@@ -14,7 +14,7 @@ from stages.rows.given import check_finite, rows_of
 from stages.rows.raw import PAIR, LeftOut, Lengths, RowReader
 from stages.trainers.core.arguments import settle
 from stages.trainers.core.base import FeedbackTrainer
-from stages.trainers.core.given import adapter_config, name_of, tokenizer_given
+from stages.trainers.core.given import adapter_config, either, name_of, tokenizer_given
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import Share, share_of
 from stages.trainers.core.policy import prepare_policy, prepared_init
@@ -53,6 +53,7 @@ class RewardTrainer(FeedbackTrainer):
         preprocess_logits_for_metrics: called with those probabilities and zeros before they are kept.
         max_length: the same as `args.max_length`.
         peft_config: adapter to lay on the model, of task type SEQ_CLS; None trains the model itself.
+        processing_class: today's name of `tokenizer`.
 
     Raises:
         ValueError: arguments contradict each other, or a dataset or the model can't be used.
@@ -79,8 +80,10 @@ class RewardTrainer(FeedbackTrainer):
         preprocess_logits_for_metrics: Any = None,
         max_length: int | None = None,
         peft_config: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
     ) -> None:
         settle(args)
+        tokenizer = either("tokenizer", tokenizer, "processing_class", processing_class)
         self.max_length = checked_length(args, max_length)
         if (model is None) == (model_init is None):
             raise ValueError("expected a reward model as one of model and model_init, found both or none; give one")
@@ -169,13 +172,22 @@ class RewardTrainer(FeedbackTrainer):
         """Mean loss of a training batch, with the scores and losses of its pairs if `return_outputs`."""
         batch = with_our_names(inputs)
         chosen, rejected = self._scores(model, batch)
-        result = _loss(batch, chosen, rejected)
+        result = self._loss(batch, chosen, rejected)
         number, share = own_share(batch, len(chosen))
         counted = RewardLoss(*(values[:number] for values in result))
         self._train_sums.add(_metrics(chosen[:number], rejected[:number], counted))
         loss = counted.losses.mean() * share if number else counted.losses.sum()
         outputs = {"rewards_chosen": chosen, "rewards_rejected": rejected, "losses": result.losses}
         return (loss, outputs) if return_outputs else loss
+
+    def _loss(self, batch: Batch, chosen: Tensor, rejected: Tensor) -> RewardLoss:
+        numbers = {name: batch.get(column) for name, column in (("margins", "margin"), ("weights", "weight"))}
+        return reward_loss(
+            chosen,
+            rejected,
+            **{name: None if values is None else values.to(chosen) for name, values in numbers.items()},
+            centering=self.args.center_rewards_coefficient,
+        )
 
     def prediction_step(
         self,
@@ -188,7 +200,7 @@ class RewardTrainer(FeedbackTrainer):
         batch = with_our_names(self._prepare_inputs(inputs))
         with torch.no_grad(), self.compute_loss_context_manager():
             chosen, rejected = self._scores(model, batch)
-        result = _loss(batch, chosen, rejected)
+        result = self._loss(batch, chosen, rejected)
         own = slice(num_own_rows(len(chosen), self.accelerator))
         counted = RewardLoss(*(values[own] for values in result))
         self._eval_sums.add({**_metrics(chosen[own], rejected[own], counted), "loss": share_of(counted.losses)})
@@ -204,15 +216,6 @@ def _loaded(model: Any) -> Any:
     if source is None:
         return model
     return AutoModelForSequenceClassification.from_pretrained(source, num_labels=1, use_safetensors=True)
-
-
-def _loss(batch: Batch, chosen: Tensor, rejected: Tensor) -> RewardLoss:
-    numbers = {name: batch.get(column) for name, column in (("margins", "margin"), ("weights", "weight"))}
-    return reward_loss(
-        chosen,
-        rejected,
-        **{name: None if values is None else values.to(chosen) for name, values in numbers.items()},
-    )
 
 
 def _metrics(chosen: Tensor, rejected: Tensor, result: RewardLoss) -> dict[str, Share]:

@@ -3,11 +3,12 @@
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from stages.losses.sft import IGNORED
 from stages.rows.given import RowRenderers, own_cells, refusal
 from stages.rows.raw import LeftOut, is_encoded, without_needless_spans
 from stages.text.chat_template import ChatRenderer
@@ -32,6 +33,11 @@ _LEFT_OUT = ("no_room_for_completion", "no_prompt_token", "empty_completion", "e
 _CONVERSATIONS = ("messages", "conversations", "prompt", "chosen")
 
 
+Learns = Literal["given", "all", "completions", "answers", "all_answers"]
+"""What of a row is learned: all of a raw row, and of an encoded one what it says; all; its completion, so that a cut
+leaves some of it; what the assistant says, of a prompt's completion or of a whole conversation; or in prompts too."""
+
+
 class SFTRowReader(NamedTuple):
     """Makes encoded rows of datasets.
 
@@ -47,8 +53,8 @@ class SFTRowReader(NamedTuple):
     """Column of the text; None reads conversations, unless there is a formatting function."""
     formatting_func: FormattingFunction | None = None
     """Called with columns of several rows, gives a list of texts."""
-    completions_only: bool = False
-    """Whether completions alone are learned from, so that a cut leaves some of them."""
+    learns: Learns = "given"
+    """What of a row is learned."""
     add_special_tokens: bool = True
     """Whether the tokenizer adds its own special tokens to texts."""
     appends_eos: bool = True
@@ -111,8 +117,12 @@ class SFTRowReader(NamedTuple):
         """
         columns = dataset.column_names or list(next(iter(dataset)))
         if self.text_field is None and self.formatting_func is None and "input_ids" in columns:
+            self._check_answers(columns, name)
             kept = [column for column in columns if column in _ENCODED or (self.keeps_columns and column != "label")]
             liked = dataset.filter(_is_liked, fn_kwargs={"name": name}) if "label" in columns else dataset
+            masks = self._masks(columns)
+            if masks:
+                liked = liked.map(_labels_of_masks, fn_kwargs={"masks": masks})
             return liked.remove_columns([column for column in columns if column not in kept])
         encoded = dataset.map(
             self._encode,
@@ -123,7 +133,8 @@ class SFTRowReader(NamedTuple):
             fn_kwargs={"name": name},
         )
         is_text = self.text_field is not None or self.formatting_func is not None
-        unread = [] if is_text or self.completions_only else [*OF_COMPLETIONS]
+        # Where all of a raw row is learned, what its prompt is plays no part.
+        unread = [*OF_COMPLETIONS] if not is_text and self.learns in {"given", "all"} else []
         return encoded.filter(_is_kept, fn_kwargs={"name": name}).remove_columns(["left_out", "is_cut", *unread])
 
     def _encode(self, rows: Mapping[str, Sequence[Any]], indices: Sequence[int], *, name: str) -> dict[str, list[Any]]:
@@ -138,14 +149,31 @@ class SFTRowReader(NamedTuple):
             raise ValueError(
                 f"{name}: expected single rows with a column input_ids, found {', '.join(dataset.column_names)}"
             )
+        self._check_answers(dataset.column_names, name)
         counts: Counter[str] = Counter()
-        rows = dataset
+        masks = self._masks(dataset.column_names)
+        rows = dataset.map(_labels_of_masks, fn_kwargs={"masks": masks}) if masks else dataset
         if "label" in dataset.column_names:
             kept = [index for index, label in enumerate(dataset["label"]) if label is None or label]
             counts["undesired"] = len(dataset) - len(kept)
             rows = rows.select(kept) if counts["undesired"] else rows
         columns = [column for column in _ENCODED if column in rows.column_names]
         return (rows if self.keeps_columns else rows.select_columns(columns)), counts
+
+    def _masks(self, columns: Sequence[str]) -> list[str]:
+        """Columns of encoded rows that say which tokens are learned, where `labels` don't."""
+        if "labels" in columns:
+            return []
+        asked = ["assistant_masks", *([] if self.learns in {"all", "all_answers"} else ["completion_mask"])]
+        return [column for column in asked if column in columns]
+
+    def _check_answers(self, columns: Sequence[str], name: str) -> None:
+        known = {"labels", "assistant_masks", *(["prompt_length"] if self.learns == "answers" else [])}
+        if self.learns in {"answers", "all_answers"} and known.isdisjoint(columns):
+            raise ValueError(
+                f"{name}: assistant_only_loss: expected encoded rows that say what the assistant said, by one of "
+                f"{', '.join(sorted(known))}, found columns {', '.join(columns)}; give messages instead"
+            )
 
     def _encoded(self, dataset: Dataset, name: str) -> tuple[Dataset, Counter[str]]:
         is_text = self.text_field is not None or self.formatting_func is not None
@@ -167,6 +195,11 @@ class SFTRowReader(NamedTuple):
             logger.warning("%s: cut %d of %d rows to %s tokens", name, num_cut, len(encoded), self.max_length)
         rows = encoded.remove_columns(["left_out", "is_cut"])
         return (rows if is_text else without_needless_spans(rows)), counts
+
+
+def _labels_of_masks(row: Mapping[str, Any], *, masks: Sequence[str]) -> dict[str, list[int]]:
+    columns = zip(row["input_ids"], *(row[mask] for mask in masks), strict=True)
+    return {"labels": [token if all(learned) else IGNORED for token, *learned in columns]}
 
 
 def _is_liked(row: Mapping[str, Any], *, name: str) -> bool:
@@ -226,6 +259,9 @@ def encode_conversations(
             if feedback.label is False:
                 cells.append(([], 0, [0, 0], [1.0], False, 1.0, "undesired"))
             else:
+                if reader.learns in {"answers", "all_answers"}:
+                    is_whole = reader.learns == "all_answers" or not {"messages", "conversations"}.isdisjoint(raw)
+                    feedback = _with_answers(feedback, is_whole=is_whole)
                 cells.append((*_encode_conversation(feedback, renderers.of(raw), reader), feedback.weight, ""))
         except RejectedRowError as rejected:
             if rejected.reason not in _LEFT_OUT:
@@ -254,7 +290,7 @@ def _encode_conversation(
         is_complete=feedback.are_complete[0] and reader.appends_eos,
         spans=flat(text.spans[0]),
     )
-    if reader.completions_only:
+    if reader.learns in {"completions", "answers", "all_answers"}:
         cut = truncate_together([row], max_length=reader.max_length)[0]
         spans = [0, len(cut.input_ids) - cut.prompt_length] if cut.spans is None else cut.spans
         weights = cut_weights(text.weights[0], spans) or [1.0] * (len(spans) // 2)
@@ -275,6 +311,30 @@ def _weigh_alike(feedback: Feedback) -> bool:
     texts = [feedback.prompt, *feedback.completions[:1]]
     messages = [message for text in texts if not isinstance(text, str) for message in text]
     return all(message.get("weight", 1.0) == 1.0 for message in messages if message["role"] == "assistant")
+
+
+def _with_answers(feedback: Feedback, *, is_whole: bool) -> Feedback:
+    """The row with all turns of the assistant in its completion, or those that stand there if it isn't whole.
+
+    Raises:
+        RejectedRowError: it is no conversation, or its prompt ends within an answer.
+    """
+    if isinstance(feedback.prompt, str):
+        raise RejectedRowError(
+            "bad_messages",
+            "assistant_only_loss: expected a conversation, found plain text; use completion_only_loss",
+        )
+    if not is_whole or not feedback.completions:
+        return feedback
+    if feedback.prompt[-1:] and feedback.prompt[-1]["role"] == "assistant":
+        raise RejectedRowError(
+            "unclear_turns",
+            "assistant_only_loss: expected a prompt that ends with a question, found one with an answer",
+        )
+    turns = [*feedback.prompt, *_as_turns(feedback.completions[0], "assistant")]
+    # What nothing stands before can't be predicted from anything.
+    first = next((place for place, turn in enumerate(turns) if place and turn["role"] == "assistant"), len(turns))
+    return feedback._replace(prompt=turns[:first], completions=(turns[first:],))
 
 
 def _as_turns(text: Text, role: str) -> Text:

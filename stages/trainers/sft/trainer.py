@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, Self
 
 from transformers import PreTrainedTokenizerBase, TrainingArguments
+from transformers.trainer_utils import has_length
 
 from stages.models.documents import keeps_documents_apart
 from stages.models.pointer import precision_of
@@ -17,12 +18,12 @@ from stages.rows.given import rows_of
 from stages.rows.label_collation import LabelCollator
 from stages.rows.raw import LeftOut
 from stages.trainers.core.arguments import DocumentedArguments, settle
-from stages.trainers.core.given import name_of, tokenizer_of
+from stages.trainers.core.given import either, name_of, tokenizer_of
 from stages.trainers.core.job import Job
 from stages.trainers.core.policy import load_model, prepare_policy, prepared_init
 from stages.trainers.core.seeding import set_seed
 from stages.trainers.core.token_loss import TokenLossTrainer
-from stages.trainers.sft.data import SFTData
+from stages.trainers.sft.data import PACKING_KWARGS, PackingStrategy, SFTData
 
 
 @dataclasses.dataclass
@@ -32,10 +33,35 @@ class SFTConfig(DocumentedArguments):
     completion_only_loss: bool | None = None
     """Whether completions alone are learned from, and prompts not. None does so for rows that are encoded already and
     say where their prompt ends, and learns all of a raw row."""
+    assistant_only_loss: bool = False
+    """Whether of conversations only what the assistant says is learned: every turn of `messages`, and of a prompt with
+    its completion those of the completion, or with `completion_only_loss=False` those of the prompt too."""
+    packing: bool = False
+    """Whether rows hold several texts."""
+    packing_strategy: PackingStrategy | None = None
+    """How texts share rows: "bfd" (best fit, decreasing) and "bfd_split" keep them whole and unseen by each other, and
+    of one that is longer than a row leave out the end or put it into further rows; "wrapped" puts them one behind the
+    other and cuts where a row ends. None takes "bfd" where `packing` stands here, and where it is an argument of the
+    trainer what that documents, "wrapped"."""
+    eval_packing: bool | None = None
+    """Whether rows of evaluation are packed. None does as in training."""
+    padding_free: bool = False
+    """Whether the rows of a batch are laid end to end without padding; the model must keep them apart by positions."""
+    max_length: int | None = None
+    """The same as the trainer's `max_seq_length`."""
+    dataset_text_field: str | None = None
+    """The same as the trainer's; so are the next two."""
+    dataset_num_proc: int | None = None
+    model_init_kwargs: dict[str, Any] | None = None
     disable_dropout: bool = False
     """Whether dropout is off; that of an adapter belongs to its own configuration."""
 
-    method_fields: ClassVar[tuple[str, ...]] = ("completion_only_loss", "neftune_noise_alpha")
+    method_fields: ClassVar[tuple[str, ...]] = (
+        "completion_only_loss",
+        "assistant_only_loss",
+        "packing_strategy",
+        "neftune_noise_alpha",
+    )
 
 
 class SFTTrainer(TokenLossTrainer):
@@ -75,6 +101,7 @@ class SFTTrainer(TokenLossTrainer):
         dataset_kwargs: `add_special_tokens` (True), `append_concat_token` (True; the EOS behind each text), and with
             packing `shuffle` (True), `seed` (that of `args`) and `keep_documents_apart` (False: texts follow each other
             and are cut where a row ends; True: each stays whole and sees no other one).
+        processing_class: today's name of `tokenizer`.
 
     Raises:
         ValueError: arguments contradict each other, a dataset can't be used, or the model can't keep documents apart.
@@ -111,11 +138,18 @@ class SFTTrainer(TokenLossTrainer):
         neftune_noise_alpha: float | None = None,
         model_init_kwargs: dict[str, Any] | None = None,
         dataset_kwargs: dict[str, Any] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
     ) -> None:
         args = SFTConfig("tmp_trainer") if args is None else args
         settle(args)
+        tokenizer = either("tokenizer", tokenizer, "processing_class", processing_class)
+        model_init_kwargs = _either("model_init_kwargs", model_init_kwargs, args)
         _check_arguments(model, model_init, model_init_kwargs, args)
         _set_noise(args, neftune_noise_alpha)
+        if getattr(args, "padding_free", False) and compute_metrics is not None:
+            raise ValueError(
+                "padding_free: expected no compute_metrics, which is called with rows, found one; leave one out"
+            )
         if infinite is not None:
             warnings.warn(
                 "infinite is deprecated and has no effect; set max_steps or num_train_epochs in args",
@@ -125,21 +159,26 @@ class SFTTrainer(TokenLossTrainer):
         tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
         self.data = SFTData(
             tokenizer,
-            dataset_text_field,
+            _either("dataset_text_field", dataset_text_field, args),
             formatting_func,
-            max_seq_length,
-            bool(packing),
+            _either("max_seq_length", max_seq_length, args, field="max_length"),
+            bool(packing) or getattr(args, "packing", False),
             1024 if num_of_sequences is None else num_of_sequences,
             3.6 if chars_per_token is None else chars_per_token,
-            dataset_num_proc,
+            _either("dataset_num_proc", dataset_num_proc, args),
             dataset_batch_size,
             getattr(args, "completion_only_loss", None),
             bool(args.remove_unused_columns),
             args.seed,
             dataset_kwargs or {},
+            _strategy(args, packs=bool(packing)),
+            getattr(args, "assistant_only_loss", False),
+            getattr(args, "padding_free", False),
         )
+        self.eval_data = _of_evaluation(self.data, getattr(args, "eval_packing", None))
         train_dataset, eval_dataset = rows_of(train_dataset, "train_dataset"), rows_of(eval_dataset, "eval_dataset")
-        self.data.check(data_collator, train_dataset, eval_dataset)
+        self.data.check(data_collator, train_dataset)
+        self.eval_data.check(data_collator, eval_dataset)
         set_seed(args.seed)
         self.left_out: dict[str, LeftOut] = {}
         train_rows = self._prepared(train_dataset, "train_dataset")
@@ -224,9 +263,12 @@ class SFTTrainer(TokenLossTrainer):
             raise ValueError(
                 "expected a causal language model, found an encoder-decoder; IterativeSFTTrainer takes both"
             )
-        if not self.data.keeps_documents_apart:
+        packs = self.data.keeps_documents_apart or self.eval_data.keeps_documents_apart
+        if not packs and not self.data.padding_free:
             return
-        if isinstance(self.data_collator, LabelCollator):
+        if self.data.padding_free:
+            self._check_padding_free()
+        elif isinstance(self.data_collator, LabelCollator):
             self.data_collator.flattens = "flash" in str(getattr(policy.config, "_attn_implementation", ""))
         is_whole = not (self.is_deepspeed_enabled or self.is_fsdp_enabled)
         # In the types of training: flash attention takes no weights of float32 otherwise.
@@ -234,16 +276,46 @@ class SFTTrainer(TokenLossTrainer):
             stay_apart = not is_whole or keeps_documents_apart(policy)
         if not stay_apart:
             raise ValueError(
-                f"keep_documents_apart: {type(policy).__name__} lets a document see the one before it in its row; "
-                "leave it out, or train with packing=False"
+                f"{'keep_documents_apart' if packs else 'padding_free'}: {type(policy).__name__} lets a document see "
+                "the one before it in its row; leave it out, or train with packing=False"
+            )
+
+    def _check_padding_free(self) -> None:
+        rows: Any = self.train_dataset
+        if self.accelerator.num_processes > 1 and rows is not None and not has_length(rows):
+            raise ValueError(
+                "padding_free: expected a datasets.Dataset in several processes, which share out the rows of a batch "
+                "of a stream, found a stream; Dataset.from_list(list(stream)) makes one of a stream that ends"
             )
 
     # ---- rows ----
 
     def prepare_rows(self, dataset: Any, name: str) -> Any:
         """Rows of a dataset, encoded and, if asked for, packed."""
-        rows, self.left_out[name] = self.data.prepared(dataset, name=name)
+        data = self.eval_data if name.startswith("eval_dataset") else self.data
+        rows, self.left_out[name] = data.prepared(dataset, name=name)
         return rows
+
+
+def _either(name: str, given: Any, args: Any, *, field: str | None = None) -> Any:
+    """What stands in an argument of the trainer or in its configuration."""
+    return either(name, given, f"args.{field or name}", getattr(args, field or name, None))
+
+
+def _strategy(args: Any, *, packs: bool) -> PackingStrategy | None:
+    strategy: PackingStrategy | None = getattr(args, "packing_strategy", None)
+    packs_anew = bool(getattr(args, "packing", False) or getattr(args, "eval_packing", False))
+    if strategy is not None and not packs and not packs_anew:
+        raise ValueError(f"packing_strategy={strategy!r}: expected packing=True beside it, found False; leave it out")
+    return "bfd" if strategy is None and packs_anew and not packs else strategy
+
+
+def _of_evaluation(data: SFTData, packs: bool | None) -> SFTData:
+    """How rows of evaluation are made, which may be packed where those of training aren't, and the other way round."""
+    if packs is None or packs == data.packing:
+        return data
+    kept = {name: value for name, value in data.dataset_kwargs.items() if packs or name not in PACKING_KWARGS}
+    return dataclasses.replace(data, packing=packs, dataset_kwargs=kept)
 
 
 def _check_arguments(model: Any, model_init: Any, model_init_kwargs: Any, args: Any) -> None:
