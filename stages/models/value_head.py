@@ -92,8 +92,10 @@ class PreTrainedModelWithValueHead(nn.Module):
         has_new_adapter: whether the adapter on the model was laid just now, so that it says nothing yet.
     """
 
-    auto_class: ClassVar[Any]
+    transformers_parent_class: ClassVar[Any]
     """Loads the model by name."""
+    lm_head_namings: ClassVar[tuple[str, ...]]
+    """Names that models of this class have for the head that predicts tokens."""
     is_encoder_decoder: ClassVar[bool]
     """Whether models of this class read the prompt with an encoder."""
 
@@ -115,7 +117,7 @@ class PreTrainedModelWithValueHead(nn.Module):
         if pretrained_model.get_output_embeddings() is None:
             raise ValueError(
                 f"expected a model with a head that predicts tokens, found {type(pretrained_model).__name__}; load it "
-                f"with {self.auto_class.__name__}"
+                f"with {self.transformers_parent_class.__name__}"
             )
         self.pretrained_model = pretrained_model
         self.config = pretrained_model.config
@@ -203,11 +205,13 @@ class PreTrainedModelWithValueHead(nn.Module):
     def _last_hidden_states(self) -> Iterator[list[Tensor]]:
         """Collects the last hidden states of passes made inside: after the final norm, before the output head."""
         found: list[Tensor] = []
-        handle = (
-            self.get_base_model()
-            .get_decoder()
-            .register_forward_hook(lambda _module, _inputs, output: found.append(output[0]))
-        )
+        decoder = self.get_base_model().get_decoder()
+        inside = getattr(decoder, "output_projection", None)
+        if inside is None:
+            handle = decoder.register_forward_hook(lambda _module, _inputs, output: found.append(output[0]))
+        else:
+            # FSMT's decoder makes logits by itself.
+            handle = inside.register_forward_pre_hook(lambda _module, inputs: found.append(inputs[0]))
         try:
             yield found
         finally:
@@ -280,6 +284,11 @@ class PreTrainedModelWithValueHead(nn.Module):
         """
         head_names = ("summary_dropout_prob", "v_head_init_strategy", "v_head_initializer_range")
         head_arguments = {name: kwargs.pop(name) for name in head_names if name in kwargs}
+        if "reward_adapter" in kwargs:
+            raise ValueError(
+                "reward_adapter: expected scores of a model of its own, found an adapter to score with; load it with "
+                "AutoModelForSequenceClassification, and hand its scores to PPOTrainer.step"
+            )
         source = pretrained_model_name_or_path
         head: dict[str, Tensor] = {}
         if isinstance(source, str | Path):
@@ -288,7 +297,8 @@ class PreTrainedModelWithValueHead(nn.Module):
             # What transformers takes for "safetensors where there are some".
             kwargs["use_safetensors"] = None if reads_pickle else True
             head = saved_head(str(source), hub_arguments, reads_pickle=reads_pickle)
-            source = _load(cls.auto_class, str(source), is_trainable=is_trainable, hub=hub_arguments, **kwargs)
+            loader = cls.transformers_parent_class
+            source = _load(loader, str(source), is_trainable=is_trainable, hub=hub_arguments, **kwargs)
         elif kwargs:
             raise ValueError(
                 f"expected {', '.join(kwargs)} only with a model to load, found a {type(source).__name__}; give these "
@@ -325,14 +335,16 @@ class PreTrainedModelWithValueHead(nn.Module):
 class AutoModelForCausalLMWithValueHead(PreTrainedModelWithValueHead):
     """A causal language model with a value head."""
 
-    auto_class = AutoModelForCausalLM
+    transformers_parent_class = AutoModelForCausalLM
+    lm_head_namings = ("lm_head", "embed_out")
     is_encoder_decoder = False
 
 
 class AutoModelForSeq2SeqLMWithValueHead(PreTrainedModelWithValueHead):
     """An encoder-decoder with a value head on the decoder's last hidden state."""
 
-    auto_class = AutoModelForSeq2SeqLM
+    transformers_parent_class = AutoModelForSeq2SeqLM
+    lm_head_namings = ("lm_head", "embed_out", "output_projection")
     is_encoder_decoder = True
 
 

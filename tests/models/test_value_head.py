@@ -7,7 +7,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, FSMTConfig, FSMTForConditionalGeneration
 
 from stages.models.conversion import convert
 from stages.models.loading import load_causal_lm
@@ -102,6 +102,21 @@ def test_an_encoder_decoder_predicts_its_answer_and_the_values_before_each_token
     expected = logits.log_softmax(-1).gather(-1, answers[..., None]).squeeze(-1)
     torch.testing.assert_close(found.logps.token_logps, expected * completion, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found.values, values)
+
+
+def test_a_decoder_that_makes_logits_by_itself_has_values_of_its_last_hidden_states():
+    torch.manual_seed(0)
+    config = FSMTConfig(
+        langs=["en", "de"], src_vocab_size=32, tgt_vocab_size=32, d_model=16, encoder_layers=1, decoder_layers=1,
+        encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+    )  # fmt: skip
+    model = AutoModelForSeq2SeqLMWithValueHead.from_pretrained(FSMTForConditionalGeneration(config)).eval()
+    ids = torch.tensor([[5, 6, 7]])
+
+    values = model(ids, decoder_input_ids=ids)[2]
+
+    hidden = model.pretrained_model(ids, decoder_input_ids=ids, output_hidden_states=True).decoder_hidden_states[-1]
+    torch.testing.assert_close(values, model.v_head(hidden))
 
 
 def test_past_keys_are_given_back_when_asked_for():
@@ -347,6 +362,11 @@ def test_names_the_class_for_the_other_kind_of_model():
         AutoModelForCausalLMWithValueHead.from_pretrained(tiny_t5())
     with pytest.raises(ValueError, match="take AutoModelForCausalLMWithValueHead"):
         AutoModelForSeq2SeqLMWithValueHead.from_pretrained(tiny_llama())
+
+
+def test_an_adapter_to_score_with_is_refused():
+    with pytest.raises(ValueError, match="reward_adapter: expected scores of a model of its own"):
+        with_head(tiny_llama(), reward_adapter="somewhere")
 
 
 def test_arguments_of_loading_need_something_to_load():
