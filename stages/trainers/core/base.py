@@ -18,6 +18,7 @@ from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, damaged, seal, wr
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import MetricSums, Share
 from stages.trainers.core.model_card import card_of
+from stages.trainers.core.processes import shard_on_cpu
 from stages.trainers.core.safeguards import GradientWatch
 from stages.trainers.core.scored import mark_own_rows
 from stages.trainers.core.seeding import InterleavedSampler
@@ -52,6 +53,7 @@ class FeedbackTrainer(Trainer):
         self._train_sums, self._eval_sums = MetricSums(), MetricSums()
         self._gradient_watch = GradientWatch()
         self._num_parameters: int | None = None
+        shard_on_cpu(arguments["args"])
         num_devices = _use_one_device(arguments["args"])
         super().__init__(**arguments)
         if num_devices > 1 and not self.is_model_parallel:

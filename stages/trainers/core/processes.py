@@ -49,7 +49,8 @@ def rows_per_process(batch_size: int) -> int:
 def shard_on_cpu(args: TrainingArguments) -> None:
     """Make FSDP hold on CPUs too, where accelerate asks for it and then trains whole copies without a word.
 
-    To be called between the configuration and the trainer, for both set up the state that all accelerators share.
+    To be called between the configuration and the trainer, for both set up the state that all accelerators share. Again
+    changes nothing.
 
     Args:
         args: configuration of the training.
