@@ -14,8 +14,11 @@ from tqdm import tqdm
 
 from stages.contracts.ledger import Fate
 from stages.contracts.rows import canonical_json
+from stages.text.cells import cells_of, joined_parts
 from stages.text.column_names import first_of, is_id, is_scale, own_id, vote_in, votes_in
-from stages.text.columns import Settings, Shape, Survey, cells_of, has, joined_parts, value_at
+from stages.text.column_shape import shape_of
+from stages.text.column_survey import Survey
+from stages.text.columns import Settings, Shape, has, value_at
 from stages.text.event_store import EventStore
 from stages.text.exports import (
     Item,
@@ -212,7 +215,7 @@ class FeedbackLog:
                 survey.add(logged.row)
         self._check_scores(self._own_scores)
         self._check_parts(unread_parts)
-        shape = survey.shape()
+        shape = shape_of(survey)
         names = {shape.names.get(name, name) for name in ANSWERS}
         self._is_apart |= bool(shape.conversation and shape.turn) or not shape.has_answers
         asked = (names - {shape.names.get("completion", "completion")}) | {

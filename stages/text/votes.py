@@ -133,6 +133,14 @@ def parse_vote(
     )
 
 
+def vote_or_none(value: Any, spelling: VoteWords) -> bool | None:
+    """Whether a vote says that the completion is desired; None of what can't be read, and of no vote."""
+    try:
+        return parse_vote(value, spelling=spelling)
+    except RejectedRowError:
+        return None
+
+
 def unwrapped(value: Any) -> Any:
     """A vote out of the list or object that it is logged in, if it is the only one there."""
     for _ in range(4):
