@@ -19,7 +19,7 @@ from stages.text.feedback_log import FeedbackLog, PairsFrom, Unrated, VoteWeight
 from stages.text.layouts import COLUMNS, EVENT_COLUMNS, Layout
 from stages.text.log_files import MAX_ROW_BYTES
 from stages.text.log_sources import open_log
-from stages.text.votes import Meaning, VoteWords
+from stages.text.votes import Meaning, VoteWords, word_of
 
 
 class IngestionParams(Section):
@@ -95,7 +95,8 @@ class IngestionParams(Section):
 
     def settings(self) -> Settings:
         """What is said about columns and votes."""
-        spelling = VoteWords(self.label_threshold, self.undesired_threshold, self.ignored_labels, self.label_words)
+        words = {word_of(word): meaning for word, meaning in self.label_words.items()} | self.label_words
+        spelling = VoteWords(self.label_threshold, self.undesired_threshold, self.ignored_labels, words)
         return Settings(self.columns, self.prompt_parts, self.winners, spelling)
 
 
@@ -172,7 +173,7 @@ def _metrics(log: FeedbackLog, counts: EventCounts, unread_files: dict[str, str]
         "files": {name: count for name, count in counts.files.items() if count},
         "records": dict(log.ledger.records),
         "formats": dict(log.ledger.formats),
-        "understood": list(log.shape.said),
+        "understood": [*log.shape.said, *log.ledger.said],
         "unread": {
             "files": unread_files,
             "columns": dict(log.shape.unread),

@@ -24,6 +24,7 @@ from stages.text.columns import (
     side_of,
 )
 from stages.text.layouts import COLUMNS
+from stages.text.votes import rating_of
 
 _FROM_ZERO: Mapping[float, Place] = {0.0: "first", 1.0: "second"}
 _FROM_ONE: Mapping[float, Place] = {0.0: "tie", 1.0: "first", 2.0: "second"}
@@ -388,10 +389,12 @@ class _Judge:
             settings += "; label_words: {'true': undesired, 'false': none} says so of a button for what is bad"
         elif self.settings.spelling.threshold is not None:
             settings += "; label_words says what words mean"
-        elif any(as_number(value) is not None for value in column.values):
+        elif any(rating_of(value) is not None for value in column.values):
             settings += "; label_threshold says from which rating on an answer is desired"
         else:
             settings += "; label_words says what its words mean"
+        if column.nested:
+            settings += f"; columns: {{label: {name}.KEY}} reads what stands below a key of it"
         self.problems.append(f"{name} {what} and holds {column.shown()}; {settings}")
 
     def _check_choices(self) -> None:

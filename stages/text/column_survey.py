@@ -32,6 +32,7 @@ _WORDS = (UP | DOWN) - {"yes", "no", "y", "n", "t", "f", "true", "false", "right
 _WORDS -= {"ja", "nein", "s\u00ed", "oui", "non"}
 _MAX_VALUES = 60
 _MAX_WORD = 24
+_MAX_CHOICE = 40
 _MAX_CHOICES = 11
 """From 0 to 10 is the longest scale that people are asked to choose from."""
 _MAX_SIGNATURES = 2000
@@ -49,6 +50,8 @@ class Column:
     """Rows with text of several words."""
     numbers: int = 0
     objects: int = 0
+    nested: int = 0
+    """Objects and lists that hold more than one value."""
     ids: int = 0
     clear: int = 0
     """Votes that can be read without a setting."""
@@ -71,6 +74,7 @@ class Column:
                 self.lists += 1
                 spelling = None
             value = unwrapped(value)
+            self.nested += isinstance(value, Mapping | list | tuple)
         text = str(value)
         self.texts += isinstance(value, str) and len(text.split()) > 1
         self.ids += _ID.fullmatch(text) is not None
@@ -91,9 +95,10 @@ class Column:
 
     def is_choice(self, num_rows: int) -> bool:
         """Whether its values are few short words or numbers, as those of buttons and scales are."""
-        if self.objects or self.texts > self.rows / 2 or self.has_more or len(self.values) > _MAX_CHOICES:
+        if self.nested or self.has_more or len(self.values) > _MAX_CHOICES:
             return False
-        is_short = all(len(value) < _MAX_WORD for value in self.values)
+        # What a button or a step of a scale says may have several words.
+        is_short = all(len(value) < _MAX_CHOICE for value in self.values)
         is_repeated = 2 * len(self.values) <= self.rows if len(self.values) > 1 else self.rows < num_rows
         return is_short and is_repeated
 

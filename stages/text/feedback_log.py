@@ -43,6 +43,7 @@ from stages.text.layouts import (
     read_cells,
 )
 from stages.text.log_files import MAX_ROW_BYTES, FileTally, LogFile, LoggedRow, read_log
+from stages.text.rating_scales import Scales
 from stages.text.reasons import RejectedRowError
 from stages.text.resolution import Cast, Resolution, question_of, seconds_of
 from stages.text.votes import (
@@ -55,6 +56,7 @@ from stages.text.votes import (
     parse_vote,
     plain_scalar,
     rating_of,
+    takes_threshold,
     unwrapped,
 )
 
@@ -118,6 +120,8 @@ class LogLedger:
     formats: Counter[str] = field(default_factory=Counter)
     unknown_labels: Counter[str] = field(default_factory=Counter)
     other_scores: Counter[str] = field(default_factory=Counter)
+    said: list[str] = field(default_factory=list)
+    """What was understood of votes without a setting, a sentence each."""
 
 
 @dataclass
@@ -163,6 +167,7 @@ class FeedbackLog:
         self._voted_files: set[str] = set()
         self._own_scores: Counter[str] = Counter()
         self._ratings: Counter[str] = Counter()
+        self._scales = Scales()
         self._has_zero = self._has_minus_one = self._has_rating = False
 
     def entries(self) -> Iterator[Entry]:
@@ -517,11 +522,14 @@ class FeedbackLog:
     # ---- numbers as votes ----
 
     def _look_at(self, vote: _Vote) -> None:
+        rating = rating_of(vote.value)
         self._has_zero |= is_zero(vote.value)
         self._has_minus_one |= is_minus_one(vote.value)
         if self._takes_threshold(vote.value):
             _tally(self._ratings, str(unwrapped(vote.value)))
-            self._has_rating |= rating_of(vote.value) is not None
+            self._has_rating |= rating is not None and takes_threshold(rating)
+        if rating is not None and str(unwrapped(vote.value)) not in self.settings.spelling.words:
+            self._scales.add(rating)
 
     def _takes_threshold(self, value: Any) -> bool:
         """Whether a vote is a number of which no setting but a threshold says what it means."""
@@ -544,6 +552,8 @@ class FeedbackLog:
                 "ingestion.label_threshold to the smallest that is, and undesired_threshold to the largest that is "
                 "not, or label_words for codes such as {'2': undesired}"
             )
+        if threshold is not None:
+            self.ledger.said += self._scales.sentences(name, threshold)
         if self._has_zero and self._has_minus_one and threshold is None and self._takes_threshold(0):
             raise ValueError(
                 f"the column {name} holds both 0 and -1, so that 0 may mean undesired or no vote; set "
@@ -600,6 +610,7 @@ def _columns(cast: Cast, feedback: Feedback, item: Item, vote: _Vote) -> dict[st
     model = first_of(item.source, _MODELS)
     found = item.source[model] if model else None
     value = as_json_value(unwrapped(vote.value))
+    rating = rating_of(value)
     return {
         "event": cast.event,
         "layout": feedback.layout,
@@ -614,7 +625,7 @@ def _columns(cast: Cast, feedback: Feedback, item: Item, vote: _Vote) -> dict[st
         "is_rejected_complete": are_complete[1],
         "label": feedback.label,
         "vote": None if is_missing(value) else canonical_json(as_json_value(vote.value)),
-        "rating": number_of(value) if is_number(value) else None,
+        "rating": None if rating is None else rating.number,
         "up": vote.up,
         "down": vote.down,
         "weight": feedback.weight,

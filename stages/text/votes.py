@@ -66,12 +66,33 @@ _SHORTCODE = re.compile(r":([^\s:]+):(?::skin-tone-\d:)?")
 _SHORTCODES = {"+1": "thumbs_up", "-1": "thumbs_down"}
 _VALUE_KEYS = ("value", "rating", "score", "vote", "label", "thumb", "thumbs", "feedback", "type", "name")
 
+_DIGITS = r"[+-]?\d+(?:[.,]\d{1,2})?"
+_UNIT = r"(?:stars?|points?|pts?|stern(?:en?)?|punkt(?:en?)?|estrellas?|puntos?|[e\u00e9]toiles?|stelle|\u2605|\u2b50)"
+_SCALED = (
+    re.compile(rf"(?P<number>{_DIGITS})\s?{_UNIT}", re.IGNORECASE),
+    re.compile(rf"(?P<number>{_DIGITS})\s?(?:/|out of|of|von|sur|de|su)\s?(?P<top>\d+)(?:\s?{_UNIT})?", re.IGNORECASE),
+    re.compile(rf"(?P<number>{_DIGITS})\s?(?P<percent>%)"),
+    # A number with what it stands for: "5 - very good", "(5) very good".
+    re.compile(rf"\(?(?P<number>{_DIGITS})\s?[-\u2013:.)(]\s?[^\W\d_][^\d]*"),
+)
+_FULL, _HOLLOW = "\u2605\u2b50\U0001f31f", "\u2606"
+
 # What most cells hold; the check is made for every one of them.
 _PLAIN = frozenset({str, int, float, bool, type(None), dict, list})
 _SCALARS = frozenset({int, float, bool, type(None)})
 _OPENING = frozenset("{[ \t\r\n")
+_MAX_RATING = 60
 
 Meaning = Literal["desired", "undesired", "none"]
+
+
+class Rating(NamedTuple):
+    """A vote that is a number."""
+
+    number: float
+    scale: str | None = None
+    """Of one that says more than the number: "%", "of 5", or "" for stars and words that don't say how many there can
+    be. None of a plain number."""
 
 
 class VoteWords(NamedTuple):
@@ -113,7 +134,8 @@ def parse_vote(
     value = unwrapped(value)
     word = word_of(value)
     meaning = spelling.words.get(word or str(value).casefold(), spelling.words.get(str(value)))
-    number = _number(value)
+    rating = rating_of(value)
+    number = None if rating is None else rating.number
     if meaning == "none" or (meaning is None and (word in _NEITHER or _is_ignored(value, number, spelling.ignored))):
         raise RejectedRowError("ignored_label", f"{value!r:.80} says neither desired nor undesired")
     if meaning is not None:
@@ -124,8 +146,8 @@ def parse_vote(
         )
     if isinstance(value, bool):
         return value
-    if number is not None:
-        return _from_number(number, value, spelling)
+    if rating is not None:
+        return _from_rating(rating, value, spelling)
     if word in UP or word in DOWN:
         return word in UP
     raise RejectedRowError(
@@ -191,11 +213,28 @@ def is_retracted(value: Any) -> bool:
     return bool(words & (_RETRACTED | {"retract", "remove", "delete", "clear", "undo", "unvote", "unrate", "withdraw"}))
 
 
-def rating_of(value: Any) -> float | None:
-    """The number of a vote that is one other than 1, 0 and -1, so that it takes a threshold to read; else None."""
+def rating_of(value: Any) -> Rating | None:
+    """The number of a vote, written plainly or as in "4 stars", "4/5", "80 %" and "3,5"; None of another vote."""
     value = unwrapped(value)
     number = _number(value)
-    return None if number in (None, 0.0, 1.0, -1.0) else number
+    if number is not None:
+        return Rating(number)
+    if not isinstance(value, str) or len(value) > _MAX_RATING:
+        return None
+    text = _LOOKS.sub("", value).strip()
+    stars = sum(text.count(sign) for sign in _FULL)
+    if stars + text.count(_HOLLOW) == len(text) > 0:
+        return Rating(stars, f"of {len(text)}" if _HOLLOW in text else "")
+    if (found := next((match for form in _SCALED if (match := form.fullmatch(text))), None)) is None:
+        return Rating(float(text.replace(",", "."))) if re.fullmatch(_DIGITS, text) else None
+    named = found.groupdict()
+    scale = f"of {int(named['top'])}" if named.get("top") else named.get("percent") or ""
+    return Rating(float(named["number"].replace(",", ".")), scale)
+
+
+def takes_threshold(rating: Rating) -> bool:
+    """Whether only a threshold says what a number means: one of a scale, and any but 1, 0 and -1."""
+    return rating.scale is not None or rating.number not in (0.0, 1.0, -1.0)
 
 
 def plain_scalar(value: Any) -> Any:
@@ -214,8 +253,8 @@ def is_missing(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a vote is a number, or text that is one; truth values are none."""
-    return _number(unwrapped(value)) is not None
+    """Whether a vote is a number, or text that is or names one; truth values are none."""
+    return rating_of(value) is not None
 
 
 def is_minus_one(value: Any) -> bool:
@@ -249,13 +288,14 @@ def _is_ignored(value: Any, number: float | None, ignored: Sequence[float | str]
     return any(value == option or (number is not None and number == option) for option in ignored)
 
 
-def _from_number(number: float, value: Any, spelling: VoteWords) -> bool:
+def _from_rating(rating: Rating, value: Any, spelling: VoteWords) -> bool:
+    number = rating.number
     if spelling.threshold is not None:
         low = spelling.undesired_threshold
         if low is not None and low < number < spelling.threshold:
             raise RejectedRowError("ignored_label", f"{value!r} is between undesired_threshold and label_threshold")
         return number >= spelling.threshold
-    if number in (0.0, 1.0, -1.0):
+    if not takes_threshold(rating):
         return number == 1.0
     raise RejectedRowError(
         "unknown_label",

@@ -8,23 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.stages.own_logs import read, write
-from tests.text.tiny_tokenizers import chatml, save_as_model
-
 EVALUATION = "gen_ai.evaluation.result"
-
-
-@pytest.fixture(scope="module")
-def chat_model(tmp_path_factory):
-    return save_as_model(chatml(), tmp_path_factory.mktemp("chat"))
-
-
-@pytest.fixture
-def reads(tmp_path, chat_model):
-    def of(rows, name="log.jsonl", **params):
-        return read(write(tmp_path / "log" / name, rows), chat_model, tmp_path / "read", **params)
-
-    return of
 
 
 def human(text):

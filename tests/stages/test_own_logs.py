@@ -10,20 +10,7 @@ from hypothesis import strategies as st
 
 from stages.contracts.stage import StageFailure
 from tests.stages.own_logs import read, turns, write
-from tests.text.tiny_tokenizers import byte_level, chatml, save_as_model
-
-
-@pytest.fixture(scope="module")
-def chat_model(tmp_path_factory):
-    return save_as_model(chatml(), tmp_path_factory.mktemp("chat"))
-
-
-@pytest.fixture
-def reads(tmp_path, chat_model):
-    def of(rows, name="log.jsonl", **params):
-        return read(write(tmp_path / "log" / name, rows), chat_model, tmp_path / "read", **params)
-
-    return of
+from tests.text.tiny_tokenizers import byte_level, save_as_model
 
 
 def rated(i, **columns):
@@ -161,13 +148,13 @@ def test_votes_are_understood_or_listed_word_by_word(reads):
         "not useful",
         "fine",
         "fine",
-        "4/5",
+        "so so",
     ]
 
     found = reads([rated(i, label=word) for i, word in enumerate(words)])
 
     assert list(found.votes().values()) == [True, False, True, False, False]
-    assert found.counts["unread"]["labels"] == {"fine": 2, "4/5": 1}
+    assert found.counts["unread"]["labels"] == {"fine": 2, "so so": 1}
     assert reads([rated(0, label="fine")], label_words={"fine": "desired"}).rows[0]["label"] is True
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from stages.text.reasons import RejectedRowError
-from stages.text.votes import parse_vote
+from stages.text.votes import parse_vote, rating_of
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,40 @@ def test_tells_no_vote_from_one_that_cannot_be_read(value):
 def test_a_rating_without_threshold_is_refused_and_told_of_it(value):
     with pytest.raises(RejectedRowError, match=r"unknown_label.*label_threshold"):
         parse_vote(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "number", "scale"),
+    [
+        ("4 stars", 4, ""),
+        ("1 Stern", 1, ""),
+        ("4\N{BLACK STAR}", 4, ""),
+        ("\N{BLACK STAR}" * 4 + "\N{WHITE STAR}", 4, "of 5"),
+        ("\N{WHITE MEDIUM STAR}\N{VARIATION SELECTOR-16}" * 3, 3, ""),
+        ("\N{WHITE STAR}" * 5, 0, "of 5"),
+        ("4/5", 4, "of 5"),
+        ("3.5 out of 10 points", 3.5, "of 10"),
+        ("4 von 5 Sternen", 4, "of 5"),
+        ("80 %", 80, "%"),
+        ("62,5%", 62.5, "%"),
+        ("5 - very good", 5, ""),
+        ("(2) poor", 2, ""),
+        ("3,5", 3.5, None),
+        ("3.5", 3.5, None),
+        (["4"], 4, None),
+    ],
+)
+def test_numbers_are_ratings_however_they_are_written(value, number, scale):
+    assert rating_of(value) == (number, scale)
+    assert parse_vote(value, threshold=number) is True
+    assert parse_vote(value, threshold=number + 0.1) is False
+    with pytest.raises(RejectedRowError, match="label_threshold"):
+        parse_vote(value)
+
+
+@pytest.mark.parametrize("value", ["1,000", "4 stars or 5", "2025-03-01", "1.2.3", "4//5", "stars", "", "5 - 3", True])
+def test_what_only_holds_a_number_is_no_rating(value):
+    assert rating_of(value) is None
 
 
 def test_the_threshold_is_the_smallest_desired_rating():
