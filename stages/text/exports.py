@@ -4,6 +4,7 @@ Each reader takes a record apart into items: an answer with or without a vote on
 stands elsewhere. An item has cells by our names, and ids by which answers and votes find each other.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -352,17 +353,48 @@ def _langsmith_run(record: Record) -> Iterator[Item]:
     cells["conversation"] = below(record, "extra", "metadata", "thread_id")
     source = {"name": record.get("name"), "run_type": record.get("run_type")}
     others = _named("trace", record.get("trace_id"))
-    stats = record.get("feedback_stats")
+    stats = _unpacked(record.get("feedback_stats"))
     votes = [(str(key), _counted(found)) for key, found in (stats if isinstance(stats, Mapping) else {}).items()]
-    listed = record.get("feedback")
+    listed = _unpacked(record.get("feedback"))
     votes += [
         (str(vote.get("key")), {"label": _score(vote), "time": vote.get("created_at")})
         for vote in (listed if isinstance(listed, list) else [])
         if isinstance(vote, Mapping)
     ]
+    if not ids and votes:
+        # Nothing else can name this answer, so each vote has it beside it.
+        yield from (Item({**cells, **vote}, source, unread_parts=unread, score=key) for key, vote in votes)
+        return
     yield Item(dict(cells), source, own_ids=ids, other_ids=others, unread_parts=unread)
     for key, vote in votes:
-        yield Item(vote, {}, targets=ids or ("run:?",), score=key)
+        yield Item(vote, {}, targets=ids, score=key)
+
+
+_LANGSMITH_COLUMN = re.compile(r"(?P<part>inputs?|outputs?|feedback|reference)[._](?P<key>.+)")
+
+
+def _langsmith_columns(record: Record) -> dict[str, dict[str, Any]]:
+    """Of a table of runs, what stands in columns such as `inputs.question` and `feedback.correctness`."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in record.items():
+        match = _LANGSMITH_COLUMN.fullmatch(name)
+        if match and (match["part"].endswith("s") or name[len(match["part"])] == "." or match["part"] == "feedback"):
+            found.setdefault(match["part"].removesuffix("s"), {})[match["key"]] = _unpacked(value)
+    return found
+
+
+def _is_langsmith_table(record: Record) -> bool:
+    return {"input", "output"} <= _langsmith_columns(record).keys() and record.keys().isdisjoint({"inputs", "outputs"})
+
+
+def _langsmith_table(record: Record) -> Iterator[Item]:
+    found = _langsmith_columns(record)
+    stats = found.get("feedback", {}).pop("stats", None)
+    votes = [{"key": key, "score": value} for key, value in found.get("feedback", {}).items()]
+    rest = {name: value for name, value in record.items() if not _LANGSMITH_COLUMN.fullmatch(name)}
+    yield from _langsmith_run(
+        {**rest, "inputs": found["input"], "outputs": found["output"], "feedback": votes, "feedback_stats": stats}
+    )
 
 
 def _counted(found: Any) -> dict[str, Any]:
@@ -661,6 +693,7 @@ FORMATS: Mapping[str, Format] = {
     "reply_tree": Format(_is_reply_tree, _reply_tree),
     "langsmith_feedback": Format(_is_langsmith_feedback, _langsmith_feedback),
     "langsmith_run": Format(_is_langsmith_run, _langsmith_run),
+    "langsmith_table": Format(_is_langsmith_table, _langsmith_table),
     "langfuse_score": Format(_is_langfuse_score, _langfuse_score),
     "openai": Format(_is_openai, _openai),
     "langfuse": Format(_is_langfuse, _langfuse),

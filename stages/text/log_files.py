@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from stages.contracts.rows import canonical_json
 from stages.text.json_stream import MAX_KEYS, arrays_of_objects, elements
+from stages.text.json_tables import JsonTable, table_in
 from stages.text.layouts import as_json_value, without_nulls
 from stages.text.reasons import RejectedRowError
 from stages.text.separated import SeparatedTable
@@ -33,6 +34,7 @@ MAX_ROW_BYTES = 8 * 2**20
 STREAMED_BYTES = 64 * 2**20
 """From this length on a JSON document is read object by object, and not at once."""
 _SHOWN = 2000
+_CR_ENDS = "lines that end with carriage returns"
 _NO_UTF8 = "expected UTF-8, found other bytes; ingestion.encoding names another encoding, such as cp1252"
 _ROW_KEYS = frozenset(
     {"prompt", "completion", "chosen", "rejected", "messages", "conversations", "conversation", "instruction", "input"}
@@ -194,7 +196,9 @@ def parse_object(text: str) -> dict[str, Any]:
 
 def _checked_object(value: Any, text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise RejectedRowError("not_an_object", f"expected a JSON object, found {type(value).__name__}")
+        hint = "; a list doesn't say what its cells are, so write objects, or CSV with a header"
+        found = f"{type(value).__name__}{hint if isinstance(value, list) else ''}"
+        raise RejectedRowError("not_an_object", f"expected a JSON object, found {found}")
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
         raise _too_deep()
     if "\\u0000" in text or "\0" in text or _SURROGATE.search(text):
@@ -274,7 +278,7 @@ def _open(file: LogFile, reading: _Reading) -> IO[bytes]:
     if encoding is None:
         if head.startswith(codecs.BOM_UTF8):
             stream.read(len(codecs.BOM_UTF8))
-        return stream
+        return _with_line_feeds(stream, reading)
     with stream:
         data = stream.read()
     try:
@@ -282,7 +286,22 @@ def _open(file: LogFile, reading: _Reading) -> IO[bytes]:
     except (UnicodeDecodeError, LookupError) as error:
         raise ValueError(f"{file.name}: expected text in {encoding}, found {error}; see ingestion.encoding") from None
     reading.tally.form = encoding.upper()
-    return io.BytesIO(text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").encode("utf-8", "surrogatepass"))
+    data = text.removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").encode("utf-8", "surrogatepass")
+    return _with_line_feeds(io.BufferedReader(io.BytesIO(data)), reading)
+
+
+def _with_line_feeds(stream: IO[bytes], reading: _Reading) -> IO[bytes]:
+    """Text with line feeds where lines end with carriage returns alone, as those of Excel for the Mac do."""
+    head = stream.peek(_SHOWN) if hasattr(stream, "peek") else b""
+    if b"\r" not in head.partition(b"\n")[0][:-1]:
+        return stream
+    with stream:
+        data = stream.read()
+    if b"\r\n" not in data:
+        data = data.replace(b"\r", b"\n")
+        if _CR_ENDS not in reading.tally.form:
+            _describe(reading, _CR_ENDS)
+    return io.BytesIO(data)
 
 
 def _encoding_of(head: bytes) -> str | None:
@@ -301,10 +320,11 @@ def _describe(reading: _Reading, form: str) -> None:
 
 def _read_json_lines(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     with _open(file, reading) as stream:
-        first = stream.readline(_SHOWN).strip()
+        first = stream.readline(STREAMED_BYTES)
+        is_alone = len(first) < STREAMED_BYTES and not stream.read(1)
         # A log that ends behind a bracket is one that its writer left.
-        is_document = _begins_document(first) and (len(first) > 1 or bool(stream.read(1)))
-    if is_document:
+        is_document = _begins_document(first[:_SHOWN].strip()) and not (is_alone and len(first.strip()) == 1)
+    if is_document or (is_alone and _table(first) is not None):
         yield from _read_json(file, reading)
         return
     with _open(file, reading) as stream:
@@ -343,8 +363,10 @@ def _json_line(file: LogFile, number: int, data: bytes) -> LoggedRow:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         return _refused(file, number, data, RejectedRowError("bad_utf8", f"{_NO_UTF8}: {error.reason}"))
+    # Lines that were cut out of an array end with its comma.
+    row = text.rstrip().removesuffix(",") if text.rstrip().endswith("},") else text
     try:
-        return LoggedRow(file.name, number, parse_object(text), text.rstrip("\r\n"), None)
+        return LoggedRow(file.name, number, parse_object(row), text.rstrip("\r\n"), None)
     except RejectedRowError as error:
         if error.reason == "json_invalid" and not text.endswith("\n"):
             error = RejectedRowError("json_truncated", "the last line ends in the middle; the writer was cut off")
@@ -371,6 +393,15 @@ def _read_json(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
     if is_long:
         yield from _stream_json(file, reading, is_array=data.lstrip()[:1] == b"[")
         return
+    if (table := _table(data)) is not None:
+        _describe(reading, f"JSON, {table.form}")
+        for number, row in enumerate(table.rows, 1):
+            yield _json_element(file, number, canonical_json(row), reading)
+    else:
+        yield from _read_documents(file, data, reading)
+
+
+def _read_documents(file: LogFile, data: bytes, reading: _Reading) -> Iterator[LoggedRow]:
     is_array = data.lstrip()[:1] == b"["
     is_one = not is_array and _is_one_object(data)
     if not (is_array or is_one or data.strip().partition(b"\n")[0].strip() == b"{"):
@@ -441,6 +472,17 @@ def _json_element(file: LogFile, line: int, element: str, reading: _Reading) -> 
         return LoggedRow(file.name, line, parse_object(element), element, None)
     except RejectedRowError as error:
         return _refused(file, line, element, error)
+
+
+def _table(data: bytes) -> JsonTable | None:
+    """The table that a file's only object is, with null for NaN, which pandas may write for nothing."""
+    if data.lstrip()[:1] != b"{":
+        return None
+    try:
+        value = json.loads(data, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):
+        return None
+    return table_in(value, row_keys=_ROW_KEYS) if isinstance(value, dict) else None
 
 
 def _is_one_object(data: bytes) -> bool:
@@ -539,8 +581,7 @@ def _read_separated(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
         table = SeparatedTable(lines, prefers=prefers, max_length=reading.max_row_bytes)
         header, tally = table.header, reading.tally
         _describe(reading, f"CSV, {table.dialect}")
-        if len(set(header)) < len(header) or not header:
-            raise ValueError(f"{file.name}: expected a header that names each column once, found {header}")
+        _check_header(file, table)
         for record in table.records():
             tally.row_lines += record.num_lines
             if record.error is not None:
@@ -548,6 +589,21 @@ def _read_separated(file: LogFile, reading: _Reading) -> Iterator[LoggedRow]:
             else:
                 yield _separated_row(file, record.line, header, record.cells, reading.max_row_bytes)
         tally.lines, tally.blank_lines, tally.header_lines = table.num_lines, table.num_blank, table.num_header_lines
+
+
+def _check_header(file: LogFile, table: SeparatedTable) -> None:
+    header, size = table.header, table.size_below_title()
+    if len(set(header)) < len(header) or not header or size:
+        cells = f"and rows of {size} cells" if size else "above its rows"
+        raise ValueError(
+            f"{file.name}: expected a header that names each column once, found {header} {cells}; take away the lines "
+            "above the header, or write one"
+        )
+    if cells_of_a_row := table.values_in_header():
+        raise ValueError(
+            f"{file.name}: expected a header, found what reads like a row ({', '.join(cells_of_a_row)}); write the "
+            "names of the columns above it, such as prompt,completion,label"
+        )
 
 
 def _separated_row(file: LogFile, line: int, header: list[str], cells: list[str], max_row_bytes: int) -> LoggedRow:

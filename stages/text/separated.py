@@ -15,6 +15,7 @@ SEPARATORS = (",", ";", "\t", "|")
 _NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _SAMPLE_LINES = 400
 _FEW_VALUES = 12
+_NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 _SHORT = re.compile(r"\S{0,24}")
 
 
@@ -178,6 +179,29 @@ class SeparatedTable:
                 # What pandas writes above its index.
                 self.header[0] = "index"
 
+    def size_below_title(self) -> int | None:
+        """How many cells rows have below a header that is one text, such as a title; None below another header."""
+        if sum(map(bool, self.header)) != 1:
+            return None
+        sizes = Counter(len(cells or []) for cells in self._cut_ahead())
+        size = max(sizes, key=lambda size: (sizes[size], size), default=0)
+        return size if size > 1 and sizes[size] >= 0.9 * sizes.total() else None
+
+    def values_in_header(self) -> list[str]:
+        """Cells of the header that are values of their column, as those of a row are where there is no header."""
+        whole = [cells for cells in self._cut_ahead() if cells is not None and len(cells) == len(self.header)]
+        found = []
+        for i, cell in enumerate(self.header):
+            values = Counter(cells[i] for cells in whole)
+            is_of_few = len(values) <= _FEW_VALUES and values[cell] > 1
+            are_numbers = _NUMBER.fullmatch(cell) and cell != str(i) and all(map(_NUMBER.fullmatch, values))
+            if cell and (is_of_few or (values and are_numbers)):
+                found.append(cell)
+        return found
+
+    def _cut_ahead(self) -> list[list[str] | None]:
+        return [split_cells(line.rstrip("\r\n"), self.dialect) for line in self._ahead if line.strip()]
+
     def records(self) -> Iterator[Record]:
         """The records below the header."""
         while self._look_ahead(1):
@@ -235,8 +259,7 @@ class SeparatedTable:
 
     def _known_columns(self) -> _Columns:
         size = len(self.header)
-        rows = [split_cells(line.rstrip("\r\n"), self.dialect) for line in self._ahead]
-        whole = [cells for cells in rows if cells is not None and len(cells) == size]
+        whole = [cells for cells in self._cut_ahead() if cells is not None and len(cells) == size]
         short: dict[int, frozenset[str] | None] = {}
         for i in range(size):
             counts = Counter(cells[i] for cells in whole)

@@ -49,7 +49,7 @@ def _last(value):
 def write(path, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
     text = rows if isinstance(rows, str) else "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", newline="")
     return path
 
 
