@@ -98,13 +98,14 @@ def test_prompts_are_cut_where_many_leave_no_room_for_an_answer():
 
 
 def test_the_gate_fits_the_length_of_answers_and_what_the_log_lets_measure():
+    # Answers of 100, 5 and 30 tokens are sampled up to 112, 16 and 32.
     long_answers = choose(log(desired=50, undesired=50, completions=[100] * 100), model())
     short_answers = choose(log(desired=50, undesired=50, completions=[5] * 100), model())
     demonstrations = choose(log(demonstrations=100), model())
 
-    assert long_answers.values["gate.bco"] == {"minimums": {"auc": 0.5, "counts/rows": 30}, "maximums": {"kl": 50.0}}
-    assert short_answers.values["gate.bco"]["maximums"] == {"kl": 5.0}
-    assert demonstrations.values["gate.sft"] == {"minimums": {}, "maximums": {"kl": 15.0}}
+    assert long_answers.values["gate.bco"] == {"minimums": {"auc": 0.5, "counts/rows": 30}, "maximums": {"kl": 112.0}}
+    assert short_answers.values["gate.bco"]["maximums"] == {"kl": 16.0}
+    assert demonstrations.values["gate.sft"] == {"minimums": {}, "maximums": {"kl": 32.0}}
 
 
 def test_more_is_held_out_of_a_small_log():
