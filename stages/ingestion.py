@@ -6,6 +6,7 @@ and names the setting that decides. No model is needed.
 """
 
 import difflib
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
 from pydantic import Field, model_validator
@@ -19,6 +20,7 @@ from stages.text.feedback_log import FeedbackLog, PairsFrom, Unrated, VoteWeight
 from stages.text.layouts import COLUMNS, EVENT_COLUMNS, Layout
 from stages.text.log_files import MAX_ROW_BYTES
 from stages.text.log_sources import open_log
+from stages.text.times import DateOrder
 from stages.text.votes import Meaning, VoteWords, word_of
 
 
@@ -66,6 +68,11 @@ class IngestionParams(Section):
     no limit."""
     half_life_days: float | None = Field(None, gt=0)
     """Age in days at which a vote weighs half as much as the newest event of the log. Null weighs all ages alike."""
+    date_order: DateOrder | None = None
+    """Of dates such as 02.03.2025 and 3/2/2025, whether the day or the month stands first. Null finds it out from days
+    over 12, and stops where it matters and none is."""
+    until: date | None = None
+    """Day, in UTC, after which events are refused, such as those of a clock that runs ahead. Null sets no limit."""
     encoding: str | None = None
     """Encoding of text files, such as cp1252. Null: UTF-8, or UTF-16 where a file is written in it."""
     max_row_bytes: int = Field(MAX_ROW_BYTES, gt=0)
@@ -134,6 +141,8 @@ def run(
             unrated=params.unrated,
             score=params.score,
             vote_weight=params.vote_weight,
+            date_order=params.date_order,
+            until=None if params.until is None else _end_of(params.until),
             max_row_bytes=params.max_row_bytes,
             encoding=params.encoding,
         )
@@ -161,6 +170,11 @@ def run(
     said = _metrics(log, counts, found.unread) | {"contradictory": {"decided": decided, "tied": tied}}
     write_json(metrics, said)
     _print(said)
+
+
+def _end_of(day: date) -> float:
+    """Seconds since 1970 at which a day ends in UTC."""
+    return (datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)).timestamp()
 
 
 def _metrics(log: FeedbackLog, counts: EventCounts, unread_files: dict[str, str]) -> dict[str, Any]:

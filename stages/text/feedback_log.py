@@ -15,7 +15,7 @@ from tqdm import tqdm
 from stages.contracts.ledger import Fate
 from stages.contracts.rows import canonical_json
 from stages.text.cells import cells_of, joined_parts
-from stages.text.column_names import first_of, is_id, is_scale, own_id, vote_in, votes_in
+from stages.text.column_names import TIMES, canonical, first_of, is_id, is_scale, own_id, vote_in, votes_in
 from stages.text.column_shape import shape_of
 from stages.text.column_survey import Survey
 from stages.text.columns import Settings, Shape, has, value_at
@@ -45,7 +45,8 @@ from stages.text.layouts import (
 from stages.text.log_files import MAX_ROW_BYTES, FileTally, LogFile, LoggedRow, read_log
 from stages.text.rating_scales import Scales
 from stages.text.reasons import RejectedRowError
-from stages.text.resolution import Cast, Resolution, question_of, seconds_of
+from stages.text.resolution import Cast, Resolution, question_of
+from stages.text.times import DateOrder, Times
 from stages.text.votes import (
     is_minus_one,
     is_missing,
@@ -146,6 +147,10 @@ class FeedbackLog:
     """The score that is the vote, where a log holds several."""
     vote_weight: VoteWeight = "as_given"
     """Whether votes weigh as the log says, or each one as much."""
+    date_order: DateOrder | None = None
+    """Which number of dates such as 02.03.2025 stands first; None finds it out."""
+    until: float | None = None
+    """Seconds since 1970 from which on events are refused; None sets no limit."""
     max_row_bytes: int = MAX_ROW_BYTES
     """Longest row that is read."""
     encoding: str | None = None
@@ -161,7 +166,8 @@ class FeedbackLog:
 
     def __post_init__(self) -> None:
         self._reader = RecordReader(self.format, with_regenerations="regenerations" in self.pairs_from)
-        self._joins = Joins(self.store)
+        self._times = Times(self.date_order)
+        self._joins = Joins(self.store, self._times)
         self.resolution = Resolution(self.store)
         self._is_apart = self._has_votes_apart = False
         self._voted_files: set[str] = set()
@@ -192,6 +198,7 @@ class FeedbackLog:
             yield from found or [Entry(logged, self._fate_without_events(logged, items))]
             event += len(found)
         self._check_ratings()
+        self.ledger.said += self._times.sentences()
         self.resolution.mark_unrated(None if self._has_votes_apart else sorted(self._voted_files))
 
     # ---- passes ----
@@ -207,6 +214,7 @@ class FeedbackLog:
             if logged.row is None:
                 continue
             found = self._export(logged.row)
+            self._note_times(logged.row, found)
             if found is not None:
                 self.ledger.formats[found[0]] += 1
                 self._is_apart |= len(found[1]) != 1 or any(item.targets for item in found[1])
@@ -231,6 +239,16 @@ class FeedbackLog:
         # Ids by which answers and votes find each other are read, though no cell holds them.
         unread = {name: rows for name, rows in shape.unread.items() if not (self._is_apart and is_id(name))}
         return shape._replace(unread=unread)
+
+    def _note_times(self, row: Mapping[str, Any], export: tuple[str, list[Item]] | None) -> None:
+        """Days over 12 tell which number of a date is the day."""
+        mapped = self.settings.named().get("time")
+        if export is not None or mapped is not None:
+            times = [item.cells.get("time") for item in export[1]] if export else [value_at(row, mapped or "")]
+        else:
+            times = [value for name, value in row.items() if canonical(name) in TIMES]
+        for time in times:
+            self._times.note(time)
 
     def _is_mapped(self) -> bool:
         return not {"prompt", "messages", "completion", "chosen"}.isdisjoint(self.settings.named())
@@ -399,8 +417,9 @@ class FeedbackLog:
             up, down = (number_of(cells[name]) or 0.0 for name in ("up", "down"))
         kind = first_of([name for name in item.source if isinstance(item.source[name], str)], _EVENT_KINDS)
         time = plain_scalar(cells.get("time"))
-        seconds = seconds_of(time)
-        unread = None if is_missing(time) or seconds is not None else f"{logged.file}:{logged.line}: {time!r:.60}"
+        seconds, unread = self._times.seconds(time), None
+        if seconds is None and not is_missing(time):
+            unread = f"{logged.file}:{logged.line}: {time!r:.60}{self._times.why_unread(time)}"
         return _Vote(
             value=cells.get("label"),
             up=up,
@@ -436,6 +455,10 @@ class FeedbackLog:
         return [self._entry(event + i, logged, item, vote, is_repeated) for i, vote in enumerate(votes)]
 
     def _entry(self, event: int, logged: LoggedRow, item: Item, vote: _Vote, is_repeated: bool) -> Entry:
+        if self.until is not None and vote.time is not None and vote.time >= self.until:
+            return Entry(
+                logged, "refused", RejectedRowError("after_until", f"its time is {vote.time:.0f} s since 1970")
+            )
         if not is_repeated:
             self._look_at(vote)
         try:
@@ -470,11 +493,11 @@ class FeedbackLog:
             return cast._replace(is_unrated=is_unrated, file_if_unrated=logged.file)
         weight = feedback.weight if vote.counts is not None or self.vote_weight == "as_given" else 1.0
         self.has_weights |= vote.counts is not None or not is_missing(plain_scalar(vote.weight))
-        cast = cast._replace(time=vote.time, weight=weight)
+        cast = cast._replace(time=vote.time, unread_time=vote.unread_time, weight=weight)
         if vote.voter is None or vote.counts is not None:
             return cast._replace(same=_same(logged, question, vote))
         side_or_none = None if vote.is_retraction else side
-        return cast._replace(vote=side_or_none, rater=vote.voter, unread_time=vote.unread_time)
+        return cast._replace(vote=side_or_none, rater=vote.voter)
 
     def _unusable(self, error: RejectedRowError, item: Item, vote: _Vote) -> Feedback | None:
         """The answer of a vote that can't be read, if it takes an earlier vote back."""

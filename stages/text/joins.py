@@ -18,7 +18,7 @@ from stages.text.event_store import EventStore, InStep
 from stages.text.exports import Item, message_id, parent_of, plain_message, speaker_of
 from stages.text.layouts import MAX_MESSAGES, as_json_value
 from stages.text.reasons import RejectedRowError
-from stages.text.resolution import seconds_of
+from stages.text.times import Times
 from stages.text.votes import is_missing, plain_scalar
 
 ANSWERS = ("completion", "chosen", "rejected", "messages", "conversations")
@@ -91,9 +91,12 @@ class Joins:
 
     Args:
         store: holds what is noted.
+        times: reads the times of messages.
     """
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: EventStore, times: Times) -> None:
+        self._times = times
+        self._unread_time: str | None = None
         self.scores: Counter[str] = Counter()
         """Votes that stand apart, by the name of their score."""
         self.num_votes = 0
@@ -145,6 +148,10 @@ class Joins:
         name, parent = message_id(record) or "", parent_of(record)
         said = None if speaker_of(record) is None else canonical_json(as_json_value(plain_message(record)))
         conversation = first_of(record, ("conversation_id",))
+        time = record.get(first_of(record, _TIMES) or "")
+        seconds = self._times.seconds(time)
+        if seconds is None and not is_missing(time):
+            self._unread_time = self._unread_time or f"{time!r:.60}{self._times.why_unread(time)}"
         self._names_parents |= first_of(record, _PARENTS) is not None
         self._messages.add(
             self._num_messages,
@@ -154,7 +161,7 @@ class Joins:
             parent,
             said,
             number_of(record.get(first_of(record, _PLACES) or "")) or 0.0,
-            seconds_of(record.get(first_of(record, _TIMES) or "")) or 0.0,
+            seconds or 0.0,
         )
         self._num_messages += 1
         if number is not None:
@@ -179,6 +186,11 @@ class Joins:
         if self._num_messages:
             self._store.run(_NODES)
             if not self._names_parents:
+                if self._unread_time is not None:
+                    raise ValueError(
+                        f"messages that name none before them follow each other by their times, and one can't be read: "
+                        f"expected one as in 2026-01-31T12:00 or in seconds, found {self._unread_time}"
+                    )
                 self._store.run(_FOLLOW)
         self._add_turns_before()
 

@@ -238,13 +238,19 @@ def _too_deep() -> RejectedRowError:
     return RejectedRowError("too_deep", f"expected values nested up to {MAX_DEPTH} deep, found deeper ones")
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _pairs(pairs: list[tuple[str, Any]]) -> Any:
+    if len(pairs) == 1 and pairs[0][0] in _WRAPPED:
+        return pairs[0][1]
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
         raise RejectedRowError("duplicate_keys", f"expected each key once, found {twice!r:.80} again")
     return found
+
+
+_WRAPPED = frozenset({"$date", "$oid", "$numberInt", "$numberLong", "$numberDouble", "$numberDecimal"})
+"""Keys of objects that MongoDB writes in place of a value that JSON has no type for."""
 
 
 def _float(text: str) -> float:

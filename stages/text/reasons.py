@@ -35,6 +35,7 @@ REASONS: Final[dict[str, str]] = {
     "ambiguous_vote": "a vote on an id that several answers have",
     "missing_turns": "an answer whose conversation isn't whole",
     "retracted": "a vote that was taken back",
+    "after_until": "an event later than params allow",
     "split_conflict": "a prompt held out, in a conversation that is trained on, or the reverse",
     "bad_weight": "a weight that is no positive finite number",
     "no_learned_turn": "a completion of which every answer weighs 0",

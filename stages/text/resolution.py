@@ -5,17 +5,15 @@ which one is better. The rest is SQL, so that more events take no more memory.
 """
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 
 from stages.contracts.rows import canonical_json
 from stages.text.event_store import EventStore
 from stages.text.layouts import Feedback
-from stages.text.votes import plain_scalar
 
 Vote = Literal["for", "against", "none"]
 
@@ -124,6 +122,10 @@ _DETAIL = """case reason
     when 'outvoted' then format('{:g} rows vote like this one and {:g} the other way', disagree, agree) end"""
 
 
+_EARLIEST = 315_532_800
+"""The year 1980; numbers that are earlier count something else than seconds."""
+
+
 class Cast(NamedTuple):
     """What is noted of an event."""
 
@@ -192,6 +194,7 @@ class Resolution:
                 raise ValueError(
                     "ingestion.half_life_days: expected events with times, found none; see columns: {time}"
                 )
+            self._check_ages(half_life_days)
             self._store.run(_AGED, half_life_days)
         if rater_cap is not None:
             if self._store.one("select count(rater) from counted where fate = 'counts'")[0] == 0:
@@ -210,6 +213,31 @@ class Resolution:
             raise ValueError(
                 f"{unread}: a rater voted otherwise before or later, and the time can't be read: expected one as in "
                 "2026-01-31T12:00 or in seconds; columns: {time: none} takes the order of the log"
+            )
+
+    def _check_ages(self, half_life_days: float) -> None:
+        """One event with a wrong time would be the newest, and all others as good as weightless."""
+        unread, newest, usual = self._store.one(
+            """with times as (select time from counted where fate = 'counts')
+            select (select min_by(unread_time, event) from events where unread_time is not null), max(time),
+                least(quantile_disc(time, 0.95), max(time) filter (time < (select max(time) from times)))
+            from times"""
+        )
+        if unread is not None:
+            raise ValueError(
+                f"ingestion.half_life_days: {unread}: expected a time as in 2026-01-31T12:00 or in seconds"
+            )
+        if newest < _EARLIEST:
+            raise ValueError(
+                f"ingestion.half_life_days: expected times in seconds since 1970 or as dates, found {newest:g} as the "
+                "latest; columns: {time: NAME} names another column"
+            )
+        if usual is not None and newest - usual > 10 * half_life_days * 86400:
+            days = (datetime.fromtimestamp(time, UTC).date() for time in (newest, usual))
+            raise ValueError(
+                "ingestion.half_life_days: the latest event is of {} and those before it end on {}, more than ten "
+                "half-lives earlier; ingestion.until refuses events after a day, such as those of a clock that runs "
+                "ahead".format(*days)
             )
 
     def fates(self) -> Iterator[pa.RecordBatch]:
@@ -238,26 +266,3 @@ def question_of(feedback: Feedback) -> tuple[str, Vote]:
     if feedback.layout == "pairs":
         return key, "for" if texts[0] < texts[1] else "against"
     return key, "none" if feedback.label is None else "for" if feedback.label else "against"
-
-
-def seconds_of(time: Any) -> float | None:
-    """A time as seconds since 1970; None if it can't be read. Times without a zone are taken as UTC."""
-    time = plain_scalar(time)
-    if isinstance(time, datetime):
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp()
-    if isinstance(time, str):
-        try:
-            found = datetime.fromisoformat(time.strip())
-        except ValueError:
-            try:
-                time = float(time)
-            except ValueError:
-                return None
-        else:
-            return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
-    if isinstance(time, bool) or not isinstance(time, int | float) or not math.isfinite(time):
-        return None
-    # Milliseconds and finer, told apart by their size.
-    while abs(time) > 1e11:
-        time /= 1000
-    return float(time)

@@ -167,8 +167,8 @@ def test_scores_that_are_not_asked_for_are_left_out(ingests):
 
 
 def test_a_log_of_votes_that_age(ingests):
-    day = 86400
-    rows = [vote("up", user="a", time=0), vote("up", user="b", time=0), vote("down", user="c", time=30 * day)]
+    first, later = "2025-01-01", "2025-01-31"
+    rows = [vote("up", user="a", time=first), vote("up", user="b", time=first), vote("down", user="c", time=later)]
 
     (event,) = ingests(rows, half_life_days=10).used()
 
@@ -177,7 +177,10 @@ def test_a_log_of_votes_that_age(ingests):
 
 
 def test_equal_logs_give_equal_bytes_and_leave_nothing_behind(tmp_path):
-    log = write(tmp_path / "log.jsonl", [vote("up", user=str(i % 7), time=i, weight=0.1 * i + 0.1) for i in range(60)])
+    log = write(
+        tmp_path / "log.jsonl",
+        [vote("up", user=str(i % 7), time=1_700_000_000 + i, weight=0.1 * i + 0.1) for i in range(60)],
+    )
 
     for name in ("one", "two"):
         ingest(log, tmp_path / name, rater_cap=0.3, half_life_days=1)

@@ -433,6 +433,41 @@ def test_an_unreadable_time_stops_where_it_matters(reads):
     assert list(reads(rows, columns={"time": "none"}).votes().values()) == [False]
 
 
+def test_dates_whose_order_is_unclear_stop_where_it_matters(reads):
+    # 2 March, then 3 April; or 3 February, then 4 March: either way, but the stage doesn't guess which.
+    rows = [vote("down", "ann", "03.04.2025"), vote("up", "ann", "02.03.2025")]
+
+    with pytest.raises(ValueError, match="ingestion.date_order: day_first or month_first"):
+        reads(rows)
+    assert list(reads(rows, date_order="day_first").votes().values()) == [False]
+    found = reads([*rows, rated(1, label="up", user="bob", time="13.04.2025")])
+    assert list(found.votes().values()) == [False, True]
+    assert "dates are read day first; date_order: day_first says so" in found.counts["understood"]
+
+
+def test_values_of_mongodb_are_plain(reads):
+    times = [{"$date": "2025-01-02T00:00:00Z"}, {"$date": {"$numberLong": "1735689600000"}}]
+
+    found = reads([vote(label, "ann", time) for label, time in zip(["down", "up"], times, strict=True)])
+
+    assert list(found.votes().values()) == [False]
+
+
+def test_events_of_the_future_are_refused_if_asked_and_never_age_the_others(reads):
+    days = [f"2025-03-{day:02}" for day in range(1, 29)]
+    rows = [rated(i, label="up", time=day) for i, day in enumerate([*days, "2035-01-01"])]
+
+    with pytest.raises(ValueError, match=r"of 2035-01-01 and those before it end on 2025-03-2[78].*ingestion.until"):
+        reads(rows, half_life_days=30)
+    found = reads(rows, half_life_days=30, until="2025-03-28")
+    assert found.counts["reject_reasons"] == {"after_until": 1}
+    assert found.rows[-1]["weight"] == 1.0
+    with pytest.raises(ValueError, match="'soon'"):
+        reads([*rows[:3], rated(3, label="up", time="soon")], half_life_days=30)
+    with pytest.raises(ValueError, match="seconds since 1970"):
+        reads([rated(i, label="up", time=i) for i in range(3)], half_life_days=30)
+
+
 def test_an_event_in_two_exports_counts_once(reads, tmp_path, chat_model):
     event = rated(0, label="up", id="e1", time=4)
     write(tmp_path / "days" / "sun.jsonl", [rated(1, label="up", id="e0", time=3)])
