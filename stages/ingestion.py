@@ -16,7 +16,7 @@ from stages.contracts.stage import EXIT_REJECTED, Input, Output, Scratch, Sectio
 from stages.text.columns import NONE, Place, Settings
 from stages.text.event_store import EventStore
 from stages.text.event_writer import EventCounts, write_events
-from stages.text.feedback_log import FeedbackLog, PairsFrom, Unrated, VoteWeight
+from stages.text.feedback_log import FeedbackLog, PairsFrom, Transcripts, Unrated, VoteWeight
 from stages.text.layouts import COLUMNS, EVENT_COLUMNS, Layout
 from stages.text.log_files import MAX_ROW_BYTES
 from stages.text.log_sources import open_log
@@ -68,6 +68,8 @@ class IngestionParams(Section):
     no limit."""
     half_life_days: float | None = Field(None, gt=0)
     """Age in days at which a vote weighs half as much as the newest event of the log. Null weighs all ages alike."""
+    transcripts: Transcripts = "turns"
+    """Whether a text of turns that begin with "Human:" and "Assistant:" is read as these turns, or stays one text."""
     date_order: DateOrder | None = None
     """Of dates such as 02.03.2025 and 3/2/2025, whether the day or the month stands first. Null finds it out from days
     over 12, and stops where it matters and none is."""
@@ -141,6 +143,7 @@ def run(
             unrated=params.unrated,
             score=params.score,
             vote_weight=params.vote_weight,
+            transcripts=params.transcripts,
             date_order=params.date_order,
             until=None if params.until is None else _end_of(params.until),
             max_row_bytes=params.max_row_bytes,

@@ -8,7 +8,7 @@ from stages.text.columns import CONVERSATIONS, Place, Settings, Shape, has, valu
 from stages.text.layouts import COLUMNS, as_json_value, is_answered, is_conversation
 from stages.text.layouts import parse_conversation as parsed
 from stages.text.reasons import RejectedRowError
-from stages.text.votes import VoteWords, is_missing, is_no_vote, plain_scalar, unwrapped, vote_or_none
+from stages.text.votes import VoteWords, is_missing, is_no_vote, plain_scalar, rating_of, unwrapped, vote_or_none
 
 
 def place_of(row: Mapping[str, Any], shape: Shape) -> Place:
@@ -23,6 +23,8 @@ def place_of(row: Mapping[str, Any], shape: Shape) -> Place:
             return pressed[0]
         reason = "unknown_label" if pressed else "no_label"
         raise RejectedRowError(reason, f"expected one of {', '.join(shape.one_hot)} to be true, found {len(pressed)}")
+    if shape.scores:
+        return _place_by_scores(row, shape.scores)
     value = unwrapped(value_at(row, shape.winner or ""))
     if is_no_vote(value) and str(value) not in shape.places:
         raise RejectedRowError("no_label", f"expected {shape.winner} to say which answer is better, found nothing")
@@ -36,6 +38,15 @@ def place_of(row: Mapping[str, Any], shape: Shape) -> Place:
     raise RejectedRowError(
         "unknown_label", f"expected {shape.winner} to say which answer is better, found {word!r:.80}"
     )
+
+
+def _place_by_scores(row: Mapping[str, Any], names: tuple[str, str]) -> Place:
+    found = [rating_of(row.get(name)) for name in names]
+    if found[0] is None or found[1] is None:
+        raise RejectedRowError("no_label", f"expected numbers in {' and '.join(names)}, found none")
+    if found[0].number == found[1].number:
+        return "tie"
+    return "first" if found[0].number > found[1].number else "second"
 
 
 def cells_of(row: Mapping[str, Any], shape: Shape, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -61,7 +72,7 @@ def cells_of(row: Mapping[str, Any], shape: Shape, settings: Settings) -> tuple[
             cells[ours] = value_at(row, path)
     _join_prompt(row, shape, cells, source)
     _ask_in_turns(cells)
-    _add_turns(row, cells, source, left)
+    _add_turns(row, shape, cells, source, left)
     if shape.pair is not None and any(has(row, name) for name in shape.pair):
         _choose(row, shape, cells, source)
     return cells, source
@@ -92,10 +103,13 @@ def joined_parts(texts: Iterable[Any]) -> str:
     return "\n\n".join(text for text in present if text.strip())
 
 
-def _add_turns(row: Mapping[str, Any], cells: dict[str, Any], source: dict[str, Any], left: set[str]) -> None:
+def _add_turns(
+    row: Mapping[str, Any], shape: Shape, cells: dict[str, Any], source: dict[str, Any], left: set[str]
+) -> None:
     """Put a system prompt and the turns before a plain question where they belong."""
     prompt = cells.get("prompt")
-    history = parsed(row.get("history")) if "history" not in left else None
+    is_question = "history" in shape.names.values() or "history" in shape.parts
+    history = parsed(row.get("history")) if "history" not in left and not is_question else None
     system = cells.get("system")
     if prompt is None or not (history or (isinstance(system, str) and system.strip())):
         return
@@ -140,7 +154,7 @@ def _up_to_turn(answer: Any, turn: Any) -> Any:
 def _choose(row: Mapping[str, Any], shape: Shape, cells: dict[str, Any], source: dict[str, Any]) -> None:
     place = place_of(row, shape)
     first, second = shape.pair or ("", "")
-    for name in (first, second, shape.winner or "", *shape.one_hot):
+    for name in (first, second, shape.winner or "", *(shape.scores or ()), *shape.one_hot):
         source.pop(name, None)
     cells.pop("label", None)
     if place == "tie":

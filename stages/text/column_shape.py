@@ -26,6 +26,8 @@ from stages.text.columns import (
 from stages.text.layouts import COLUMNS
 from stages.text.votes import rating_of
 
+_SCORES = frozenset({"score", "scores", "rating", "reward", "upvotes", "likes", "quality", "helpfulness"})
+"""Of which more is better, where each of two answers has one."""
 _FROM_ZERO: Mapping[float, Place] = {0.0: "first", 1.0: "second"}
 _FROM_ONE: Mapping[float, Place] = {0.0: "tie", 1.0: "first", 2.0: "second"}
 _NO_TEXT = re.compile(r"\S*\d\S*|https?://\S+|\S+@\S+|[\d\s:.,+/TZ-]+", re.IGNORECASE)
@@ -53,7 +55,9 @@ class _Judge:
         self.names = settings.named()
         self.free = [name for name in columns if not settings.is_left_out(name) and name not in self.names.values()]
         self.read: set[str] = set(self.names.values()) | set(settings.prompt_parts)
+        self.unlike = survey.unlike
         self.one_hot: dict[str, Place] = {}
+        self.scores: tuple[str, str] | None = None
 
     def shape(self) -> Shape:
         self._check_names()
@@ -62,7 +66,7 @@ class _Judge:
         self._answer(pair)
         counts = None if winner or pair else self._counts()
         if winner is None and counts is None:
-            self._label(is_pair=bool(self.one_hot) or (self._has("chosen") and self._has("rejected")))
+            self._label(is_pair=bool(self.one_hot or self.scores) or (self._has("chosen") and self._has("rejected")))
         self._check_scores()
         places, models = self._places(pair, winner)
         about = {
@@ -92,6 +96,7 @@ class _Judge:
             pair,
             winner,
             places,
+            self.scores,
             self.one_hot,
             models,
             counts,
@@ -156,13 +161,24 @@ class _Judge:
             return ("chosen", "rejected") if winner else None, winner
         if not (texts or found) or self._has("completion") or self._has("messages"):
             return None, None
-        pair = (texts or found)[0]
+        return self._decided_pair((texts or found)[0])
+
+    def _decided_pair(self, pair: tuple[str, str]) -> tuple[tuple[str, str] | None, str | None]:
+        """Two answers by their names, and the column that says which is better."""
         self.one_hot = self._one_hot()
         if self.one_hot:
             self.read |= {*pair, *self.one_hot}
             self.said.append(f"of {pair[0]} and {pair[1]} the one is better that {' and '.join(self.one_hot)} say")
             return pair, None
         winner = self._winner(is_sided=True)
+        if winner is None and (scores := self._scores()):
+            self.scores = scores
+            self.read |= {*pair, *scores}
+            self.said.append(
+                f"of {pair[0]} and {pair[1]} the one with the larger of {scores[0]} and {scores[1]} is better; "
+                f"columns: {{{scores[0]}: none}} leaves these out"
+            )
+            return pair, None
         if winner is None:
             self.problems.append(
                 f"{pair[0]} and {pair[1]} are two answers, and no column says which is better; "
@@ -172,6 +188,18 @@ class _Judge:
         self.read |= set(pair)
         self.said.append(f"{pair[0]} and {pair[1]} are two answers, of which {winner} says which is better")
         return pair, winner
+
+    def _scores(self) -> tuple[str, str] | None:
+        """Columns such as `score_0` and `score_1`, all numbers."""
+        spelled = {names.canonical(name): name for name in self.free}
+        for name, column in spelled.items():
+            match = SIDES.fullmatch(name)
+            if match is None or match["side"] not in OTHER_SIDE or match["base"].rstrip("_") not in _SCORES:
+                continue
+            other = spelled.get(f"{name.removesuffix(match['side'])}{OTHER_SIDE[match['side']]}")
+            if other and all(self.columns[one].numbers == self.columns[one].rows for one in (column, other)):
+                return column, other
+        return None
 
     def _one_hot(self) -> dict[str, Place]:
         """Columns such as `winner_model_a`, `winner_model_b` and `winner_tie`, each true or false."""
@@ -201,6 +229,7 @@ class _Judge:
             sided = [name for name in wanted if not SIDES.fullmatch(name) and self._is_word(name, spelled[name])]
             ranked = sorted(sided, key=lambda name: (WINNERS.index(name) if name in WINNERS else 99, name))
             chosen = spelled[ranked[0]] if ranked else None
+            self._check_unlike(chosen, [spelled[name] for name in ranked[1:]])
         if chosen is None or chosen not in self.columns:
             return None
         words = self.columns[chosen].values if is_sided else self.columns[chosen].beside_pair
@@ -215,6 +244,16 @@ class _Judge:
             return None
         self.read.add(chosen)
         return chosen
+
+    def _check_unlike(self, chosen: str | None, others: Sequence[str]) -> None:
+        """Two columns that may each name the better answer, and don't name the same."""
+        for other in others:
+            differ = self.unlike.get((chosen or "", other), 0) + self.unlike.get((other, chosen or ""), 0)
+            if differ:
+                self.problems.append(
+                    f"{chosen} and {other} may each say which answer is better, and differ in {differ:,} rows; "
+                    f"columns: {{winner: {chosen}, {other}: none}} takes the one"
+                )
 
     def _is_word(self, name: str, column: str) -> bool:
         """Whether a column may say in a word which of two answers is better."""
@@ -279,6 +318,7 @@ class _Judge:
             if prompt and self._looks_answered():
                 self._take("prompt", prompt, "by its name")
         prompt = prompt or ("prompt" if self._has("prompt") else None)
+        self._check_object(prompt)
         parts: tuple[str, ...] = ()
         if prompt and names.canonical(prompt) == "instruction":
             spelled = {names.canonical(name): name for name in self.free}
@@ -289,10 +329,22 @@ class _Judge:
                 self.said.append(
                     f"{found[0]} follows {prompt} in the prompt; columns: {{{found[0]}: none}} leaves it out"
                 )
-        for name in ("system", "history"):
-            if name in self.free and self._has(name):
+        is_asked = prompt is not None or bool(parts)
+        for name, is_used in (("system", is_asked or any(map(self._has, CONVERSATIONS))), ("history", is_asked)):
+            if name in self.free and is_used:
                 self.read.add(name)
         return prompt, parts
+
+    def _check_object(self, prompt: str | None) -> None:
+        """A question that is an object, and no message."""
+        column = self.columns.get(prompt or "")
+        if column and column.objects == column.rows and column.keys and {"role", "from"}.isdisjoint(column.keys):
+            listed = ", ".join(sorted(column.keys))
+            text = max(column.keys, key=lambda key: ("text" in key, key in ("content", "question", "prompt"), key))
+            self.problems.append(
+                f"{prompt} holds objects with text under {listed}; columns: {{prompt: {prompt}.{text}}} says which is "
+                "the question"
+            )
 
     def _looks_answered(self) -> bool:
         spelled = {names.canonical(name) for name in self.columns}
@@ -447,17 +499,20 @@ class _Judge:
         for name in self.free:
             if name in read:
                 continue
-            is_part = names.canonical(name) in names.QUESTION_PARTS and name not in ("system", "history")
+            if any(path.startswith(f"{name}.") for path in self.names.values()):
+                continue
+            is_part = names.canonical(name) in names.QUESTION_PARTS
             if is_part and self.columns[name].ids != self.columns[name].rows:
                 what = f"is named like a part of the question and holds {self.columns[name].shown():.80}"
             elif name in self.differing and self._is_text(name):
                 what = f"differs between rows of one prompt and holds {self.columns[name].shown():.80}"
             else:
                 continue
-            self.problems.append(
-                f"{name} {what}; prompt_parts: [{name}, {prompt or 'prompt'}] puts it before the question, "
-                f"columns: {{{name}: none}} leaves it out"
-            )
+            if prompt or self.settings.prompt_parts or any(map(self._has, CONVERSATIONS)):
+                setting = f"prompt_parts: [{name}, {prompt or 'prompt'}] puts it before the question"
+            else:
+                setting = f"columns: {{prompt: {name}}} takes it for the question"
+            self.problems.append(f"{name} {what}; {setting}, columns: {{{name}: none}} leaves it out")
 
     def _is_text(self, name: str) -> bool:
         return not all(_NO_TEXT.fullmatch(value) for value in self.columns[name].values)

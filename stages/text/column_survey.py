@@ -1,6 +1,7 @@
 """Looks at every row of a log once and notes what its columns hold, which `column_shape` judges."""
 
 import hashlib
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,17 @@ import pyarrow as pa
 
 from stages.contracts.rows import canonical_json
 from stages.text import column_names as names
-from stages.text.columns import ANSWERS, CONVERSATIONS, PROMPTS, WINNERS, Settings, as_number, has, side_of
+from stages.text.columns import (
+    ANSWERS,
+    CONVERSATIONS,
+    PROMPTS,
+    WINNERS,
+    Settings,
+    as_number,
+    has,
+    place_of_word,
+    side_of,
+)
 from stages.text.event_store import EventStore
 from stages.text.layouts import COLUMNS, as_json_value
 from stages.text.layouts import parse_conversation as parsed
@@ -23,6 +34,7 @@ from stages.text.votes import (
     is_missing,
     parse_vote,
     plain_scalar,
+    rating_of,
     unwrapped,
     vote_or_none,
     word_of,
@@ -49,7 +61,10 @@ class Column:
     texts: int = 0
     """Rows with text of several words."""
     numbers: int = 0
+    """Values that are ratings, however written."""
     objects: int = 0
+    keys: Counter[str] = field(default_factory=Counter)
+    """Keys of its objects that hold text, and how often."""
     nested: int = 0
     """Objects and lists that hold more than one value."""
     ids: int = 0
@@ -70,6 +85,7 @@ class Column:
         self.rows += 1
         if isinstance(value, Mapping | list | tuple):
             self.objects += 1
+            self._add_keys(value)
             if names.votes_in(value) is not None:
                 self.lists += 1
                 spelling = None
@@ -83,9 +99,15 @@ class Column:
         else:
             self.has_more = True
         self.truths += isinstance(value, bool)
+        self.numbers += not isinstance(value, bool) and rating_of(value) is not None
         self.words += len(text) < _MAX_WORD and word_of(value) in _WORDS
         if spelling is not None:
             self.clear += _is_clear(value, spelling)
+
+    def _add_keys(self, value: Any) -> None:
+        for key, item in value.items() if isinstance(value, Mapping) else ():
+            if isinstance(item, str) and (key in self.keys or len(self.keys) < _MAX_VALUES):
+                self.keys[str(key)] += 1
 
     def add_beside_pair(self, value: Any) -> None:
         """Take in a cell of a row that has a chosen and a rejected answer."""
@@ -134,6 +156,8 @@ class Survey:
         self._signatures: set[frozenset[str]] = set()
         self.disagree: Counter[str] = Counter()
         self.against: Counter[tuple[str, str]] = Counter()
+        self.unlike: Counter[tuple[str, str]] = Counter()
+        """Rows in which two columns that may name the better answer differ."""
         self.num_rows = 0
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -157,9 +181,15 @@ class Survey:
                 worse = name.replace("chosen", "rejected") if "chosen" in name and names.is_vote(name) else name
                 if worse != name and (_as_score(value) or 0.0) < (_as_score(row.get(worse)) or 0.0):
                     self.against[name, worse] += 1
+        self._compare_winners(row)
         self._add_nested(row)
         self._compare_prompts(row, named)
         self._compare_votes(row, named)
+
+    def _compare_winners(self, row: Mapping[str, Any]) -> None:
+        winners = [name for name, value in row.items() if names.canonical(name) in WINNERS and not _is_empty(value)]
+        for first, second in itertools.combinations(winners, 2):
+            self.unlike[first, second] += _word(row[first]) != _word(row[second])
 
     def _add_nested(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():
@@ -213,6 +243,16 @@ class Survey:
             group by name"""
         )
         return {name for (name,) in found}
+
+
+def _is_empty(value: Any) -> bool:
+    return is_missing(plain_scalar(value)) or isinstance(value, Mapping | list | tuple)
+
+
+def _word(value: Any) -> str:
+    """What a cell says of two answers, so that two columns compare."""
+    word = str(unwrapped(value))
+    return place_of_word(word) or word
 
 
 def _holds_text(value: Any) -> bool:

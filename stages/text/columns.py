@@ -31,6 +31,7 @@ WINNERS = (
     "comparison",
     "better",
     "better_response_id",
+    "safer_response_id",
     "verdict",
     "label",
     "labels",
@@ -66,6 +67,8 @@ class Shape(NamedTuple):
     winner: str | None = None
     places: Mapping[str, Place] = {}
     """What the words of `winner` mean."""
+    scores: tuple[str, str] | None = None
+    """Columns with the scores of the two answers, of which the one with the larger is better."""
     one_hot: Mapping[str, Place] = {}
     """Columns of which the one that is true says which answer is better."""
     models: tuple[str, str] | None = None

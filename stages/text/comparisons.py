@@ -1,12 +1,13 @@
 """Exports of tools that people compare and rate answers with: Label Studio and Argilla."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from stages.text.column_names import first_of
 from stages.text.columns import PROMPTS, place_of_word, two_answers
 from stages.text.exports import Item, Record
 from stages.text.layouts import as_json_value
+from stages.text.rankings import Judged, pairs_of
 from stages.text.reasons import RejectedRowError
 from stages.text.votes import is_missing
 
@@ -31,18 +32,36 @@ def read_label_studio(record: Record) -> Iterator[Item]:
         by = by.get("email", by.get("id")) if isinstance(by, Mapping) else by
         about = {"rater": by, "time": annotation.get("updated_at", annotation.get("created_at"))}
         for result in results:
-            yield _annotated(data, result, about, sides=str(result.get("to_name", "")).split(","))
+            yield from _annotated(data, result, about, sides=str(result.get("to_name", "")).split(","))
 
 
-def _annotated(data: Record, result: Record, about: Mapping[str, Any], *, sides: Sequence[str]) -> Item:
+def _annotated(data: Record, result: Record, about: Mapping[str, Any], *, sides: Sequence[str]) -> Iterable[Item]:
     value = result.get("value") or {}
     kind = str(result.get("type"))
     said = value.get("selected", value.get(kind)) if isinstance(value, Mapping) else value
     said = said[0] if isinstance(said, list) and len(said) == 1 else said
+    if kind == "ranker":
+        return _ranked(data, str(result.get("to_name")), said, about, score=str(result.get("from_name")))
     if kind == "pairwise":
         pair = (sides[0], sides[1]) if len(sides) == 2 and set(sides) <= data.keys() else None
-        return _compared(data, pair, said, about, score=str(result.get("from_name")))
-    return _rated(data, said, about, score=str(result.get("from_name")))
+        return [_compared(data, pair, said, about, score=str(result.get("from_name")))]
+    return [_rated(data, said, about, score=str(result.get("from_name")))]
+
+
+def _ranked(data: Record, list_name: str, said: Any, about: Mapping[str, Any], *, score: str) -> Iterable[Item]:
+    """Pairs of a list of answers that was put in order, the best first."""
+    orders = [said] if isinstance(said, list) else list(said.values()) if isinstance(said, Mapping) else []
+    listed = data.get(list_name)
+    answers = {
+        str(answer.get("id")): answer.get(first_of(answer, ("body", "html", "text", "title", *_ANSWERS)) or "")
+        for answer in (listed if isinstance(listed, list) else [])
+        if isinstance(answer, Mapping)
+    }
+    if len(orders) != 1 or not isinstance(orders[0], list) or not {str(name) for name in orders[0]} <= answers.keys():
+        detail = f"{score}: expected one order of the answers {', '.join(answers)}, found {said!r:.80}"
+        return [Item({}, error=RejectedRowError("unknown_label", detail))]
+    judged = [Judged(answers[str(name)], -place) for place, name in enumerate(orders[0])]
+    return pairs_of({**_asked(data), **about}, judged, _others(data, (list_name,)), score=score)
 
 
 def is_argilla(record: Record) -> bool:

@@ -266,12 +266,14 @@ def _messages_of_librechat(record: Record) -> dict[str, Record]:
     return messages
 
 
-def _is_reply_tree(record: Record) -> bool:
+def is_reply_tree(record: Record) -> bool:
+    """Whether a record is a prompt with the answers to it below it, as those of OpenAssistant are."""
     prompt = record.get("prompt")
     return isinstance(prompt, Mapping) and isinstance(prompt.get("replies"), list)
 
 
-def _reply_tree(record: Record) -> Iterator[Item]:
+def messages_of_tree(record: Record) -> dict[str, Record]:
+    """The messages of a tree by their ids, each with that of the one before it."""
     messages: dict[str, Record] = {}
     waiting: list[tuple[Record, str | None]] = [(record["prompt"], None)]
     while waiting:
@@ -279,7 +281,7 @@ def _reply_tree(record: Record) -> Iterator[Item]:
         name = message_id(message) or str(len(messages))
         messages[name] = {**message, "parent_id": parent}
         waiting += [(child, name) for child in message.get("replies") or [] if isinstance(child, Mapping)]
-    yield from rated_messages(messages, {"conversation": record.get("message_tree_id")})
+    return messages
 
 
 def _has_rated_turns(record: Record) -> bool:
@@ -690,7 +692,6 @@ FORMATS: Mapping[str, Format] = {
     "open_webui": Format(_is_open_webui, _open_webui),
     "open_webui_chat": Format(_is_chat, _chat),
     "librechat": Format(_is_librechat, _librechat),
-    "reply_tree": Format(_is_reply_tree, _reply_tree),
     "langsmith_feedback": Format(_is_langsmith_feedback, _langsmith_feedback),
     "langsmith_run": Format(_is_langsmith_run, _langsmith_run),
     "langsmith_table": Format(_is_langsmith_table, _langsmith_table),

@@ -47,6 +47,7 @@ from stages.text.rating_scales import Scales
 from stages.text.reasons import RejectedRowError
 from stages.text.resolution import Cast, Resolution, question_of
 from stages.text.times import DateOrder, Times
+from stages.text.transcripts import turns_in
 from stages.text.votes import (
     is_minus_one,
     is_missing,
@@ -62,6 +63,7 @@ from stages.text.votes import (
 )
 
 PairsFrom = Literal["corrections", "regenerations"]
+Transcripts = Literal["turns", "text"]
 Unrated = Literal["refuse", "demonstrations"]
 VoteWeight = Literal["as_given", "counted"]
 _CONVERSATIONS = ("messages", "conversations")
@@ -147,6 +149,8 @@ class FeedbackLog:
     """The score that is the vote, where a log holds several."""
     vote_weight: VoteWeight = "as_given"
     """Whether votes weigh as the log says, or each one as much."""
+    transcripts: Transcripts = "turns"
+    """Whether a text that is a transcript of Human and Assistant is read as its turns, or stays one text."""
     date_order: DateOrder | None = None
     """Which number of dates such as 02.03.2025 stands first; None finds it out."""
     until: float | None = None
@@ -174,6 +178,7 @@ class FeedbackLog:
         self._own_scores: Counter[str] = Counter()
         self._ratings: Counter[str] = Counter()
         self._scales = Scales()
+        self._has_transcripts = False
         self._has_zero = self._has_minus_one = self._has_rating = False
 
     def entries(self) -> Iterator[Entry]:
@@ -434,11 +439,12 @@ class FeedbackLog:
 
     def _entries_of(self, logged: LoggedRow, item: Item, joined: Joined, event: int) -> list[Entry]:
         """What an item comes to: each vote on an answer, or the answer alone; nothing where it is part of others."""
-        if item.error is not None or joined.lost is not None:
-            return [Entry(logged, "refused", item.error or joined.lost)]
         if not self._is_wanted(item):
             self.ledger.other_scores[item.score or ""] += 1
-        if item.targets or not self._is_wanted(item):
+            return []
+        if item.error is not None or joined.lost is not None:
+            return [Entry(logged, "refused", item.error or joined.lost)]
+        if item.targets:
             return []
         votes = [_Vote(**vote) for vote in joined.votes]
         own = self._vote(item, logged)
@@ -447,6 +453,12 @@ class FeedbackLog:
         if missing is not None:
             is_rated = not item.is_message or bool(votes) or "label" in item.cells
             return [Entry(logged, "refused", missing)] if is_rated else []
+        if item.is_message and not votes and "label" not in item.cells and rating_of(item.source.get("rank")):
+            pairs = [_pair_of(item, better) for better in joined.better]
+            return [
+                self._entry(event + i, logged, pair, self._vote(pair, logged), joined.is_repeated)
+                for i, pair in enumerate(pairs)
+            ]
         if in_cell := votes_in(parse_conversation(item.cells.get("label"))):
             cells = [Item({**item.cells, **one}, item.source) for one in in_cell]
             votes += [self._vote(one, logged)._replace(part=i) for i, one in enumerate(cells)]
@@ -518,9 +530,26 @@ class FeedbackLog:
         cells = {name: value for name, value in item.cells.items() if name == "label" or value is not None}
         if self.shape.counts is not None and any(name in cells for name in ANSWERS):
             cells.setdefault("label", None)
+        if self.transcripts == "turns":
+            self._take_turns(cells)
         ours: dict[Column, Any] = {name: cells[name] for name in COLUMNS if name in cells}
         names: dict[Column, str] = {name: self.shape.names[name] for name in COLUMNS if name in self.shape.names}
         return read_cells(ours, dict(item.source), layout=self.layout, columns=names)[0]
+
+    def _take_turns(self, cells: dict[str, Any]) -> None:
+        """Read transcripts as the turns that they are."""
+        found = {name: turns for name in _SAID if (turns := turns_in(cells.get(name))) is not None}
+        if found and not self._has_transcripts:
+            self._has_transcripts = True
+            self.ledger.said.append(
+                f"transcripts of Human and Assistant in {' and '.join(found)} are read as turns; transcripts: text "
+                "leaves them as they are"
+            )
+        if "prompt" in found:
+            # What follows "Assistant:" begins with the space behind it.
+            answers = {name: cells[name].strip() for name in ANSWERS if isinstance(cells.get(name), str)}
+            found = {**answers, **found}
+        cells |= found
 
     def _feedback(self, item: Item, vote: _Vote) -> Feedback:
         cells = dict(item.cells)
@@ -594,6 +623,13 @@ def _add_turns(item: Item, joined: Joined) -> RejectedRowError | None:
     elif joined.before is not None and not isinstance(joined.before, RejectedRowError):
         item.cells["prompt"] = [*joined.before, {"role": "user", "content": item.cells["prompt"]}]
     return None
+
+
+def _pair_of(item: Item, better: Mapping[str, Any]) -> Item:
+    """An answer in a table of messages and one to the same message that people ranked before it."""
+    *asked, worse = item.cells["messages"]
+    cells = {"prompt": asked, "chosen": [better], "rejected": [worse], "conversation": item.cells.get("conversation")}
+    return Item(cells, {"pair": "ranking"})
 
 
 def _has_vote(item: Item) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from stages.contracts.named_function import named_function
-from stages.text import comparisons, exports, telemetry
+from stages.text import comparisons, exports, rankings, telemetry
 from stages.text.exports import Item, Record
 from stages.text.layouts import COLUMNS, EVENT_COLUMNS, as_json_value
 from stages.text.reasons import RejectedRowError
@@ -19,6 +19,10 @@ FORMATS: Mapping[str, exports.Format] = {
     **exports.FORMATS,
     "opentelemetry": exports.Format(telemetry.is_telemetry, telemetry.read_telemetry),
     "label_studio": exports.Format(comparisons.is_label_studio, comparisons.read_label_studio),
+    "reply_tree": exports.Format(exports.is_reply_tree, rankings.read_reply_tree),
+    "summary_comparison": exports.Format(rankings.is_summary_comparison, rankings.read_summary_comparison),
+    "summary_rating": exports.Format(rankings.is_summary_rating, rankings.read_summary_rating),
+    "ranked_answers": exports.Format(rankings.is_ranked_list, rankings.read_ranked_list),
     "argilla": exports.Format(comparisons.is_argilla, comparisons.read_argilla),
 }
 NAMES = (ROWS, MESSAGES, *FORMATS)

@@ -19,7 +19,7 @@ from stages.text.exports import Item, message_id, parent_of, plain_message, spea
 from stages.text.layouts import MAX_MESSAGES, as_json_value
 from stages.text.reasons import RejectedRowError
 from stages.text.times import Times
-from stages.text.votes import is_missing, plain_scalar
+from stages.text.votes import is_missing, plain_scalar, rating_of
 
 ANSWERS = ("completion", "chosen", "rejected", "messages", "conversations")
 _PARENTS = ("parent_id", "parent_message_id", "parent")
@@ -51,13 +51,19 @@ _REPEATED = """
 # Of a message in two exports the later record counts, as of a message that was edited.
 _NODES = """
     create table nodes as
-        select id, conversation, parent, said, place, time, place_in_log from messages
+        select id, conversation, parent, said, place, time, rank, place_in_log from messages
         qualify row_number() over (partition by id order by place_in_log desc) = 1;
 """
 _FOLLOW = """
     create or replace table nodes as
         select * replace (lag(id) over (partition by conversation order by place, time, place_in_log) as parent)
         from nodes;
+"""
+# Answers to the same message that people ranked before this one; 0 is the best.
+_BETTER = """
+    select messages.number, nodes.said from messages join nodes on nodes.parent = messages.parent
+    where messages.number is not null and nodes.rank < messages.rank and nodes.said is not null
+    order by messages.number, nodes.rank, nodes.place_in_log
 """
 _PATHS = f"""
     with recursive path(number, id, height) as (
@@ -82,6 +88,8 @@ class Joined(NamedTuple):
     """Whether the same answer, under the same id, stands in the log before."""
     messages: Sequence[Mapping[str, Any]] | RejectedRowError | None = None
     """Of a message in a table of them, the conversation up to it."""
+    better: Sequence[Mapping[str, Any]] = ()
+    """Of a message in a table of them, the answers that people ranked before it."""
     before: Sequence[Mapping[str, Any]] | RejectedRowError | None = None
     """Of a turn in a row of its own, the turns before it."""
 
@@ -112,7 +120,7 @@ class Joins:
         self._messages = store.table(
             "messages",
             place_in_log=number, number=number, id=text, conversation=text, parent=text, said=text, place=pa.float64(),
-            time=pa.float64(),
+            time=pa.float64(), rank=pa.float64(),
         )  # fmt: skip
         self._num_messages = 0
         self._names_parents = False
@@ -149,7 +157,7 @@ class Joins:
         said = None if speaker_of(record) is None else canonical_json(as_json_value(plain_message(record)))
         conversation = first_of(record, ("conversation_id",))
         time = record.get(first_of(record, _TIMES) or "")
-        seconds = self._times.seconds(time)
+        seconds, rank = self._times.seconds(time), rating_of(record.get("rank"))
         if seconds is None and not is_missing(time):
             self._unread_time = self._unread_time or f"{time!r:.60}{self._times.why_unread(time)}"
         self._names_parents |= first_of(record, _PARENTS) is not None
@@ -162,6 +170,7 @@ class Joins:
             said,
             number_of(record.get(first_of(record, _PLACES) or "")) or 0.0,
             seconds or 0.0,
+            None if rank is None else rank.number,
         )
         self._num_messages += 1
         if number is not None:
@@ -237,6 +246,8 @@ class JoinsInStep:
         self._lost = InStep(store.rows(_LOST), _lost)
         self._repeated = InStep(store.rows(_REPEATED), lambda number: number)
         self._before = InStep(store.rows("select * from before order by number"), _before)
+        better = store.rows(_BETTER) if has_messages else iter(())
+        self._better = InStep(better, lambda _, said: json.loads(said))
         paths = store.rows(_PATHS) if has_messages else iter(())
         grouped = ((number, list(path)) for number, path in itertools.groupby(paths, key=lambda row: row[0]))
         self._paths = InStep(grouped, lambda _, path: _path(path))
@@ -249,6 +260,7 @@ class JoinsInStep:
             lost[0] if lost else None,
             bool(self._repeated.take(number)),
             path[0] if path else None,
+            self._better.take(number),
             before[0] if before else None,
         )
 
