@@ -1,20 +1,22 @@
-"""Time and peak memory of stage `ingestion` on votes that stand apart from the answers that they are on.
+"""Time and peak memory of reading a log, `ingestion` and then `normalization`, each in a process of its own.
 
-    /usr/bin/time -v python -m benchmarks.ingest_events --events 2000000
+    python -m benchmarks.ingest_events --events 2000000 --model FOLDER
 
 A fifth of the events are answers, in files of their own; the others are votes by 1,000 raters, some of them changed
-later, shuffled over ten files.
+later, shuffled over ten files. Votes stand apart from the answers that they are on. Without --model, whose tokenizer
+renders the rows, `normalization` isn't run.
 """
 
 import argparse
 import json
+import os
 import random
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
-
-from stages.ingestion import IngestionParams, run
 
 _RATERS = 1000
 _FILES = 10
@@ -29,7 +31,7 @@ def write_log(folder: Path, num_events: int) -> None:
         for i in range(num_answers):
             row = {
                 "id": f"m{i}",
-                "prompt": f"Question {i}: {'what is it? ' * 8}",
+                "prompt": f"What of {''.join('abcdefghij'[int(digit)] for digit in str(i))}? {'What is it? ' * 8}",
                 "response": f"Answer {i}. {'So. ' * 20}",
             }
             file.write(json.dumps(row) + "\n")
@@ -42,22 +44,37 @@ def write_log(folder: Path, num_events: int) -> None:
         file.close()
 
 
+def measure(stage: str, folder: Path, **paths: Path) -> None:
+    """Run a stage and print what it took, and its counts."""
+    flags = [word for name, path in paths.items() for word in (f"--{name.replace('_', '-')}", str(path))]
+    start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = [sys.executable, "-m", f"stages.{stage}", *flags, "--metrics", str(folder / f"{stage}.json")]
+    root = {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    subprocess.run(words, cwd=folder, env={**os.environ, **root}, check=True, stderr=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    counts = json.loads((folder / f"{stage}.json").read_text())
+    print({name: count for name, count in counts.items() if isinstance(count, int)})
+    # The largest of all processes so far, so that of a stage which takes less than those before it isn't seen.
+    peak = f"{after.ru_maxrss / 1024:,.0f} MB at the most"
+    print(f"{stage}: {time.monotonic() - start:,.0f} s, {cpu:,.0f} s of a processor, {peak}", flush=True)
+
+
 def main() -> None:
     """Print what the run took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=2_000_000)
+    parser.add_argument("--model", type=Path, help="folder of a model with a chat template")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_log(folder / "log", arguments.events)
-        start, started = time.monotonic(), time.process_time()
-        outputs = {name: folder / name for name in ("feedback_events", "ledger", "metrics", "scratch")}
-        run(feedback=folder / "log", **outputs, params=IngestionParams(max_reject_share=1))
-        seconds, cpu = time.monotonic() - start, time.process_time() - started
-        counts = json.loads((folder / "metrics").read_text())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print({name: counts[name] for name in ("records", "events", "used", "merged", "superseded", "rejects")})
-    print(f"{seconds:,.0f} s, {cpu:,.0f} s of a processor, {peak:,.0f} MB at the most")
+        events = {name: folder / name for name in ("feedback_events", "ledger")}
+        (folder / "params.yaml").write_text("ingestion: {max_reject_share: 1}\nnormalization: {max_reject_share: 1}\n")
+        measure("ingestion", folder, feedback=folder / "log", **events)
+        if arguments.model:
+            rows = {name: folder / name for name in ("completions", "rejects")}
+            measure("normalization", folder, base_model=arguments.model.resolve(), **events, **rows)
 
 
 if __name__ == "__main__":

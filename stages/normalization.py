@@ -1,5 +1,6 @@
 """Stage `normalization`: events of feedback as one row per prompt and completion, templated, labelled and split."""
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from datetime import date
@@ -209,10 +210,12 @@ def _entries(feedback_events: Input, ledger: Input) -> Iterator[Entry]:
 def _write_rows(
     entries: Iterator[Entry], normal_form: NormalForm, groups: EventGroups, *, kept: RowWriter, refused: RejectWriter
 ) -> dict[str, Any]:
+    import numpy as np
+
     sides: dict[str, Counter[str]] = {name: Counter() for name in ("layouts", "labels", "splits")}
     fates: Counter[str] = Counter()
     num_incomplete = 0
-    prompts: set[bytes] = set()
+    prompts = array("Q")
     for entry, event in entries:
         place = {"file": entry["file"], "line": entry["line"]}
         fates[entry["fate"]] += 1
@@ -234,7 +237,7 @@ def _write_rows(
             sides["labels"][{True: "desired", False: "undesired", None: "none"}[row["label"]]] += 1
             sides["splits"][row["split"]] += 1
             num_incomplete += not row["is_complete"]
-            prompts.add(bytes.fromhex(row["prompt_id"]))
+            prompts.append(int(row["prompt_id"][:16], 16))
     groups.check()
     return {
         "rows_read": fates["kept"] + fates["merged"] + fates["superseded"] + refused.num_rows,
@@ -246,7 +249,7 @@ def _write_rows(
         "reject_reasons": dict(refused.reasons),
         "completions": kept.num_rows - sides["layouts"]["prompts"],
         "incomplete": num_incomplete,
-        "prompts": len(prompts),
+        "prompts": len(np.unique(np.frombuffer(prompts, np.uint64))) if prompts else 0,
         "plain_text": normal_form.plain_text,
         **dict(normal_form.renderer.said),
         "split_groups": groups.groups.counts(),

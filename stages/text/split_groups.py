@@ -28,8 +28,9 @@ class SplitGroups:
 
     def __init__(self, *, test_share: float, twins: Twins = "numbers") -> None:
         self.test_share, self.twins = test_share, twins
-        self._sides: dict[bytes, Split] = {}
-        self._sizes: dict[bytes, int] = {}
+        # By hash of a group or prompt, twice the number of its rows, and 1 more if it is held out: a log has as many
+        # of these as prompts, and one small number for each takes half the memory of a side and a size.
+        self._known: dict[int, int] = {}
 
     def side_of(self, prompt: Text, prompt_id: str, group: str | None) -> Split:
         """The side of a row.
@@ -45,33 +46,32 @@ class SplitGroups:
         keys = [_digest(f"prompt {_alike(prompt, self.twins)}")]
         if group is not None:
             keys.insert(0, _digest(f"group {group}"))
-        known = {self._sides[key] for key in keys if key in self._sides}
+        known = {self._known[key] & 1 for key in keys if key in self._known}
         if len(known) > 1:
             raise RejectedRowError(
                 "split_conflict",
                 "rows of its conversation or group are held out, and rows of its prompt aren't, or vice versa",
             )
         new = split_of(prompt_id if group is None else content_id("group", group), test_share=self.test_share)
-        side = known.pop() if known else new
+        is_held_out = known.pop() if known else int(new == "test")
         for key in keys:
-            self._sides[key] = side
-        self._sizes[keys[0]] = self._sizes.get(keys[0], 0) + 1
-        return side
+            self._known.setdefault(key, is_held_out)
+        self._known[keys[0]] += 2
+        return "test" if is_held_out else "train"
 
     def counts(self) -> dict[str, Any]:
         """How many groups there are, on which sides, and the share of the rows that the largest has."""
-        largest = max(self._sizes.values(), default=0)
-        total = sum(self._sizes.values())
-        sides = [self._sides[key] for key in self._sizes]
+        largest = max((value >> 1 for value in self._known.values()), default=0)
+        total = sum(value >> 1 for value in self._known.values())
         return {
-            "groups": len(self._sizes),
-            "held_out": sides.count("test"),
+            "groups": sum(value > 1 for value in self._known.values()),
+            "held_out": sum(value > 1 and value & 1 for value in self._known.values()),
             "largest_share": round(largest / total, 4) if total else 0.0,
         }
 
 
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+def _digest(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
 def _alike(prompt: Text, twins: Twins) -> str:
