@@ -58,8 +58,8 @@ class IngestionParams(Section):
     """Whether answers that nobody voted on, in a log of votes, are rejected or taken as demonstrations."""
     pairs_from: list[PairsFrom] = Field(default_factory=list)
     """What makes pairs besides comparisons: `corrections`, which somebody wrote in place of an answer, are better than
-    it; of `regenerations`, answers to one message in a tree of them (Open WebUI, LibreChat), the one that was gone on
-    from, or else the last, is better than the others."""
+    it; of `regenerations`, answers to one message in a tree or table of them, the one that was gone on from, or else
+    the last, is better than the others, unless a vote says otherwise."""
     vote_weight: VoteWeight = "as_given"
     """What a row weighs that several votes stand behind: as_given adds up the weights and numbers of votes that the
     log gives (30 down outweigh 2 up by 28), and leaves 1 where it gives none; counted gives each vote a weight of 1."""

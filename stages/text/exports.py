@@ -4,8 +4,9 @@ Each reader takes a record apart into items: an answer with or without a vote on
 stands elsewhere. An item has cells by our names, and ids by which answers and votes find each other.
 """
 
+import html
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from stages.text.column_names import (
 )
 from stages.text.layouts import as_json_value, parse_conversation
 from stages.text.reasons import RejectedRowError
-from stages.text.votes import is_missing
+from stages.text.votes import VoteWords, is_missing, vote_or_none
 
 Record = Mapping[str, Any]
 
@@ -87,6 +88,8 @@ def _open_webui(record: Record) -> Iterator[Item]:
     wanted = str(meta.get("message_id"))
     if wanted not in messages:
         raise RejectedRowError("missing_turns", f"the rated message {wanted} isn't in the snapshot of its chat")
+    if (broken := why_broken(messages[wanted])) is not None:
+        raise broken
     path = path_to(messages, wanted)
     model = messages[wanted].get("model") or source["model"]
     yield Item({**shared, "messages": path}, {**source, "model": model}, own_ids=_named("message", wanted))
@@ -104,7 +107,9 @@ def _messages_of_chat(chat: Record) -> dict[str, Record]:
 
 
 def _is_chat(record: Record) -> bool:
-    return isinstance(below(record, "chat", "history", "messages"), Mapping)
+    listed = below(record, "chat", "messages")
+    is_list = isinstance(listed, list) and bool(listed) and all(isinstance(message, Mapping) for message in listed)
+    return isinstance(below(record, "chat", "history", "messages"), Mapping) or is_list
 
 
 def _chat(record: Record) -> Iterator[Item]:
@@ -133,19 +138,44 @@ def rated_messages(messages: Mapping[str, Record], shared: Record) -> Iterator[I
         if found is None:
             continue
         num_rated += 1
+        if (broken := why_broken(message)) is not None:
+            yield Item({}, error=broken)
+            continue
         time = message.get("updatedAt", message.get("createdAt", message.get("timestamp")))
         cells = {**shared, "label": found[1], "time": time, "messages": path_to(messages, name)}
         source = {"model": message.get("model")} if message.get("model") else {}
         yield Item(cells, source, own_ids=_named("message", name))
     if num_rated:
         return
-    # Votes on its answers may stand elsewhere.
-    for name in answers:
-        if not is_missing(text_of(messages[name])):
-            cells = {"conversation": shared.get("conversation"), "messages": path_to(messages, name)}
-            yield Item(cells, own_ids=_named("message", name), is_context=True)
     if not answers:
         raise RejectedRowError("no_label", "expected a conversation with an answer, found none")
+    yield from _unrated_messages(messages, answers, shared)
+
+
+def _unrated_messages(messages: Mapping[str, Record], answers: Sequence[str], shared: Record) -> Iterator[Item]:
+    """Each answer of a conversation, on which votes may stand elsewhere."""
+    for name in answers:
+        if (broken := why_broken(messages[name])) is not None:
+            yield Item({}, own_ids=_named("message", name), error=broken)
+        elif not is_missing(text_of(messages[name])):
+            cells = {"conversation": shared.get("conversation"), "messages": path_to(messages, name)}
+            yield Item(cells, own_ids=_named("message", name), is_context=True)
+
+
+def why_broken(message: Record) -> RejectedRowError | None:
+    """Why a message is no whole answer, as far as it says so itself; None of one that says nothing of the kind."""
+    error, unfinished = message.get("error"), message.get("unfinished")
+    is_error = not is_missing(error) and str(error).casefold() not in _NO and error not in ({}, [])
+    is_cut = not is_missing(unfinished) and str(unfinished).casefold() not in _NO
+    is_cut |= message.get("done") is False or str(message.get("status")).casefold() in _BROKEN
+    if not (is_error or is_cut):
+        return None
+    what = "an error in place of an answer" if is_error else "an answer that was cut off while it was written"
+    return RejectedRowError("broken_answer", f"expected a whole answer, found {what}")
+
+
+_NO = frozenset({"false", "0", "none", "null", "no"})
+_BROKEN = frozenset({"error", "failed", "incomplete", "in_progress", "cancelled", "canceled"})
 
 
 def speaker_of(message: Record) -> str | None:
@@ -183,6 +213,9 @@ def plain_message(message: Record) -> dict[str, Any]:
         key: message[key] for key in ("name", "tool_calls", "tool_call_id", "reasoning_content") if message.get(key)
     }
     content = text_of(message)
+    if isinstance(content, str) and speaker_of(message) == "assistant" and _REASONING.search(content):
+        kept.setdefault("reasoning_content", "\n\n".join(map(_thought, _REASONING.findall(content))))
+        content = _REASONING.sub("", content).lstrip()
     if isinstance(content, list):
         thoughts = [
             part["think"] for part in content if isinstance(part, Mapping) and isinstance(part.get("think"), str)
@@ -191,6 +224,16 @@ def plain_message(message: Record) -> dict[str, Any]:
             content = [part for part in content if not (isinstance(part, Mapping) and "think" in part)]
             kept.setdefault("reasoning_content", "\n\n".join(thoughts))
     return {"role": speaker_of(message), "content": content, **kept}
+
+
+# What Open WebUI shows of a model's thoughts, in the text of its answer.
+_REASONING = re.compile(
+    r'<details type="reasoning"[^>]*>\s*(?:<summary>.*?</summary>)?\s*(.*?)\s*</details>\s*', re.DOTALL
+)
+
+
+def _thought(text: str) -> str:
+    return "\n".join(re.sub(r"^> ?", "", html.unescape(line)) for line in text.split("\n"))
 
 
 def parent_of(message: Record) -> str | None:
@@ -325,16 +368,24 @@ def regenerations(record: Record) -> Iterator[Item]:
         return
     conversation = below(record, "meta", "chat_id") or record.get("conversationId") or record.get("id")
     answers: dict[str, list[str]] = {}
+    votes = {name: found[1] for name, message in messages.items() if (found := vote_in(message))}
+    votes |= {str(below(record, "meta", "message_id")): below(record, "data", "rating")} if "data" in record else {}
     for name, message in messages.items():
         parent = parent_of(message)
-        if parent is not None and speaker_of(message) == "assistant" and not is_missing(text_of(message)):
+        is_answer = speaker_of(message) == "assistant" and not is_missing(text_of(message))
+        if parent is not None and is_answer and why_broken(message) is None:
             answers.setdefault(parent, []).append(name)
     gone_on = {parent_of(message) for message in messages.values()}
     for asked, names in answers.items():
         went_on = [name for name in names if name in gone_on]
         better = went_on[0] if len(went_on) == 1 else names[-1]
         for worse in names if len(went_on) < 2 and len(names) > 1 else ():
-            if worse != better:
+            # A vote that says otherwise knows better.
+            is_agreed = all(
+                name not in votes or vote_or_none(votes[name], VoteWords()) is is_better
+                for name, is_better in ((better, True), (worse, False))
+            )
+            if worse != better and is_agreed:
                 pair = {"chosen": [plain_message(messages[better])], "rejected": [plain_message(messages[worse])]}
                 cells = {"prompt": path_to(messages, asked), "conversation": conversation, **pair}
                 yield Item(cells, {"pair": "regeneration"})
@@ -359,10 +410,13 @@ def _langsmith_run(record: Record) -> Iterator[Item]:
     votes = [(str(key), _counted(found)) for key, found in (stats if isinstance(stats, Mapping) else {}).items()]
     listed = _unpacked(record.get("feedback"))
     votes += [
-        (str(vote.get("key")), {"label": _score(vote), "time": vote.get("created_at")})
+        (str(vote.get("key")), {"label": _score(vote), "time": vote.get("created_at"), **_correction(vote)})
         for vote in (listed if isinstance(listed, list) else [])
         if isinstance(vote, Mapping)
     ]
+    if (broken := why_broken(record)) is not None:
+        yield Item({}, own_ids=ids, error=broken)
+        return
     if not ids and votes:
         # Nothing else can name this answer, so each vote has it beside it.
         yield from (Item({**cells, **vote}, source, unread_parts=unread, score=key) for key, vote in votes)
@@ -416,8 +470,17 @@ def _is_langsmith_feedback(record: Record) -> bool:
 def _langsmith_feedback(record: Record) -> Iterator[Item]:
     rater = record.get("user_id") or below(record, "feedback_source", "user_id")
     time = record.get("modified_at") or record.get("created_at")
-    cells = {"label": _score(record), "rater": rater, "time": time, "event": own_id(record)}
+    cells = {"label": _score(record), "rater": rater, "time": time, "event": own_id(record), **_correction(record)}
     yield Item(cells, {}, targets=_named("run", record["run_id"]), score=str(record["key"]))
+
+
+def _correction(vote: Record) -> dict[str, Any]:
+    """What should have been answered; nothing where it is the score that was corrected."""
+    try:
+        turns = _turns(_unpacked(vote.get("correction")), "assistant", _ANSWER_KEYS)
+    except RejectedRowError:
+        return {}
+    return {"correction": turns}
 
 
 def _score(vote: Record) -> Any:
@@ -468,11 +531,13 @@ def _langfuse(record: Record) -> Iterator[Item]:
     ids, others = _named(name, record.get("id")), _named("trace", trace)
     source = {key: record.get(key) for key in ("name", "model", "type") if record.get(key)}
     try:
+        if (broken := why_broken({"status": record.get("level")})) is not None:
+            raise broken
         cells = _exchange(record["input"], record["output"])
         cells |= {"conversation": record.get("sessionId"), "tools": below(record, "input", "tools")}
         yield Item(cells, source, own_ids=ids, other_ids=others, unread_parts=_unread_parts(record, "input"))
     except RejectedRowError as error:
-        yield Item({}, own_ids=ids, error=error)
+        yield Item({}, own_ids=ids, other_ids=others, error=error)
     for score in record.get("scores") or []:
         if isinstance(score, Mapping) and "name" in score:
             yield _langfuse_vote({**score, "observationId": score.get("observationId")}, str(trace or record.get("id")))
@@ -548,6 +613,8 @@ _ANSWER_KEYS = (
 def _unread_parts(record: Record, name: str) -> tuple[str, ...]:
     """Of what was asked, where keys stand that may be part of the question and that `_exchange` doesn't read."""
     asked = _unpacked(record.get(name))
+    if _is_call(asked):
+        asked, name = asked["kwargs"], f"{name}.kwargs"
     if not isinstance(asked, Mapping) or "role" in asked or "kwargs" in asked:
         return ()
     has_turns = any(isinstance(asked.get(key), list) and asked[key] for key in ("messages", "generations", "choices"))
@@ -603,21 +670,50 @@ def _turns(value: Any, role: str, keys: tuple[str, ...]) -> list[dict[str, Any]]
         value = value[0] if len(value) == 1 and isinstance(value[0], list) else value
         return [_turn(item, role) for item in value]
     if isinstance(value, Mapping):
-        for key in ("messages", "generations", "choices"):
-            if isinstance(value.get(key), list) and value[key]:
-                found = value[key]
-                turns = _turns(found if key == "messages" else _first_answer(found), role, keys)
-                system = value.get("system")
-                is_apart = isinstance(system, str) and system.strip() and turns[0]["role"] != "system"
-                return [{"role": "system", "content": system}, *turns] if is_apart else turns
-        if "role" in value or "kwargs" in value:
-            return [_turn(value, role)]
-        found = [key for key in keys if not is_missing(value.get(key))]
-        if len(found) == 1 or (found and role == "assistant"):
-            return _turns(value[found[0]], role, keys)
-    raise RejectedRowError(
-        "unknown_layout", f"expected what the {role} said as text or messages, found {as_json_value(value)!s:.80}"
+        return _turns_below(value, role, keys)
+    raise _no_turns(value, role)
+
+
+def _no_turns(value: Any, role: str) -> RejectedRowError:
+    found = f"{as_json_value(value)!s:.80}"
+    return RejectedRowError("unknown_layout", f"expected what the {role} said as text or messages, found {found}")
+
+
+def _turns_below(value: Record, role: str, keys: tuple[str, ...]) -> list[dict[str, Any]]:
+    if _is_call(value):
+        return _turns(_argument(value), role, keys)
+    for key in ("messages", "generations", "choices"):
+        if isinstance(value.get(key), list) and value[key]:
+            listed = value[key]
+            turns = _turns(listed if key == "messages" else _first_answer(listed), role, keys)
+            system = value.get("system")
+            is_apart = isinstance(system, str) and system.strip() and turns[0]["role"] != "system"
+            return [{"role": "system", "content": system}, *turns] if is_apart else turns
+    if "role" in value or "kwargs" in value:
+        return [_turn(value, role)]
+    found = [key for key in keys if not is_missing(value.get(key))]
+    if len(found) == 1 or (found and role == "assistant"):
+        return _turns(value[found[0]], role, keys)
+    raise _no_turns(value, role)
+
+
+def _is_call(value: Any) -> bool:
+    """Whether a value is what a traced function was called with."""
+    return (
+        isinstance(value, Mapping) and isinstance(value.get("args"), list) and isinstance(value.get("kwargs"), Mapping)
     )
+
+
+def _argument(call: Record) -> Any:
+    """The arguments by name, or the only one without a name."""
+    unnamed = [value for value in call["args"] if isinstance(value, str | list | Mapping)]
+    if len(unnamed) > 1 or (unnamed and any(key in call["kwargs"] for key in ("messages", *_TEXT_KEYS))):
+        raise RejectedRowError(
+            "unknown_layout",
+            f"expected one argument that is the question, found {len(call['args'])} and {', '.join(call['kwargs'])}; "
+            "ingestion.format: package.module:function reads such records",
+        )
+    return unnamed[0] if unnamed else call["kwargs"]
 
 
 def _first_answer(found: list[Any]) -> list[Any]:

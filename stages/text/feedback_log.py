@@ -28,6 +28,7 @@ from stages.text.exports import (
     row_ids,
     row_targets,
     speaker_of,
+    why_broken,
 )
 from stages.text.formats import RecordReader
 from stages.text.joins import ANSWERS, Joined, Joins, number_of
@@ -60,6 +61,7 @@ from stages.text.votes import (
     rating_of,
     takes_threshold,
     unwrapped,
+    vote_or_none,
 )
 
 PairsFrom = Literal["corrections", "regenerations"]
@@ -87,6 +89,8 @@ class _Vote(NamedTuple):
     time: float | None
     unread_time: str | None
     is_retraction: bool
+    correction: Any = None
+    """What the rater would have answered."""
     part: int = 0
     """Which of several votes in its record it is."""
     file: str | None = None
@@ -178,7 +182,7 @@ class FeedbackLog:
         self._own_scores: Counter[str] = Counter()
         self._ratings: Counter[str] = Counter()
         self._scales = Scales()
-        self._has_transcripts = False
+        self._has_transcripts = self._has_corrections = False
         self._has_zero = self._has_minus_one = self._has_rating = False
 
     def entries(self) -> Iterator[Entry]:
@@ -264,9 +268,11 @@ class FeedbackLog:
             may_be_message = not items or items[0].is_message
             is_message = may_be_message and logged.row is not None and self._is_message(logged.row)
             if is_message and logged.row is not None and self._export(logged.row) is None:
-                self._joins.add_message(logged.row, number if items else None)
+                vote = items[0].cells.get("label") if items else None
+                self._joins.add_message(logged.row, number if items else None, vote=vote)
             for item in items:
-                if not is_message and item.error is None:
+                # Votes on an answer that can't be used belong to it nevertheless.
+                if not is_message and (item.error is None or item.own_ids):
                     self._note(number, item, logged)
                 number += 1
         self._has_votes_apart = bool(self._joins.scores)
@@ -351,19 +357,18 @@ class FeedbackLog:
         """The pair of an answer and what somebody wrote in its place, if it is asked for."""
         path = self.shape.correction
         text = value_at(row, path) if path is not None and "corrections" in self.pairs_from else None
-        if not isinstance(text, str) or not text.strip() or item.targets or item.error:
-            return
-        cells = {name: value for name, value in item.cells.items() if name not in ("label", "up", "down", "time")}
-        held = [parse_conversation(cells.pop(name)) for name in _CONVERSATIONS if name in cells]
-        turns = held[0] if held and is_conversation(held[0]) else []
-        answer = cells.pop("completion", None)
-        if answer is not None:
-            pair = {"chosen": text, "rejected": answer}
-        elif is_answered(turns):
-            pair = {"chosen": [*turns[:-1], {"role": "assistant", "content": text}], "rejected": turns}
-        else:
-            return
-        yield Item({**cells, **pair}, {**item.source, "pair": "correction"})
+        if isinstance(text, str) and text.strip() and not item.targets and not item.error:
+            yield from _correction_pair(item, text)
+
+    def _corrected_by(self, votes: Sequence[_Vote], item: Item) -> list[Item]:
+        """The pairs of an answer and what raters wrote in its place, if they are asked for."""
+        corrections = [vote.correction for vote in votes if vote.correction]
+        if "corrections" in self.pairs_from:
+            return [pair for correction in corrections for pair in _correction_pair(item, correction)]
+        if corrections and not self._has_corrections:
+            self._has_corrections = True
+            self.ledger.said.append("votes come with corrected answers; pairs_from: [corrections] learns them")
+        return []
 
     def _overridden(self, row: dict[str, Any], item: Item) -> Item:
         """An item of an export with what params map read from where they say."""
@@ -411,7 +416,8 @@ class FeedbackLog:
             cells |= {"label": found[1], "rater": row[key] if key else None, "time": row[time] if time else None}
         source = {str(name): as_json_value(value) for name, value in row.items() if name not in plain_message(row)}
         name = message_id(row) or ""
-        return [Item(cells, source, own_ids=(f"message:{name}", f"any:{name}"), is_message=True)]
+        ids = (f"message:{name}", f"any:{name}")
+        return [Item(cells, source, own_ids=ids, is_message=True, error=why_broken(row))]
 
     # ---- votes ----
 
@@ -434,6 +440,7 @@ class FeedbackLog:
             id=_word_in(cells, "event"),
             time=seconds,
             unread_time=unread,
+            correction=cells.get("correction"),
             is_retraction=kind is not None and is_retracted(item.source[kind]),
         )
 
@@ -448,23 +455,37 @@ class FeedbackLog:
             return []
         votes = [_Vote(**vote) for vote in joined.votes]
         own = self._vote(item, logged)
+        corrected = self._corrected_by(votes, item)
+        votes = [vote for vote in votes if not (vote.correction and is_no_vote(vote.value))]
         is_repeated = joined.is_repeated and not votes and "label" not in item.cells
         missing = _add_turns(item, joined)
         if missing is not None:
             is_rated = not item.is_message or bool(votes) or "label" in item.cells
             return [Entry(logged, "refused", missing)] if is_rated else []
-        if item.is_message and not votes and "label" not in item.cells and rating_of(item.source.get("rank")):
-            pairs = [_pair_of(item, better) for better in joined.better]
-            return [
-                self._entry(event + i, logged, pair, self._vote(pair, logged), joined.is_repeated)
-                for i, pair in enumerate(pairs)
-            ]
+        is_voted = bool(votes) or "label" in item.cells
+        are_against = all(self._is_against(vote) for vote in [*votes, *([own] if "label" in item.cells else [])])
+        pairs = corrected + (self._siblings(item, joined) if item.is_message and are_against else [])
+        is_ranked = item.is_message and rating_of(item.source.get("rank")) is not None
+        if not is_voted and (pairs or is_ranked):
+            return [self._entry(event + i, logged, pair, own, joined.is_repeated) for i, pair in enumerate(pairs)]
         if in_cell := votes_in(parse_conversation(item.cells.get("label"))):
             cells = [Item({**item.cells, **one}, item.source) for one in in_cell]
             votes += [self._vote(one, logged)._replace(part=i) for i, one in enumerate(cells)]
         elif "label" in item.cells or own.counts is not None or not votes:
             votes.append(own)
-        return [self._entry(event + i, logged, item, vote, is_repeated) for i, vote in enumerate(votes)]
+        entries = [self._entry(event + i, logged, item, vote, is_repeated) for i, vote in enumerate(votes)]
+        event += len(entries)
+        return entries + [self._entry(event + i, logged, pair, own, is_repeated) for i, pair in enumerate(pairs)]
+
+    def _is_against(self, vote: _Vote) -> bool:
+        return vote_or_none(vote.value, self.settings.spelling) is False
+
+    def _siblings(self, item: Item, joined: Joined) -> list[Item]:
+        """Pairs of a message in a table with better answers to the same message."""
+        pairs = [_pair_of(item, better, "ranking") for better in joined.better]
+        if "regenerations" in self.pairs_from:
+            pairs += [_pair_of(item, better, "regeneration") for better in joined.again]
+        return pairs
 
     def _entry(self, event: int, logged: LoggedRow, item: Item, vote: _Vote, is_repeated: bool) -> Entry:
         if self.until is not None and vote.time is not None and vote.time >= self.until:
@@ -625,11 +646,27 @@ def _add_turns(item: Item, joined: Joined) -> RejectedRowError | None:
     return None
 
 
-def _pair_of(item: Item, better: Mapping[str, Any]) -> Item:
-    """An answer in a table of messages and one to the same message that people ranked before it."""
+def _pair_of(item: Item, better: Mapping[str, Any], what: str) -> Item:
+    """An answer in a table of messages and a better one to the same message."""
     *asked, worse = item.cells["messages"]
     cells = {"prompt": asked, "chosen": [better], "rejected": [worse], "conversation": item.cells.get("conversation")}
-    return Item(cells, {"pair": "ranking"})
+    return Item(cells, {"pair": what})
+
+
+def _correction_pair(item: Item, text: Any) -> Iterator[Item]:
+    """The pair of an answer and what somebody wrote in its place."""
+    cells = {name: value for name, value in item.cells.items() if name not in ("label", "up", "down", "time")}
+    held = [parse_conversation(cells.pop(name)) for name in _CONVERSATIONS if name in cells]
+    turns = held[0] if held and is_conversation(held[0]) else []
+    answer = cells.pop("completion", None)
+    if answer is not None:
+        pair = {"chosen": text, "rejected": answer}
+    elif is_answered(turns):
+        said = text if isinstance(text, list) else [{"role": "assistant", "content": text}]
+        pair = {"chosen": [*turns[:-1], *said], "rejected": turns}
+    else:
+        return
+    yield Item({**cells, **pair}, {**item.source, "pair": "correction"})
 
 
 def _has_vote(item: Item) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from stages.contracts.named_function import named_function
 from stages.text import comparisons, exports, rankings, telemetry
 from stages.text.exports import Item, Record
-from stages.text.layouts import COLUMNS, EVENT_COLUMNS, as_json_value
+from stages.text.layouts import COLUMNS, EVENT_COLUMNS, as_json_value, parse_conversation
 from stages.text.reasons import RejectedRowError
 
 ROWS, MESSAGES = "rows", "messages"
@@ -50,6 +50,10 @@ class RecordReader:
     def read(self, record: Record) -> tuple[str, list[Item]] | None:
         """The format and the items of a record; None for rows and messages, which are read by their columns."""
         name = self.name or _format_of(record)
+        if name in (None, self.name) and (opened := _opened(record)) is not None:
+            opened_name = self.name or _format_of(opened)
+            if opened_name is not None and opened_name in FORMATS and FORMATS[opened_name].fits(opened):
+                name, record = opened_name, opened
         if name is None or name in (ROWS, MESSAGES):
             return None
         again = list(exports.regenerations(record)) if self.with_regenerations else []
@@ -67,6 +71,23 @@ class RecordReader:
     def may_be_messages(self) -> bool:
         """Whether rows may be messages that name those before them."""
         return self.name in (None, MESSAGES)
+
+
+_PACKED = frozenset(
+    {"data", "meta", "snapshot", "chat", "messages", "conversation", "conversations", "request", "response", "body"}
+    | {"annotations", "fields", "responses", "answers", "completions", "info", "summaries", "scores", "attributes"}
+)
+"""Columns that tables hold as JSON."""
+
+
+def _opened(record: Record) -> Record | None:
+    """A record of a table with the objects that stand in its cells as JSON; None where there are none."""
+    packed = {
+        key: parse_conversation(value)
+        for key in _PACKED & record.keys()
+        if isinstance(value := record[key], str) and value.lstrip()[:1] in ("{", "[")
+    }
+    return {**record, **packed} if packed else None
 
 
 def _own_item(found: Mapping[str, Any]) -> Item:

@@ -15,11 +15,11 @@ import pyarrow as pa
 from stages.contracts.rows import canonical_json
 from stages.text.column_names import first_of
 from stages.text.event_store import EventStore, InStep
-from stages.text.exports import Item, message_id, parent_of, plain_message, speaker_of
+from stages.text.exports import Item, message_id, parent_of, plain_message, speaker_of, why_broken
 from stages.text.layouts import MAX_MESSAGES, as_json_value
 from stages.text.reasons import RejectedRowError
 from stages.text.times import Times
-from stages.text.votes import is_missing, plain_scalar, rating_of
+from stages.text.votes import VoteWords, is_missing, plain_scalar, rating_of, vote_or_none
 
 ANSWERS = ("completion", "chosen", "rejected", "messages", "conversations")
 _PARENTS = ("parent_id", "parent_message_id", "parent")
@@ -51,7 +51,7 @@ _REPEATED = """
 # Of a message in two exports the later record counts, as of a message that was edited.
 _NODES = """
     create table nodes as
-        select id, conversation, parent, said, place, time, rank, place_in_log from messages
+        select id, conversation, parent, said, place, time, rank, is_answer, is_voted, label, place_in_log from messages
         qualify row_number() over (partition by id order by place_in_log desc) = 1;
 """
 _FOLLOW = """
@@ -64,6 +64,23 @@ _BETTER = """
     select messages.number, nodes.said from messages join nodes on nodes.parent = messages.parent
     where messages.number is not null and nodes.rank < messages.rank and nodes.said is not null
     order by messages.number, nodes.rank, nodes.place_in_log
+"""
+# Of answers to the same message the one that was gone on from, or else the last, unless a vote says otherwise.
+_AGAIN = """
+    with answers as (
+        select *, id in (select parent from nodes where parent is not null) as is_gone_on from nodes
+        where is_answer and parent is not null
+    ), judged as (
+        select *, sum(is_gone_on::int) over (partition by parent) as num_gone_on,
+            max(place_in_log) over (partition by parent) as last
+        from answers
+    )
+    select messages.number, better.said from messages join judged as worse using (id)
+        join judged as better on worse.parent = better.parent
+    where messages.number is not null and worse.id <> better.id and better.num_gone_on < 2
+        and not (better.is_voted and better.label is distinct from true)
+        and case when better.num_gone_on = 1 then better.is_gone_on else better.place_in_log = better.last end
+    order by messages.number
 """
 _PATHS = f"""
     with recursive path(number, id, height) as (
@@ -90,6 +107,8 @@ class Joined(NamedTuple):
     """Of a message in a table of them, the conversation up to it."""
     better: Sequence[Mapping[str, Any]] = ()
     """Of a message in a table of them, the answers that people ranked before it."""
+    again: Sequence[Mapping[str, Any]] = ()
+    """The answer that took its place when it was asked for again."""
     before: Sequence[Mapping[str, Any]] | RejectedRowError | None = None
     """Of a turn in a row of its own, the turns before it."""
 
@@ -120,7 +139,8 @@ class Joins:
         self._messages = store.table(
             "messages",
             place_in_log=number, number=number, id=text, conversation=text, parent=text, said=text, place=pa.float64(),
-            time=pa.float64(), rank=pa.float64(),
+            time=pa.float64(), rank=pa.float64(), is_answer=pa.bool_(),
+            is_voted=pa.bool_(), label=pa.bool_(),
         )  # fmt: skip
         self._num_messages = 0
         self._names_parents = False
@@ -151,8 +171,14 @@ class Joins:
         """Note a turn that is a row of its own."""
         self._turns.add(number, conversation, turn, asked, canonical_json(as_json_value(answer)))
 
-    def add_message(self, record: Mapping[str, Any], number: int | None) -> None:
-        """Note a message of a table of them; `number` is that of the item of an answer, None of what others said."""
+    def add_message(self, record: Mapping[str, Any], number: int | None, *, vote: Any) -> None:
+        """Note a message of a table of them, and the vote on it.
+
+        Args:
+            record: the message.
+            number: that of the item of an answer; None of what others said.
+            vote: as logged beside it; None without one.
+        """
         name, parent = message_id(record) or "", parent_of(record)
         said = None if speaker_of(record) is None else canonical_json(as_json_value(plain_message(record)))
         conversation = first_of(record, ("conversation_id",))
@@ -171,6 +197,9 @@ class Joins:
             number_of(record.get(first_of(record, _PLACES) or "")) or 0.0,
             seconds or 0.0,
             None if rank is None else rank.number,
+            number is not None and why_broken(record) is None,
+            vote is not None,
+            None if vote is None else vote_or_none(vote, VoteWords()),
         )
         self._num_messages += 1
         if number is not None:
@@ -248,6 +277,8 @@ class JoinsInStep:
         self._before = InStep(store.rows("select * from before order by number"), _before)
         better = store.rows(_BETTER) if has_messages else iter(())
         self._better = InStep(better, lambda _, said: json.loads(said))
+        again = store.rows(_AGAIN) if has_messages else iter(())
+        self._again = InStep(again, lambda _, said: json.loads(said))
         paths = store.rows(_PATHS) if has_messages else iter(())
         grouped = ((number, list(path)) for number, path in itertools.groupby(paths, key=lambda row: row[0]))
         self._paths = InStep(grouped, lambda _, path: _path(path))
@@ -261,6 +292,7 @@ class JoinsInStep:
             bool(self._repeated.take(number)),
             path[0] if path else None,
             self._better.take(number),
+            self._again.take(number),
             before[0] if before else None,
         )
 

@@ -33,6 +33,7 @@ REASONS: Final[dict[str, str]] = {
     "unrated": "an answer that nobody voted on, in a log of votes",
     "vote_without_answer": "a vote on an answer that isn't in the log",
     "ambiguous_vote": "a vote on an id that several answers have",
+    "broken_answer": "an answer that was cut off while it was written, or an error in its place",
     "missing_turns": "an answer whose conversation isn't whole",
     "retracted": "a vote that was taken back",
     "after_until": "an event later than params allow",
