@@ -1,12 +1,15 @@
 """Makes the graph and its choices those of a log and a model: what is found, what is chosen, what is written."""
 
+import re
+import shlex
 import subprocess
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlsplit
 
 from pipelines.adoption.base_models import BaseModel, look_at
 from pipelines.adoption.choices import choose
@@ -112,16 +115,30 @@ def _surveyed(log: Path, artifact: Path, text: str) -> tuple[str, Survey]:
 
 def _existing(log: str) -> Path:
     if "://" in log or log.startswith("hf:"):
-        raise ValueError(
-            f"expected a file or folder of this machine, found {log}; bring it here and have DVC watch it with "
-            f"`dvc import-url {log} {DATA}/`, then adopt {DATA}/{log.rstrip('/').rpartition('/')[2]}"
-        )
+        raise ValueError(f"expected a file or folder of this machine, found {log}; {_how_to_bring(log)}")
     path = Path(log)
     if not path.exists():
-        raise ValueError(f"expected a log at {log}, found nothing there")
+        is_repository = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", log) is not None
+        hint = f"; if it is a data set of the hub, {_how_to_bring(f'hf:{log}')}" if is_repository else ""
+        raise ValueError(f"expected a log at {log}, found nothing there{hint}")
     if not any(file.stat().st_size for file in files_below(path)):
         raise ValueError(f"expected rows of feedback in {log}, found it empty")
     return path
+
+
+def _how_to_bring(log: str) -> str:
+    """What puts a log of elsewhere below data/, so that it has a version there."""
+    if found := re.fullmatch(r"hf:(?://datasets/)?([\w.-]+/[\w.-]+)(?:@([^:/\s]+))?\S*", log):
+        place = DATA / found[1].rpartition("/")[2]
+        revision = f" --revision {found[2]}" if found[2] else ""
+        return (
+            f"bring it here with `hf download {found[1]} --repo-type dataset{revision} --local-dir {place}`, then "
+            f"adopt {place}, or the files of one split below it"
+        )
+    # DVC takes a file or a folder, and no pattern.
+    url = re.split(r"/[^/]*[*?\[]", log)[0] if log.startswith(("s3:", "gs:", "az:")) else log
+    place = DATA / (PurePosixPath(urlsplit(url).path).name or "log")
+    return f"bring it here and have DVC watch it with `dvc import-url {shlex.quote(url)} {place}`, then adopt {place}"
 
 
 def refuse_changed() -> None:

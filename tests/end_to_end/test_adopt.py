@@ -285,7 +285,7 @@ def test_templates_of_the_model_are_used_where_it_has_one(workspace, tmp_path):
     [
         ("nothing.jsonl", "expected a log at"),
         ("empty.jsonl", "found it empty"),
-        ("s3://bucket/log.jsonl", "`dvc import-url s3://bucket/log.jsonl data/`, then adopt data/log.jsonl"),
+        ("s3://bucket/log.jsonl", "`dvc import-url s3://bucket/log.jsonl data/log.jsonl`, then adopt data/log.jsonl"),
     ],
 )
 def test_a_log_that_isnt_there_is_named(workspace, model, tmp_path, case):

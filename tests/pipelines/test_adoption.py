@@ -1,11 +1,13 @@
 """What `adopt` chooses for a log and a model, and how it edits dvc.yaml and params.yaml."""
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
+from pipelines.adoption.adopting import adopt
 from pipelines.adoption.base_models import BaseModel, look_at
 from pipelines.adoption.choices import ENCODER, choose
 from pipelines.adoption.survey import Lengths, Survey
@@ -225,3 +227,22 @@ def test_values_are_set_and_comments_stay():
 
 def test_a_section_that_nothing_is_left_of_goes():
     assert "rows" not in yaml.safe_load(params_for(PARAMS, {}, ["rows.dpo", "rows.reward"]))
+
+
+# ---- logs of elsewhere ----
+
+
+@pytest.mark.parametrize(
+    ("log", "remedy"),
+    [
+        ("https://host/a/log.jsonl?token=x", "`dvc import-url 'https://host/a/log.jsonl?token=x' data/log.jsonl`"),
+        ("s3://bucket/logs/2025-*.jsonl", "`dvc import-url s3://bucket/logs data/logs`, then adopt data/logs"),
+        ("hf:org/set@abc:train", "`hf download org/set --repo-type dataset --revision abc --local-dir data/set`"),
+        ("hf://datasets/org/set/train.parquet", "`hf download org/set --repo-type dataset --local-dir data/set`"),
+        ("org/set", "found nothing there; if it is a data set of the hub, bring it here with `hf download org/set"),
+        ("log.jsonl", "expected a log at log.jsonl, found nothing there$"),
+    ],
+)
+def test_a_log_of_elsewhere_is_refused_with_what_brings_it_here(log, remedy):
+    with pytest.raises(ValueError, match=remedy if remedy.endswith("$") else re.escape(remedy)):
+        adopt(log, "model", dry_run=True)
