@@ -105,6 +105,9 @@ _ABOUT = frozenset(
         "critique",
     ]
 )
+_REASONS = frozenset(
+    {"comment", "comments", "text", "reason", "reasons", "note", "notes", "explanation", "tags", "details"}
+)
 QUESTION_PARTS = frozenset(
     [
         "input",
@@ -294,7 +297,20 @@ CONVERSATIONS = (
     *("conversation", "conversation_id", "conv_id", "chat", "chat_id", "session", "session_id", "thread", "thread_id"),
     *("dialog", "dialog_id", "dialogue", "dialogue_id", "conversation_hash"),
 )
-TURNS = ("turn", "turn_id", "turn_index", "turn_idx", "turn_number", "message_index", "step", "round")
+TURNS = (
+    "rated_turn",
+    "voted_turn",
+    "target_turn",
+    "feedback_turn",
+    "turn",
+    "turn_id",
+    "turn_index",
+    "turn_idx",
+    "turn_number",
+    "message_index",
+    "step",
+    "round",
+)
 _REFERENCES = (
     *("answer", "message", "response", "completion", "generation", "observation", "span", "run", "request", "target"),
     *("output", "item", "event", "trace"),
@@ -326,6 +342,7 @@ _NEGATIVE = frozenset(
     | {"failed", "rejected", "error", "issue", "problem"}
 )
 _SCALES = frozenset({"star", "stars", "sterne", "csat", "nps", "grade"})
+_BY_RATER = re.compile(r"(rater|annotator|reviewer|labell?er|evaluator|judge|voter|worker|expert|human)_?(\d+|[a-e])")
 OWN_IDS = ("id", "uuid", "_id")
 
 
@@ -344,9 +361,21 @@ def is_vote(name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
+def is_about_vote(name: str) -> bool:
+    """Whether a column is named for what comes with a vote, such as its reason, so that there is a vote somewhere."""
+    words = canonical(name.rpartition(".")[2]).split("_")
+    return words[0] in _VOTES and len(words) > 1 and words[-1] in _REASONS
+
+
+@functools.lru_cache(maxsize=4096)
 def is_metadata(name: str) -> bool:
     """Whether a column is by its name about a row, such as who wrote it and when."""
     return not METADATA.isdisjoint(canonical(name).split("_"))
+
+
+def is_by_rater(name: str) -> bool:
+    """Whether a column is named for one of several raters, such as `annotator_2`, and may hold that one's votes."""
+    return _BY_RATER.fullmatch(canonical(name)) is not None
 
 
 def first_of(names: Iterable[str], wanted: Iterable[str]) -> str | None:

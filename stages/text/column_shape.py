@@ -30,6 +30,10 @@ _SCORES = frozenset({"score", "scores", "rating", "reward", "upvotes", "likes", 
 """Of which more is better, where each of two answers has one."""
 _FROM_ZERO: Mapping[float, Place] = {0.0: "first", 1.0: "second"}
 _FROM_ONE: Mapping[float, Place] = {0.0: "tie", 1.0: "first", 2.0: "second"}
+_ANSWER_WORDS = frozenset(
+    {"response", "responses", "answer", "answers", "completion", "completions", "output", "outputs", "reply", "replies"}
+    | {"generation", "generations", "candidate", "candidates", "samples"}
+)
 _NO_TEXT = re.compile(r"\S*\d\S*|https?://\S+|\S+@\S+|[\d\s:.,+/TZ-]+", re.IGNORECASE)
 
 
@@ -64,6 +68,8 @@ class _Judge:
         pair, winner = self._pair()
         prompt, parts = self._question()
         self._answer(pair)
+        if pair is None:
+            self._check_answers()
         counts = None if winner or pair else self._counts()
         if winner is None and counts is None:
             self._label(is_pair=bool(self.one_hot or self.scores) or (self._has("chosen") and self._has("rejected")))
@@ -364,6 +370,37 @@ class _Judge:
         elif len(found) > 1 and not is_conversation:
             self.problems.append(f"{' and '.join(found)} may each be the answer; columns: {{completion: {found[0]}}}")
 
+    def _check_answers(self) -> None:
+        """Where no column is the answer, rows are prompts alone: so none may be named like one."""
+        if (
+            self._has("completion")
+            or self._has("chosen")
+            or any(map(self._has, CONVERSATIONS))
+            or not self._has("prompt")
+        ):
+            return
+        found = [
+            name
+            for name in self.free
+            if name not in self.read and not names.is_metadata(name) and not names.is_vote(name)
+            if not _ANSWER_WORDS.isdisjoint(names.canonical(name).split("_"))
+            if self.columns[name].texts + self.columns[name].nested == self.columns[name].rows
+        ]
+        lists = [name for name in found if self.columns[name].nested]
+        if lists:
+            self.problems.append(
+                f"{lists[0]} holds several answers, and neither ranks nor scores beside them, such as ranks: [1, 2] or "
+                f"scores: [0.9, 0.2]; format: package.module:function reads such records, "
+                f"columns: {{{lists[0]}: none}} takes the prompts alone"
+            )
+        elif found:
+            both = f" or {{chosen: {found[0]}, rejected: {found[1]}}}" if len(found) > 1 else ""
+            none = ", ".join(f"{name}: none" for name in found)
+            self.problems.append(
+                f"{' and '.join(found)} may be answers; columns: {{completion: {found[0]}}}{both} reads them, "
+                f"{{{none}}} takes the prompts alone"
+            )
+
     def _has_answers(self, prompt: str | None) -> bool:
         column = self.columns.get(prompt or "")
         answer = self.columns.get(self.names.get("completion", "completion"))
@@ -446,7 +483,8 @@ class _Judge:
         else:
             settings += "; label_words says what its words mean"
         if column.nested:
-            settings += f"; columns: {{label: {name}.KEY}} reads what stands below a key of it"
+            settings += f"; columns: {{label: {name}.KEY}} reads what stands below a key of it, {{up: {name}.KEY, "
+            settings += f"down: {name}.KEY}} two numbers of votes"
         self.problems.append(f"{name} {what} and holds {column.shown()}; {settings}")
 
     def _check_choices(self) -> None:
@@ -455,8 +493,15 @@ class _Judge:
             return
         for name in self.free:
             column = self.columns[name]
-            is_about = name in self.read or name in COLUMNS or names.is_metadata(name)
-            is_about |= names.canonical(name) in names.TOPICS
+            if names.is_about_vote(name):
+                self.problems.append(
+                    f"{name} comes with votes and holds {column.shown():.80}, and answers without votes are learned as "
+                    f"demonstrations; columns: {{label: NAME}} says which column is the vote, {{{name}: none}} that "
+                    "none is"
+                )
+                continue
+            is_about = names.is_metadata(name) and not names.is_by_rater(name) and column.words < column.rows
+            is_about |= name in self.read or name in COLUMNS or names.canonical(name) in names.TOPICS
             if is_about or not column.is_choice(self.num_rows):
                 continue
             self.problems.append(

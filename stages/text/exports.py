@@ -354,6 +354,24 @@ def _rated_turns(record: Record) -> Iterator[Item]:
         yield Item(cells, {**rest, "turn": number})
 
 
+# ---- ChatGPT ----
+
+
+def _is_chatgpt(record: Record) -> bool:
+    held = record.get("mapping")
+    return isinstance(held, Mapping) and any(isinstance(node, Mapping) and "parent" in node for node in held.values())
+
+
+def _chatgpt(record: Record) -> Iterator[Item]:
+    messages = {
+        str(name): {**(node.get("message") or {}), "parent": node.get("parent")}
+        for name, node in record["mapping"].items()
+        if isinstance(node, Mapping)
+    }
+    conversation = record.get("conversation_id", record.get("id"))
+    yield from rated_messages(messages, {"conversation": conversation})
+
+
 # ---- answers that were asked for again ----
 
 
@@ -710,7 +728,8 @@ def _argument(call: Record) -> Any:
     if len(unnamed) > 1 or (unnamed and any(key in call["kwargs"] for key in ("messages", *_TEXT_KEYS))):
         raise RejectedRowError(
             "unknown_layout",
-            f"expected one argument that is the question, found {len(call['args'])} and {', '.join(call['kwargs'])}; "
+            f"expected one argument that is the question, found {len(call['args'])} without a name and these with one: "
+            f"{', '.join(call['kwargs']) or 'none'}; "
             "ingestion.format: package.module:function reads such records",
         )
     return unnamed[0] if unnamed else call["kwargs"]
@@ -787,6 +806,7 @@ def row_ids(record: Record) -> tuple[tuple[str, ...], tuple[str, ...]]:
 FORMATS: Mapping[str, Format] = {
     "open_webui": Format(_is_open_webui, _open_webui),
     "open_webui_chat": Format(_is_chat, _chat),
+    "chatgpt": Format(_is_chatgpt, _chatgpt),
     "librechat": Format(_is_librechat, _librechat),
     "langsmith_feedback": Format(_is_langsmith_feedback, _langsmith_feedback),
     "langsmith_run": Format(_is_langsmith_run, _langsmith_run),

@@ -5,6 +5,7 @@ turns apart from each other, a pass that notes what may belong together; and the
 """
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -454,28 +455,37 @@ class FeedbackLog:
         if item.targets:
             return []
         votes = [_Vote(**vote) for vote in joined.votes]
-        own = self._vote(item, logged)
-        corrected = self._corrected_by(votes, item)
+        pairs = self._corrected_by(votes, item)
         votes = [vote for vote in votes if not (vote.correction and is_no_vote(vote.value))]
-        is_repeated = joined.is_repeated and not votes and "label" not in item.cells
+        own = [self._vote(item, logged)] if "label" in item.cells else []
         missing = _add_turns(item, joined)
         if missing is not None:
-            is_rated = not item.is_message or bool(votes) or "label" in item.cells
-            return [Entry(logged, "refused", missing)] if is_rated else []
-        is_voted = bool(votes) or "label" in item.cells
-        are_against = all(self._is_against(vote) for vote in [*votes, *([own] if "label" in item.cells else [])])
-        pairs = corrected + (self._siblings(item, joined) if item.is_message and are_against else [])
+            return [Entry(logged, "refused", missing)] if votes or own or not item.is_message else []
         is_ranked = item.is_message and rating_of(item.source.get("rank")) is not None
-        if not is_voted and (pairs or is_ranked):
-            return [self._entry(event + i, logged, pair, own, joined.is_repeated) for i, pair in enumerate(pairs)]
+        if item.is_message and all(map(self._is_against, votes + own)):
+            pairs += self._siblings(item, joined)
+        entries = []
+        if votes or own or not (pairs or is_ranked):
+            entries = self._voted(logged, item, votes, joined, event)
+        event += len(entries)
+        pair_entries = [
+            self._entry(event + i, logged, pair, self._vote(pair, logged), joined.is_repeated)
+            for i, pair in enumerate(pairs)
+        ]
+        return entries + pair_entries
+
+    def _voted(self, logged: LoggedRow, item: Item, votes: Sequence[_Vote], joined: Joined, event: int) -> list[Entry]:
+        """Each vote on an answer, or the answer alone."""
+        if (unclear := _unclear_turn(item, canonical(self.shape.turn or ""))) is not None:
+            return [Entry(logged, "refused", unclear)]
+        is_repeated = joined.is_repeated and not votes and "label" not in item.cells
+        own, votes = self._vote(item, logged), list(votes)
         if in_cell := votes_in(parse_conversation(item.cells.get("label"))):
             cells = [Item({**item.cells, **one}, item.source) for one in in_cell]
             votes += [self._vote(one, logged)._replace(part=i) for i, one in enumerate(cells)]
         elif "label" in item.cells or own.counts is not None or not votes:
             votes.append(own)
-        entries = [self._entry(event + i, logged, item, vote, is_repeated) for i, vote in enumerate(votes)]
-        event += len(entries)
-        return entries + [self._entry(event + i, logged, pair, own, is_repeated) for i, pair in enumerate(pairs)]
+        return [self._entry(event + i, logged, item, vote, is_repeated) for i, vote in enumerate(votes)]
 
     def _is_against(self, vote: _Vote) -> bool:
         return vote_or_none(vote.value, self.settings.spelling) is False
@@ -651,6 +661,41 @@ def _pair_of(item: Item, better: Mapping[str, Any], what: str) -> Item:
     *asked, worse = item.cells["messages"]
     cells = {"prompt": asked, "chosen": [better], "rejected": [worse], "conversation": item.cells.get("conversation")}
     return Item(cells, {"pair": what})
+
+
+_POINTING = frozenset({"rated", "voted", "target", "feedback"})
+
+
+def _unclear_turn(item: Item, column: str) -> RejectedRowError | None:
+    """Why it isn't clear which answer of a conversation a vote is on, which would else be the last."""
+    found = next((parse_conversation(item.cells[name]) for name in _CONVERSATIONS if name in item.cells), None)
+    held: list[Mapping[str, Any]] = list(found) if found and is_conversation(found) else []
+    # Calls of tools and what follows them are one answer to one question.
+    asked = [turn for turn in held if turn.get("role", turn.get("from")) != "tool"]
+    num_answers = sum(is_answered([turn]) > is_answered([before]) for before, turn in itertools.pairwise(asked))
+    votes, turn = parse_conversation(item.cells.get("label")), number_of(item.cells.get("turn"))
+    if num_answers < 2 or votes is None:
+        return None
+    if isinstance(votes, list) and len(votes) == num_answers and not any(isinstance(vote, Mapping) for vote in votes):
+        return RejectedRowError(
+            "unknown_label",
+            f"expected a vote on the last answer, found {len(votes)} beside as many answers; if there is one for each, "
+            "put it into its message, as in {role: assistant, content: ..., rating: 1}",
+        )
+    # Turns are counted from 0 or 1, by answers or by messages; of a rated turn 1 may be the first as well as the last.
+    last = {
+        num_answers,
+        len(held) - 1,
+        len(held),
+        *(() if column.partition("_")[0] in _POINTING else (num_answers - 1,)),
+    }
+    if turn is None or turn in last:
+        return None
+    return RejectedRowError(
+        "unknown_label",
+        f"expected a vote on the last of {num_answers} answers, found one on turn {turn:g}; cut the conversation "
+        "behind the answer that was voted on, or columns: {turn: none} if it is the last",
+    )
 
 
 def _correction_pair(item: Item, text: Any) -> Iterator[Item]:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from stages.text.column_names import OWN_IDS, canonical, is_vote
 from stages.text.columns import ANSWERS, PROMPTS
-from stages.text.layouts import COLUMNS, is_conversation
+from stages.text.layouts import COLUMNS
 
 
 class JsonTable(NamedTuple):
@@ -33,7 +33,8 @@ def table_in(document: Mapping[str, Any], *, row_keys: Collection[str]) -> JsonT
     values = list(document.values())
     if len(values) > 1 and all(isinstance(value, list) for value in values):
         is_table = len({len(value) for value in values}) == 1 < len(values[0]) and are_columns(document)
-        if is_table and not any(map(is_conversation, values)):
+        # Lists of objects are tables of their own, or turns.
+        if is_table and not any(isinstance(cell, Mapping) for value in values for cell in value):
             rows = (dict(zip(document, cells, strict=True)) for cells in zip(*values, strict=True))
             return JsonTable("a table by column", rows)
     if len(values) > 1 and all(isinstance(value, Mapping) and value for value in values):

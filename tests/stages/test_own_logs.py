@@ -1033,3 +1033,89 @@ def test_parts_of_a_message_may_hold_their_text_below_a_value(reads):
     rows[1] |= {"content": [{"type": "text", "text": {"value": "A rook."}}], "feedback": {"rating": "thumbsDown"}}
 
     assert reads(rows).votes() == {("Name a tern.", "A rook."): False}
+
+
+# ---- answers that nothing reads, and votes on one of several ----
+
+
+@pytest.mark.parametrize(
+    ("columns", "remedy"),
+    [
+        ({"response_win": "A wren.", "response_lose": "A brick."}, "chosen: response_win, rejected: response_lose"),
+        ({"our_answer": "A wren it is."}, "columns: {completion: our_answer}"),
+        ({"candidates": ["A wren.", "A brick."], "selected_index": 0}, "neither ranks nor scores beside them"),
+    ],
+)
+def test_answers_under_unknown_names_make_no_prompts_alone(reads, columns, remedy):
+    rows = [{"prompt": f"Which bird is number {i}?", **columns} for i in range(3)]
+
+    with pytest.raises(ValueError, match=re.escape(remedy)):
+        reads(rows)
+    found = reads(rows, columns=dict.fromkeys(columns, "none"))
+    assert found.counts["layouts"] == {"prompts": 3}
+
+
+def test_votes_under_the_names_of_raters_stop(reads):
+    rows = [rated(i, annotator_1=i % 2, annotator_2=i % 3 > 0) for i in range(6)]
+
+    with pytest.raises(ValueError, match=r"annotator_1 may be a vote .*\n.*annotator_2 may be a vote"):
+        reads(rows)
+
+
+def said_twice(**columns):
+    turns = [("user", "Who?"), ("assistant", "A wren."), ("user", "And?"), ("assistant", "An owl.")]
+    return {"messages": [{"role": role, "content": text} for role, text in turns], **columns}
+
+
+@pytest.mark.parametrize("columns", [{"vote": [1, 1]}, {"rated_turn": 1, "vote": "up"}, {"turn": 0, "vote": "up"}])
+def test_a_vote_on_another_answer_than_the_last_is_refused(reads, columns):
+    whole = said_twice(turn=2, vote="up")
+
+    found = reads([said_twice(**columns), whole | {"messages": whole["messages"][:2], "turn": 1}])
+
+    assert found.counts["reject_reasons"] == {"unknown_label": 1}
+    assert list(found.votes()) == [("Who?", "A wren.")]
+
+
+def test_a_call_and_what_follows_it_are_one_answer(reads):
+    call = {"id": "k", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    calls = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "k", "content": "3"},
+    ]
+    turns = [{"role": "user", "content": "Who?"}, *calls, *calls, {"role": "assistant", "content": "A wren."}]
+
+    # It is read, and this model's template has no place for calls.
+    with pytest.raises(StageFailure, match="text_not_rendered"):
+        reads([{"messages": turns, "turn": 1, "vote": "up"}])
+
+
+def test_votes_on_messages_of_chatgpt_stand_in_a_file_of_their_own(reads):
+    def node(name, parent, role, text):
+        message = {"id": name, "author": {"role": role}, "content": {"content_type": "text", "parts": [text]}}
+        return {"id": name, "parent": parent, "message": message if role else None, "children": []}
+
+    nodes = [node("r", None, None, ""), node("q", "r", "user", "Who?"), node("a", "q", "assistant", "A wren.")]
+    chat = {"title": "Birds", "mapping": {one["id"]: one for one in nodes}, "conversation_id": "c"}
+
+    found = reads([chat, {"id": "a", "conversation_id": "c", "user_id": "u", "rating": "thumbs_down"}])
+
+    assert found.votes() == {("Who?", "A wren."): False}
+
+
+@pytest.mark.parametrize(
+    ("columns", "problem"),
+    [
+        ({"status": ["accepted", "rejected"]}, "status may be a vote by its few values"),
+        ({"feedback_reason": ["too long", "wrong, all of it"]}, "feedback_reason comes with votes"),
+        ({"rating_comment": ["Well done, thanks.", "Not at all."]}, "rating_comment comes with votes"),
+    ],
+)
+def test_what_tells_of_votes_makes_no_demonstrations(reads, columns, problem):
+    ((name, values),) = columns.items()
+    rows = [rated(i, **{name: values[i % 2]}) for i in range(6)]
+
+    with pytest.raises(ValueError, match=problem):
+        reads(rows)
+    assert reads(rows, columns={name: "none"}).counts["layouts"] == {"demonstrations": 6}
+    assert reads([{**row, "thumb": "up"} for row in rows]).counts["layouts"] == {"unpaired": 6}

@@ -117,3 +117,10 @@ def test_scores_of_a_table_of_langsmith_are_told_apart(reads):
     with pytest.raises(ValueError, match=r"several scores: right \(6\), tone \(6\)"):
         reads(as_csv(rows), "log.csv")
     assert reads(as_csv(rows), "log.csv", score="right").votes() == VOTES
+
+
+def test_two_tables_in_one_object_are_joined(reads):
+    answers = [{"id": f"m{i}", "prompt": row["prompt"], "response": row["completion"]} for i, row in enumerate(ROWS)]
+    votes = [{"answer_id": f"m{i}", "vote": row["label"]} for i, row in enumerate(ROWS)]
+
+    assert reads(json.dumps({"answers": answers, "votes": votes}), "log.json").votes() == VOTES
