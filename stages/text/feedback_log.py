@@ -350,6 +350,12 @@ class FeedbackLog:
             item.targets = targets
         elif self._is_vote_alone(item) and not self.shape.has_answers:
             item.error = RejectedRowError("vote_without_answer", "expected a prompt and an answer as text, found ids")
+        elif self._is_vote_alone(item) and item.cells.get("conversation") is not None:
+            item.error = RejectedRowError(
+                "vote_without_answer",
+                "expected the id of an answer beside a vote, such as message_id, found that of a conversation, which "
+                "may have several answers; name the answer, or put the vote into its message",
+            )
         corrected = list(self._corrected(row, item))
         # An answer that somebody mended and nobody voted on is no demonstration.
         return corrected if corrected and not _has_vote(item) else [item, *corrected]
@@ -450,6 +456,8 @@ class FeedbackLog:
         if not self._is_wanted(item):
             self.ledger.other_scores[item.score or ""] += 1
             return []
+        # A vote whose answer isn't known makes no demonstrations of the answers that are there.
+        self._has_votes_apart |= item.error is not None and item.error.reason == "vote_without_answer"
         if item.error is not None or joined.lost is not None:
             return [Entry(logged, "refused", item.error or joined.lost)]
         if item.targets:

@@ -1119,3 +1119,12 @@ def test_what_tells_of_votes_makes_no_demonstrations(reads, columns, problem):
         reads(rows)
     assert reads(rows, columns={name: "none"}).counts["layouts"] == {"demonstrations": 6}
     assert reads([{**row, "thumb": "up"} for row in rows]).counts["layouts"] == {"unpaired": 6}
+
+
+@pytest.mark.parametrize("columns", [{}, {"turn": 1}])
+def test_a_vote_on_a_whole_conversation_is_refused_and_told_why(reads, columns):
+    chats = [{**said_twice(), "conversation_id": f"c{i}"} for i in range(2)]
+    votes = [{"conversation_id": f"c{i}", "vote": "up", **columns} for i in range(2)]
+
+    with pytest.raises(StageFailure, match=r"vote_without_answer \(2\)"):
+        reads([*chats, *votes])
