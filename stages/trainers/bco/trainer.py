@@ -12,13 +12,14 @@ from stages.losses.bco import bco_loss
 from stages.losses.moments import ShiftKind
 from stages.models.logprobs import CompletionLogps
 from stages.trainers.bco.prompt_weights import PromptWeights, prompts_of
+from stages.trainers.core.applied_terms import with_terms
 from stages.trainers.core.arguments import TRANSFORMERS_4_55, documented
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from stages.trainers.core.config import PreferenceConfig
 from stages.trainers.core.metrics import share_of
 from stages.trainers.core.preference import PreferenceTrainer
 from stages.trainers.core.reward_shift import RunningShift, ShiftUpdate
-from stages.trainers.core.scored import Batch, PreferenceLoss, labelled_metrics, with_terms
+from stages.trainers.core.scored import Batch, PreferenceLoss, labelled_metrics
 
 _ORDER = """
 max_length max_prompt_length max_completion_length beta label_pad_token_id padding_value truncation_mode

@@ -22,6 +22,7 @@ from stages.models.seq2seq import seq2seq_logps
 from stages.rows.collation import PreferenceCollator, default_collator, stacked
 from stages.rows.given import rows_of
 from stages.rows.raw import PAIR, LeftOut, Lengths, RowReader, reference_column
+from stages.trainers.core.applied_terms import compared
 from stages.trainers.core.arguments import settle
 from stages.trainers.core.base import FeedbackTrainer
 from stages.trainers.core.config import PreferenceConfig
@@ -48,7 +49,6 @@ from stages.trainers.core.scored import (
     Batch,
     PreferenceLoss,
     Scored,
-    compared,
     loss_share,
     num_own_rows,
     own_rows,

@@ -12,12 +12,13 @@ from stages.losses.dpo import PairLossKind, check_pair_loss, pair_loss_kind, unr
 from stages.losses.pairs import PairLogps, PairSettings
 from stages.models.logprobs import CompletionLogps
 from stages.rows.raw import PAIR
+from stages.trainers.core.applied_terms import with_terms
 from stages.trainers.core.arguments import TRANSFORMERS_4_55, documented
 from stages.trainers.core.config import PreferenceConfig
 from stages.trainers.core.loss_terms import PairTerms, live_terms
 from stages.trainers.core.preference import PreferenceTrainer
 from stages.trainers.core.reward_shift import RunningShift
-from stages.trainers.core.scored import Batch, PreferenceLoss, pair_metrics, with_terms
+from stages.trainers.core.scored import Batch, PreferenceLoss, pair_metrics
 from stages.trainers.dpo import documented_methods
 
 logger = logging.getLogger(__name__)

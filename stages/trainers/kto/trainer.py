@@ -12,11 +12,12 @@ from stages.losses.kto import check_unpaired_loss, mismatched_kl, unpaired_loss_
 from stages.models.logprobs import CompletionLogps
 from stages.models.modes import evaluating
 from stages.rows.raw import MISMATCHED
+from stages.trainers.core.applied_terms import with_terms
 from stages.trainers.core.arguments import TRANSFORMERS_4_55, documented
 from stages.trainers.core.config import PreferenceConfig
 from stages.trainers.core.metrics import share_of
 from stages.trainers.core.preference import PreferenceTrainer
-from stages.trainers.core.scored import OWN_SHARE, Batch, PreferenceLoss, labelled_metrics, num_own_rows, with_terms
+from stages.trainers.core.scored import OWN_SHARE, Batch, PreferenceLoss, labelled_metrics, num_own_rows
 from stages.trainers.kto.mismatched import with_mismatched_rows
 
 logger = logging.getLogger(__name__)
