@@ -12,6 +12,7 @@ from stages.contracts.files import tree_digest, write_json, write_text
 from stages.contracts.image_prompts import IMAGE_PROMPTS
 from stages.contracts.launch import unlaunched
 from stages.contracts.stage import Input, Output, Scratch, stage_main
+from stages.contracts.stopping import stopping_between_steps
 from stages.trainers.ddpo.section import DiffusionTrainingParams
 
 
@@ -65,7 +66,8 @@ def run(
     trainer = DDPOTrainer(config, reward, lambda: (random.choice(prompts), {}), pipeline)  # noqa: S311 - no secret
     if trainer.first_epoch:
         print(f"going on from epoch {trainer.first_epoch}")
-    trainer.train()
+    with stopping_between_steps():
+        trainer.train()
 
     trainer.save_pretrained(model)
     write_diffusion_lineage(model, base_model, method=trainer.method, reward=params.reward, rows=tree_digest(rows))

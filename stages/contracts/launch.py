@@ -8,15 +8,17 @@ publishes what the processes wrote. How many there are is a matter of the machin
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
-from stages.contracts.stage import RUN_KEY, StageFailure, ask_to_die_with_parent
+from stages.contracts.stage import EXIT_STOPPED, RUN_KEY, StageFailure, ask_to_die_with_parent
 
 VARIABLE = "PLUMBLINE_LAUNCH"
 _GRACE_S = 10.0
@@ -44,7 +46,7 @@ class Launcher:
             key: of the run; the processes derive from it where to write.
 
         Raises:
-            StageFailure: a process failed; the launcher said which.
+            StageFailure: a process failed, and the launcher said which; or this one was told to end.
         """
         process = subprocess.Popen(
             [sys.executable, *self.command, *words],
@@ -52,10 +54,23 @@ class Launcher:
             # Safe here: it makes one system call, and this process has no thread but the watch over its own parent.
             preexec_fn=ask_to_die_with_parent if sys.platform.startswith("linux") else None,  # noqa: PLW1509
         )
+        # Told to end, they stop between two steps; a process that ended before them would take them along.
+        told: list[int] = []
+
+        def hand_on(number: int, _frame: Any) -> None:
+            told.append(number)
+            process.terminate()
+
+        before = signal.signal(signal.SIGTERM, hand_on)
         try:
             status = process.wait()
         finally:
+            signal.signal(signal.SIGTERM, before)
             _end(process)
+        if status and told:
+            raise StageFailure(
+                "stopped by SIGTERM; the same command goes on from its last checkpoint", status=EXIT_STOPPED
+            )
         if status:
             raise StageFailure(
                 f"the processes that {VARIABLE} asks for ended with status {status}; what went wrong stands above"

@@ -22,18 +22,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, Protocol, TypeVar, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.contracts.closure import code_listing
 from stages.contracts.files import files_below, sync, tree_digest, tree_stamp
 from stages.contracts.placeholders import with_values
+from stages.contracts.plain_yaml import load_yaml
 from stages.contracts.rows import canonical_json
 
 EXIT_FAILED = 1
 EXIT_GATE = 10
 EXIT_REJECTED = 30
 EXIT_INPUTS_MOVED = 75
+EXIT_STOPPED = 75
+"""As of `EXIT_INPUTS_MOVED`: the same command, run again, comes to its end."""
+EXIT_INTERRUPTED = 130
 PARAMS_FILE = Path("params.yaml")
 CODE = Path("artifacts", "code")
 """Where the stage `code` writes what each stage runs."""
@@ -175,7 +178,7 @@ def stage_main(
     except StageFailure as failure:
         _leave(stage, str(failure), failure.status)
     except KeyboardInterrupt:
-        _leave(stage, "interrupted; `dvc repro` goes on from what was kept", 130)
+        _leave(stage, "interrupted; `dvc repro` goes on from what was kept", EXIT_INTERRUPTED)
     except (ValueError, OSError) as error:
         if os.environ.get("PLUMBLINE_TRACEBACK"):
             raise
@@ -480,14 +483,15 @@ def read_params(section: str, path: Path = PARAMS_FILE) -> Any:
     """What stands in params.yaml under a dotted name; all of it under "".
 
     Raises:
-        ValueError: the file is missing or no YAML, or has no such section; the nearest name is given.
+        ValueError: the file is missing, is no YAML or unfolds to too much by aliases, or has no such section; the
+            nearest name is given.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ValueError(f"expected {path} in {Path.cwd()}, found none; run from the project's root") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: expected YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return value_named(section, values, path)
 
 

@@ -18,8 +18,9 @@ from stages.contracts.images import IMAGES
 from stages.models.diffusion_pointer import pipeline_folder
 from stages.models.image_comparison import load_policy
 from stages.trainers.ddpo.section import DiffusionTrainingParams
+from stages.trainers.ddpo.trainer import DDPOTrainer
 from tests.models.tiny_diffusion import save_tiny
-from tests.stages.training_runs import rows_of
+from tests.stages.training_runs import rows_of, told_to_stop
 
 TRAINING = {
     "num_epochs": 2,
@@ -167,6 +168,20 @@ def test_a_training_that_was_killed_ends_with_the_same_bytes(made, trained, tmp_
 
     train(made, tmp_path / "resumed", scratch=tmp_path / "scratch")
 
+    for name in ("model", "training.json", "training.csv"):
+        assert tree_digest(tmp_path / "resumed" / name) == tree_digest(trained / name)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_a_training_goes_on_from_the_epoch_that_it_was_told_to_stop_in(made, trained, tmp_path, monkeypatch, epoch):
+    # The last epoch as well: what is written behind it is as if it had never been stopped.
+    scratch = tmp_path / "scratch"
+
+    told_to_stop(
+        monkeypatch, DDPOTrainer, "step", call=epoch + 1, then=lambda: train(made, tmp_path / "cut", scratch=scratch)
+    )
+
+    train(made, tmp_path / "resumed", scratch=scratch)
     for name in ("model", "training.json", "training.csv"):
         assert tree_digest(tmp_path / "resumed" / name) == tree_digest(trained / name)
 

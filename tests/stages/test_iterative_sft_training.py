@@ -12,8 +12,9 @@ from stages.models.loading import load_causal_lm
 from stages.models.prompt_room import prompt_room
 from stages.trainers.core.sections import LoraParams
 from stages.trainers.iterative_sft.section import IterativeSFTTrainingParams
+from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
 from tests.stages.feedback import write_completions
-from tests.stages.training_runs import digests, kill_when, outputs, rows_of, write_base_model
+from tests.stages.training_runs import digests, kill_when, outputs, rows_of, told_to_stop, write_base_model
 from tests.trainers.tiny import WORDS
 
 PARAMS = {
@@ -103,6 +104,28 @@ def test_goes_on_after_kill_9_to_the_same_bytes(inputs, tmp_path):
     assert not killed["metrics"].exists()
     run(**inputs, **killed, params=IterativeSFTTrainingParams(**PARAMS))
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+# In the first pass of the second round, at the end of that pass, and at the end of the round; a pass has 3 steps.
+@pytest.mark.slow
+@pytest.mark.usefixtures("single_thread")
+@pytest.mark.parametrize("step", [8, 9, 12])
+def test_goes_on_from_the_step_that_it_was_told_to_stop_in(inputs, tmp_path, monkeypatch, step):
+    params = IterativeSFTTrainingParams(**PARAMS)
+    run(**inputs, **outputs(tmp_path / "whole"), params=params)
+    stopped = outputs(tmp_path / "stopped")
+
+    said = told_to_stop(
+        monkeypatch,
+        IterativeSFTTrainer,
+        "training_step",
+        call=step,
+        then=lambda: run(**inputs, **stopped, params=params),
+    )
+
+    assert f"behind step {step}," in said
+    run(**inputs, **stopped, params=params)
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")
 
 
 def test_prompts_that_leave_no_room_are_counted(inputs, tmp_path):

@@ -20,8 +20,9 @@ from stages.models.tokenizers import load_tokenizer
 from stages.ppo_training import run
 from stages.trainers.core.sections import LoraParams
 from stages.trainers.ppo.section import PPOTrainingParams
+from stages.trainers.ppo.trainer import PPOTrainer
 from tests.stages.feedback import write_completions
-from tests.stages.training_runs import rows_of, start, write_base_model
+from tests.stages.training_runs import rows_of, start, told_to_stop, write_base_model
 from tests.trainers.tiny import WORDS
 
 # peft 0.21 asks transformers 5 under a name that has changed.
@@ -132,6 +133,18 @@ def test_goes_on_after_kill_9_to_the_same_bytes(inputs, tmp_path):
     assert not killed["metrics"].exists()
     run(**inputs, **killed, params=PPOTrainingParams(**params))
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+def test_goes_on_from_the_step_that_it_was_told_to_stop_in(inputs, tmp_path, monkeypatch):
+    params = PPOTrainingParams(**{**PARAMS, "save_steps": 0})
+    run(**inputs, **outputs(tmp_path / "whole"), params=params)
+    stopped = outputs(tmp_path / "stopped")
+
+    said = told_to_stop(monkeypatch, PPOTrainer, "step", call=3, then=lambda: run(**inputs, **stopped, params=params))
+
+    assert "behind step 3," in said
+    run(**inputs, **stopped, params=params)
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")
 
 
 @pytest.fixture

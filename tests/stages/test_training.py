@@ -22,11 +22,12 @@ from stages.contracts.training_rows import TRAINING_ROWS
 from stages.models.loading import load_causal_lm
 from stages.models.tokenizers import load_tokenizer
 from stages.trainers.bco.section import BCOTrainingParams
+from stages.trainers.bco.trainer import BCOTrainer
 from stages.trainers.core.sections import LoraParams
 from stages.training import run
 from stages.training_rows import RowsParams
 from tests.stages.feedback import write_completions, write_reference_logps
-from tests.stages.training_runs import rows_of, start, write_base_model
+from tests.stages.training_runs import rows_of, start, told_to_stop, write_base_model
 
 PARAMS = {
     "learning_rate": 1e-2,
@@ -231,6 +232,27 @@ def test_goes_on_after_kill_9_to_the_same_bytes(artifacts, tmp_path, lora):
     assert not killed["metrics"].exists()
     run(**artifacts, **killed, params=section)
     assert digests(tmp_path / "killed") == digests(tmp_path / "whole")
+
+
+# In the middle of an epoch, at the end of one, and behind the last step of all.
+@pytest.mark.parametrize("step", [3, 8, 12])
+def test_goes_on_from_the_step_that_it_was_told_to_stop_in(artifacts, tmp_path, monkeypatch, step):
+    params = BCOTrainingParams(**{**PARAMS, "save_steps": 500}, disable_dropout=False)
+    run(**artifacts, **outputs(tmp_path / "whole"), params=params)
+    stopped = outputs(tmp_path / "stopped")
+
+    said = told_to_stop(
+        monkeypatch,
+        BCOTrainer,
+        "training_step",
+        call=step,
+        then=lambda: run(**artifacts, **stopped, params=params),
+    )
+
+    assert f"stopped by SIGTERM behind step {step}," in said
+    assert not stopped["metrics"].exists()
+    run(**artifacts, **stopped, params=params)
+    assert digests(tmp_path / "stopped") == digests(tmp_path / "whole")
 
 
 def test_a_row_weighs_what_its_prompts_ratio_says(artifacts, tmp_path):

@@ -6,12 +6,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from stages.contracts.closure import ROOT
 from stages.contracts.files import files_below, tree_digest
+from stages.contracts.stage import EXIT_STOPPED, StageFailure
 from stages.contracts.training_rows import Kind
 from stages.models.pointer import ModelPointer, fingerprint, tokenizer_fingerprint, write_pointer
 from stages.training_rows import RowsParams
@@ -93,6 +96,25 @@ def start(stage: str, section: str, call: Mapping[str, Any], params: Mapping[str
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+def told_to_stop(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str, *, call: int, then: Callable[[], None]
+) -> str:
+    """Run `then`, sending this process SIGTERM in the `call`-th call of a method; gives what the stage says of it."""
+    method, calls = getattr(owner, name), []
+
+    def watched(*arguments: Any, **named: Any) -> Any:
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return method(*arguments, **named)
+
+    with monkeypatch.context() as patch, pytest.raises(StageFailure) as stopped:
+        patch.setattr(owner, name, watched)
+        then()
+    assert stopped.value.status == EXIT_STOPPED
+    return str(stopped.value)
 
 
 def kill_when(written: Path, stage: str, section: str, call: Mapping[str, Any], params: Mapping[str, Any]) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from stages.contracts.files import write_json, write_text
+from stages.contracts.stopping import stopping_between_steps
 from stages.models.generation import stop_at, stop_ids
 from stages.models.pointer import (
     fingerprint,
@@ -29,7 +30,8 @@ def train_on(trainer: FeedbackTrainer, scratch: Path) -> None:
     checkpoint = LOOP_CHECKPOINTS.last_whole(scratch)
     if checkpoint is not None:
         print(f"going on from {checkpoint.name}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with stopping_between_steps():
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
 
 def write_curves(trainer: FeedbackTrainer, plots: Path, metrics: Path, **facts: Any) -> None:

@@ -12,13 +12,14 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import Trainer
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, has_length
 
+from stages.contracts import stopping
 from stages.contracts.files import write_text
 from stages.rows.given import rows_of
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, damaged, seal, write_state
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import MetricSums, Share
 from stages.trainers.core.model_card import card_of
-from stages.trainers.core.processes import shard_on_cpu
+from stages.trainers.core.processes import is_asked_to_stop, shard_on_cpu
 from stages.trainers.core.safeguards import GradientWatch
 from stages.trainers.core.scored import mark_own_rows
 from stages.trainers.core.seeding import InterleavedSampler
@@ -52,6 +53,7 @@ class FeedbackTrainer(Trainer):
     def __init__(self, **arguments: Any) -> None:
         self._train_sums, self._eval_sums = MetricSums(), MetricSums()
         self._gradient_watch = GradientWatch()
+        self._last_step = 0
         self._num_parameters: int | None = None
         shard_on_cpu(arguments["args"])
         num_devices = _use_one_device(arguments["args"])
@@ -117,6 +119,10 @@ class FeedbackTrainer(Trainer):
 
     def restore_method_state(self, state: dict[str, Any]) -> None:
         """Take up what `method_state` gave; an empty one starts anew."""
+
+    def _kept_sums(self) -> dict[str, MetricSums]:
+        """Sums that go on behind a checkpoint, by their names in it."""
+        return {"sums": self._train_sums}
 
     def _policy(self) -> Any:
         return self.accelerator.unwrap_model(self.model)
@@ -220,6 +226,19 @@ class FeedbackTrainer(Trainer):
         num_tokens = sum(int(tensor.numel()) for name, tensor in inputs.items() if name.endswith("input_ids"))
         return 6 * num_tokens * self._num_parameters
 
+    def _can_leave(self) -> bool:
+        """Whether a training that is asked to end may do so behind the step at hand."""
+        return True
+
+    def _maybe_log_save_evaluate(self, *arguments: Any, **named: Any) -> None:
+        # Called at the end of each step, and once more at that of an epoch.
+        is_new, self._last_step = self.state.global_step != self._last_step, self.state.global_step
+        is_leaving = is_new and self._can_leave() and is_asked_to_stop(self.accelerator)
+        self.control.should_save = self.control.should_save or is_leaving
+        super()._maybe_log_save_evaluate(*arguments, **named)
+        if is_leaving:
+            stopping.leave(f"step {self.state.global_step}")
+
     # ---- checkpoints ----
 
     def train(
@@ -269,7 +288,8 @@ class FeedbackTrainer(Trainer):
         self._gradient_watch = GradientWatch(has_learned=True)
         state = LOOP_CHECKPOINTS.read(Path(checkpoint))
         self.restore_method_state(state["method"])
-        self._train_sums.restore(state["sums"], self.accelerator)
+        for name, sums in self._kept_sums().items():
+            sums.restore(state.get(name, {}), self.accelerator)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
@@ -294,10 +314,10 @@ class FeedbackTrainer(Trainer):
         self.accelerator.wait_for_everyone()
 
     def _write_state(self, output_dir: str | None) -> None:
-        sums = self._train_sums.state(self.accelerator)
+        sums = {name: kept.state(self.accelerator) for name, kept in self._kept_sums().items()}
         if self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
-            write_state(folder, method=self.method_state(), sums=sums)
+            write_state(folder, method=self.method_state(), **sums)
             write_text(folder / "README.md", self.card())
 
     def create_model_card(self, **facts: Any) -> None:  # type: ignore[override] # by name, as it is called

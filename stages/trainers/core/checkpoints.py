@@ -143,7 +143,7 @@ LOOP_CHECKPOINTS = Checkpoints(
 """Those of trainers that follow the loop of transformers, which writes and counts them."""
 
 
-def write_state(folder: Path, *, method: dict[str, Any], sums: dict[str, list[list[float]]]) -> None:
+def write_state(folder: Path, *, method: dict[str, Any], **sums: dict[str, list[list[float]]]) -> None:
     """Write beside a model what its trainer needs to go on, and take away the pickle of arguments.
 
     Transformers leaves its arguments there as a pickle, the hub's token in it; nothing reads them back.
@@ -151,10 +151,10 @@ def write_state(folder: Path, *, method: dict[str, Any], sums: dict[str, list[li
     Args:
         folder: folder of a checkpoint or of a finished model.
         method: state of the method, as finite JSON values.
-        sums: metrics gathered since the last line of the log, of each process.
+        sums: by name, metrics that are still gathered, of each process.
     """
     (folder / ARGUMENTS_FILE).unlink(missing_ok=True)
-    write_json(folder / LOOP_CHECKPOINTS.state_file, {"method": method, "sums": sums})
+    write_json(folder / LOOP_CHECKPOINTS.state_file, {"method": method, **sums})
 
 
 def kept(file: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:

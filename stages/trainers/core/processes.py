@@ -8,6 +8,7 @@ from accelerate.state import AcceleratorState, PartialState  # type: ignore[impo
 from torch import nn
 from transformers import TrainingArguments
 
+from stages.contracts import stopping
 from stages.contracts.stage import RUN_KEY
 
 
@@ -23,6 +24,14 @@ def num_processes() -> int:
             "profile with distributed_type MULTI_CPU or NO: take MULTI_GPU, FSDP or DEEPSPEED, also on CPUs"
         )
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_asked_to_stop(accelerator: Accelerator) -> bool:
+    """Whether a process of this training was asked to end; all of them call it together, and stop at one step."""
+    asked = stopping.is_asked_to_stop()
+    if not stopping.is_watching() or accelerator.num_processes == 1:
+        return asked
+    return bool(accelerator.reduce(torch.tensor(float(asked), device=accelerator.device), reduction="sum").item())
 
 
 def rows_per_process(batch_size: int) -> int:

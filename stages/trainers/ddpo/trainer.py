@@ -16,12 +16,14 @@ from accelerate.utils import gather_object  # type: ignore[import-untyped] # the
 from torch import Tensor
 from tqdm import tqdm
 
+from stages.contracts import stopping
 from stages.contracts.files import write_text
 from stages.losses.ddpo import clipped_losses, ddpo_loss
 from stages.models.denoising import noise_logps, noise_step
 from stages.models.diffusion import DefaultDDPOStableDiffusionPipeline, predict_guided_noise, predict_noise
 from stages.models.image_rewards import ImageReward, rewards_of
 from stages.trainers.core.model_card import model_card
+from stages.trainers.core.processes import is_asked_to_stop
 from stages.trainers.core.seeding import set_seed
 from stages.trainers.ddpo.advantages import PromptRewards, epoch_advantages
 from stages.trainers.ddpo.config import DDPOConfig
@@ -155,8 +157,11 @@ class DDPOTrainer:
         )
         for epoch in bar:
             self.step(epoch, self.global_step)
-            if epoch == last and epoch % self.config.save_freq:
+            is_leaving = is_asked_to_stop(self.accelerator)
+            if (epoch == last or is_leaving) and epoch % self.config.save_freq:
                 self._save(epoch)
+            if is_leaving:
+                stopping.leave(f"epoch {epoch}")
             bar.set_postfix(reward=f"{self._last_reward():.4g}")
 
     def step(self, epoch: int, global_step: int) -> int:

@@ -13,14 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers.trainer_utils import SaveStrategy
 
 from stages.contracts.files import write_json
 from stages.contracts.rows import content_id
+from stages.contracts.stopping import leave, stopping_between_steps
 from stages.losses.sft import IGNORED
 from stages.models.generation import Sampling, have_ended, sample_ids
 from stages.rows.prompts import Prompt
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, kept
+from stages.trainers.core.processes import is_asked_to_stop
 from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
 
 logger = logging.getLogger(__name__)
@@ -133,7 +136,8 @@ class IterativeRun:
             self.trainer.resume()
             logger.info("going on behind %d calls", self.trainer.num_calls)
         first = self._point(0, {"step": 0.0})
-        later = [self._point(number, self._round(number)) for number in range(1, self.rounds.num_rounds + 1)]
+        with stopping_between_steps():
+            later = [self._point(number, self._round(number)) for number in range(1, self.rounds.num_rounds + 1)]
         self.trainer.finish()
         return [first, *later]
 
@@ -159,7 +163,7 @@ class IterativeRun:
         for prompt, answers, index in zip(prompts, scored.ids, best, strict=True):
             input_ids.append(torch.tensor([*prompt.input_ids, *answers[index]]))
             labels.append(torch.tensor([IGNORED] * len(prompt.input_ids) + answers[index]))
-        losses = [self.trainer.step(input_ids, labels=labels)["loss"] for _ in range(self.rounds.epochs_per_round)]
+        losses = [self._loss_of_pass(number, place, input_ids, labels) for place in range(self.rounds.epochs_per_round)]
         point = {
             "reward": float(np.mean(scored.rewards)),
             "best_reward": float(np.mean([max(rewards) for rewards in scored.rewards])),
@@ -173,6 +177,18 @@ class IterativeRun:
         write_json(done, point)
         self.trainer.save_checkpoint()
         return point
+
+    def _loss_of_pass(self, number: int, place: int, input_ids: list[Tensor], labels: list[Tensor]) -> float:
+        """Learn the best answers of a round once more, and give the mean loss; kept if it was learned before."""
+        file = self.folder / f"{number}.pass{place}.json"
+        if self.trainer.num_calls > (number - 1) * self.rounds.epochs_per_round + place:
+            return float(json.loads(file.read_text(encoding="utf-8"))["loss"])
+        loss = float(self.trainer.step(input_ids, labels=labels)["loss"])
+        write_json(file, {"loss": loss})
+        if is_asked_to_stop(self.trainer.accelerator):
+            self.trainer.save_checkpoint()
+            leave(f"step {self.trainer.state.global_step}")
+        return loss
 
     def _turn(self, number: int) -> list[Prompt]:
         """The prompts of a round, in the order that they were given in."""

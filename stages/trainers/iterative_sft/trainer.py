@@ -307,6 +307,13 @@ class IterativeSFTTrainer(TokenLossTrainer):
             return {"num_calls": self.num_calls + 1, "steps_in_call": 0}
         return {"num_calls": self.num_calls, "steps_in_call": steps}
 
+    def _can_leave(self) -> bool:
+        # Behind the last step of a call its statistics are still to be given; who made the call then leaves.
+        return self.state.global_step < self._start_step + self._steps_of_call
+
+    def _kept_sums(self) -> dict[str, MetricSums]:
+        return {**super()._kept_sums(), "call_sums": self._step_sums}
+
     def restore_method_state(self, state: dict[str, Any]) -> None:
         """Take up what `method_state` gave; an empty one starts anew."""
         self.num_calls = state.get("num_calls", 0)

@@ -7,6 +7,7 @@ from a checkpoint ends with the same weights, to the last bit, as one that was n
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,9 +16,11 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from stages.contracts.stopping import leave, stopping_between_steps
 from stages.models.generation import Sampling, have_ended, sample_ids
 from stages.rows.prompts import Prompt
 from stages.trainers.core.named_reward import Reward
+from stages.trainers.core.processes import is_asked_to_stop
 from stages.trainers.core.seeding import row_order
 from stages.trainers.ppo.state import STEP_CHECKPOINTS
 from stages.trainers.ppo.trainer import PPOTrainer
@@ -78,15 +81,22 @@ def run_ppo(
     if checkpoint is not None:
         points = trainer.load_state(checkpoint)["points"]
         logger.info("going on from %s", checkpoint.name)
-    with tqdm(
-        total=settings.num_steps, initial=len(points), desc="ppo", unit="step", disable=not _is_main(trainer)
-    ) as bar:
+    with (
+        tqdm(
+            total=settings.num_steps, initial=len(points), desc="ppo", unit="step", disable=not _is_main(trainer)
+        ) as bar,
+        nullcontext() if folder is None else stopping_between_steps(),
+    ):
         while len(points) < settings.num_steps:
             points.append(_one_step(trainer, prompts, reward, settings.sampling))
             bar.set_postfix(reward=f"{points[-1]['reward']:.3f}", kl=f"{points[-1]['kl']:.2f}", refresh=False)
             bar.update()
-            if folder is not None and settings.save_steps and len(points) % settings.save_steps == 0:
+            is_leaving = folder is not None and is_asked_to_stop(trainer.accelerator)
+            is_due = settings.save_steps > 0 and len(points) % settings.save_steps == 0
+            if folder is not None and (is_due or is_leaving):
                 _save(trainer, folder, points)
+            if is_leaving:
+                leave(f"step {len(points)}")
     trainer.accelerator.end_training()
     return points
 
