@@ -66,6 +66,7 @@ def run(
     import pandas as pd
     import pyarrow as pa
 
+    from stages.measures.plots import write_plot
     from stages.measures.preference_metrics import (
         Resampling,
         SampledPrompts,
@@ -118,7 +119,7 @@ def run(
     plots.mkdir()
     means = [np.mean(side, axis=1) for side in (scores[1], scores[0])]
     by_prompt = pd.DataFrame({"prompt": prompts, "before": means[0], "after": means[1]})
-    by_prompt.to_csv(plots / "by_prompt.csv", index=False)
+    write_plot(plots / "by_prompt.csv", by_prompt)
     reward_of = found["true_reward"]
     before, after, gain = reward_of["reference"], reward_of["policy"], reward_of["gain"]
     print(

@@ -83,6 +83,7 @@ def run(
     import pandas as pd
     import pyarrow as pa
 
+    from stages.measures.plots import write_plot
     from stages.measures.preference_metrics import (
         Resampling,
         SampledPrompts,
@@ -140,8 +141,8 @@ def run(
     by_slice = metrics_by_slice(scored, sampled, slices, resampling, max_slices=params.max_slices) if slices else []
 
     plots.mkdir()
-    pd.DataFrame(bins, columns=CALIBRATION_COLUMNS).to_csv(plots / "calibration.csv", index=False)
-    pd.DataFrame(by_slice, columns=SLICE_COLUMNS).to_csv(plots / "by_slice.csv", index=False)
+    write_plot(plots / "calibration.csv", pd.DataFrame(bins, columns=CALIBRATION_COLUMNS))
+    write_plot(plots / "by_slice.csv", pd.DataFrame(by_slice, columns=SLICE_COLUMNS))
     write_json(metrics, found)
     table = pa.table(
         {

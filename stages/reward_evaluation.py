@@ -65,6 +65,7 @@ def run(
     import pyarrow as pa
     import torch
 
+    from stages.measures.plots import write_plot
     from stages.measures.preference_metrics import Resampling
     from stages.measures.reward_metrics import (
         ScoredPairs,
@@ -112,9 +113,9 @@ def run(
         table = table.append_column(name, pa.array(values, pa.float32()))
     write_table(scored_pairs, table, SCORED_PAIRS)
     plots.mkdir()
-    pd.DataFrame(bins, columns=CALIBRATION_COLUMNS).to_csv(plots / "calibration.csv", index=False)
-    pd.DataFrame(by_length, columns=LENGTH_COLUMNS).to_csv(plots / "by_length.csv", index=False)
-    pd.DataFrame(by_slice, columns=SLICE_COLUMNS).to_csv(plots / "by_slice.csv", index=False)
+    write_plot(plots / "calibration.csv", pd.DataFrame(bins, columns=CALIBRATION_COLUMNS))
+    write_plot(plots / "by_length.csv", pd.DataFrame(by_length, columns=LENGTH_COLUMNS))
+    write_plot(plots / "by_slice.csv", pd.DataFrame(by_slice, columns=SLICE_COLUMNS))
     write_json(metrics, found)
     accuracy = found["accuracy"]
     print(

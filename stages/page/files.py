@@ -1,6 +1,7 @@
 """Metrics and tables that a page is made of, as the stages wrote them."""
 
 import csv
+import html
 import json
 from pathlib import Path
 from typing import Any
@@ -31,5 +32,6 @@ def read_csv(path: Path) -> list[dict[str, Any]]:
 
 def _cell(name: str, text: str) -> Any:
     if name in _TEXTS:
-        return text
+        # As `stages.measures.plots` wrote it.
+        return html.unescape(text)
     return float(text) if text else None
