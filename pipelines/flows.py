@@ -17,7 +17,7 @@ from dvc.exceptions import DvcException
 from prefect import State, Task, flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.exceptions import PrefectException
+from prefect.exceptions import ObjectNotFound, PrefectException
 from prefect.futures import PrefectFuture
 from prefect.runtime import flow_run
 from prefect.states import Cancelled, Completed, Crashed, Failed
@@ -375,6 +375,10 @@ def _watch(runs: set[str], groups: ProcessGroups, over: threading.Event) -> None
         while not over.wait(WATCH_EVERY_S):
             try:
                 states = [client.read_flow_run(UUID(run_id)).state for run_id in runs]
+            except ObjectNotFound:
+                # Nobody sees what becomes of it, and its slot may be given to another run.
+                groups.stop("its run was deleted in Prefect")
+                return
             except (httpx.HTTPError, PrefectException):
                 continue  # a server that restarts is no reason to end a training
             if any(state and (state.is_cancelling() or state.is_cancelled()) for state in states):

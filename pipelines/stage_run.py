@@ -13,6 +13,8 @@ from pipelines.processes import ProcessGroups
 EXIT_STATUS = re.compile(r"^ERROR: .*exited with (-?\d+)$")
 DAMAGED_NOTE = "RWLock"
 """Stands in what dvc says of a note that was cut off."""
+MESSAGE_LENGTH = 2000
+"""Characters of a stage's own words that a message repeats, at most."""
 
 
 class Outcome(StrEnum):
@@ -121,7 +123,16 @@ class _Seen:
             self._complaint = line.removeprefix("ERROR: ")
 
     def error(self, stage: str, dvc_status: int) -> StageError:
+        """What to say of its end; a long line is cut, since a message is stored with each state of each run."""
         if self._status is None:
-            message = f"{stage}: dvc ended with {dvc_status}: {self._complaint or self._last_own}"
+            message = f"{stage}: dvc ended with {dvc_status}: {_shortened(self._complaint or self._last_own)}"
             return StageError(message, status=None, is_of_dvc=dvc_status > 0)
-        return StageError(f"{stage} ended with {self._status}: {self._last_own}", status=self._status)
+        return StageError(f"{stage} ended with {self._status}: {_shortened(self._last_own)}", status=self._status)
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= MESSAGE_LENGTH:
+        return line
+    return (
+        f"{line[:MESSAGE_LENGTH]}... ({len(line) - MESSAGE_LENGTH:,} characters more; the log of the run has the line)"
+    )
