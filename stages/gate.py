@@ -4,26 +4,26 @@ A stage of its own, because DVC keeps nothing of a stage that fails: the evaluat
 not the policy passes.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat
 
 from stages.contracts.files import write_json
 from stages.contracts.stage import EXIT_GATE, Input, Output, Section, StageFailure, stage_main
 from stages.measures.metric_rows import MetricRow, metric_rows
+from stages.page.files import read_json
 
 
 class GateParams(Section):
     """Section `gate.METHOD` of params.yaml."""
 
-    minimums: dict[str, float] = Field(default_factory=dict)
+    minimums: dict[str, FiniteFloat] = Field(default_factory=dict)
     """What a metric must reach, by its path in the metrics of evaluation, such as `true_reward/gain: 0.0`."""
-    maximums: dict[str, float] = Field(default_factory=dict)
+    maximums: dict[str, FiniteFloat] = Field(default_factory=dict)
     """What a metric may not pass, such as `kl: 20`."""
     use: Literal["bound", "value"] = "bound"
     """What is compared where a metric has an interval: its near end (`bound`), so that noise passes no gate, or the
@@ -57,7 +57,7 @@ def run(*, metrics: Input, verdict: Output, params: GateParams) -> None:
         params: the limits.
 
     Raises:
-        ValueError: a metric that is asked for wasn't measured.
+        ValueError: there are no limits, or a metric that is asked for wasn't measured or is no finite number.
         StageFailure: a limit isn't kept; ends with exit status 10.
     """
     checks = compare(metrics, params)
@@ -77,10 +77,15 @@ def compare(metrics: Path, params: GateParams) -> list[Check]:
         params: the limits.
 
     Raises:
-        ValueError: a metric that is asked for wasn't measured.
+        ValueError: there are no limits, or a metric that is asked for wasn't measured or is no finite number.
     """
-    rows = metric_rows(json.loads(metrics.read_text(encoding="utf-8")))
-    found = {row.metric: row for row in rows if not isinstance(row.value, str)}
+    if not params.minimums and not params.maximums:
+        raise ValueError(
+            "expected limits in minimums or maximums, found none, which any policy keeps; name one, or take the method "
+            "out of `gate` in params.yaml"
+        )
+    rows = metric_rows(read_json(metrics))
+    found = {row.metric: row for row in rows if isinstance(row.value, int | float)}
     checks = [_check(found, name, "at least", limit, params.use) for name, limit in sorted(params.minimums.items())]
     checks += [_check(found, name, "at most", limit, params.use) for name, limit in sorted(params.maximums.items())]
     return checks
@@ -94,12 +99,16 @@ def _check(
     use: Literal["bound", "value"],
 ) -> Check:
     if name not in found:
+        if not found:
+            raise ValueError(f"gate: {name} wasn't measured, nor was anything else; rerun the evaluation")
         near = get_close_matches(name, found, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(found))}"
         raise ValueError(f"gate: {name} is no metric of evaluation{hint}")
     value = float(found[name].value)
     bound = found[name].low if requirement == "at least" else found[name].high
-    compared = float(bound) if use == "bound" and bound is not None and math.isfinite(bound) else value
+    compared = float(bound) if use == "bound" and bound is not None else value
+    if not math.isfinite(value) or not math.isfinite(compared):
+        raise ValueError(f"gate: expected {name} as a finite number, found {value} with bound {bound}; see evaluation")
     passed = compared >= limit if requirement == "at least" else compared <= limit
     return Check(name, requirement, limit, value, compared, passed)
 

@@ -50,3 +50,32 @@ def test_everything_that_falls_short_is_named(tmp_path):
 def test_a_metric_that_was_not_measured_is_named_with_the_nearest(tmp_path):
     with pytest.raises(ValueError, match="acuracy is no metric of evaluation; did you mean accuracy"):
         verdict_of(tmp_path, minimums={"acuracy": 0.5})
+
+
+def test_a_gate_without_limits_decides_nothing_and_says_so(tmp_path):
+    with pytest.raises(ValueError, match="expected limits in minimums or maximums, found none"):
+        verdict_of(tmp_path)
+
+
+@pytest.mark.parametrize("metrics", ["{}", '{"auc": {"value": null}}'])
+def test_metrics_that_hold_nothing_are_told(tmp_path, metrics):
+    (tmp_path / "metrics.json").write_text(metrics)
+
+    with pytest.raises(ValueError, match="auc wasn't measured, nor was anything else"):
+        run(metrics=tmp_path / "metrics.json", verdict=tmp_path / "v.json", params=GateParams(minimums={"auc": 0.5}))
+
+
+@pytest.mark.parametrize(
+    "found", ["NaN", '{"value": 0.7, "low": NaN, "high": NaN}', '{"value": NaN, "low": 0, "high": 1}']
+)
+def test_a_metric_that_is_no_number_passes_nothing(tmp_path, found):
+    (tmp_path / "metrics.json").write_text(f'{{"auc": {found}}}')
+
+    with pytest.raises(ValueError, match="expected auc as a finite number, found"):
+        run(metrics=tmp_path / "metrics.json", verdict=tmp_path / "v.json", params=GateParams(minimums={"auc": 0.5}))
+
+
+@pytest.mark.parametrize("limit", [float("nan"), float("-inf")])
+def test_a_limit_that_is_no_number_is_refused(limit):
+    with pytest.raises(ValueError, match="finite number"):
+        GateParams(minimums={"auc": limit})
