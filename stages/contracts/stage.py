@@ -26,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.contracts.closure import code_listing
 from stages.contracts.files import files_below, sync, tree_digest, tree_stamp
+from stages.contracts.output_locks import outputs_alone
 from stages.contracts.placeholders import with_values
 from stages.contracts.plain_yaml import load_yaml
 from stages.contracts.rows import canonical_json
@@ -350,6 +351,11 @@ class _Invocation:
         return {name: self.given[name] for name, found in self.roles.items() if found == role and name in self.given}
 
     def execute(self, processes: Processes | None = None) -> None:
+        publishes = processes is None or processes.is_first_machine
+        with outputs_alone(self.paths("output").values() if publishes else ()):
+            self._execute(processes)
+
+    def _execute(self, processes: Processes | None) -> None:
         values = self._read_section()
         before = self._snapshot(values)
         if "DVC_STAGE" in os.environ:

@@ -227,6 +227,32 @@ def test_dies_with_its_parent(workspace, shell):
     assert not stage.is_running() or stage.status() == psutil.STATUS_ZOMBIE
 
 
+def test_of_two_runs_by_hand_the_second_waits_for_the_first_and_says_so(workspace):
+    (workspace / "params.yaml").write_text("probe: {times: 2, pause_s: 2}")
+    first = start(workspace)
+    wait_until_running(first)
+    second = start(workspace)
+
+    assert f"waiting for process {first.pid}, which writes {workspace / 'out/copy'}" in second.stderr.readline()
+    assert published(workspace) != ["copy", "second"]
+    for process in (first, second):
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert (workspace / "out/copy/text").read_text() == "abcabc"
+    assert published(workspace) == ["copy", "second"]
+
+
+def test_a_run_that_was_killed_keeps_nobody_waiting(workspace):
+    (workspace / "params.yaml").write_text("probe: {times: 2, pause_s: 60}")
+    first = start(workspace)
+    wait_until_running(first)
+    first.kill()
+    first.communicate()
+    (workspace / "params.yaml").write_text("probe: {times: 2}")
+
+    assert finish(workspace)[::2] == (0, "")
+
+
 class Inner(Section):
     """A section inside a section."""
 
