@@ -93,8 +93,9 @@ def _arguments(params: DiffusionTrainingParams, scratch: Path) -> dict[str, Any]
     from stages.trainers.core.fields import config_values
     from stages.trainers.core.tracking import tracking_folder
     from stages.trainers.ddpo.config import DDPOConfig
+    from stages.trainers.ddpo.setup import EPOCH_CHECKPOINTS
 
-    has_checkpoint = any((scratch / "checkpoints").glob("checkpoint_*"))
+    has_checkpoint = EPOCH_CHECKPOINTS.last_whole(scratch / "checkpoints") is not None
     return {
         **config_values(params, DDPOConfig),
         "resume_from": str(scratch) if has_checkpoint else "",

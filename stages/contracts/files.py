@@ -3,8 +3,9 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         ValueError: a number is not finite, which JSON can't hold.
     """
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if there is one; a kill leaves it whole, or what is left of it under a name that nobody reads."""
+    gone = folder.with_name(f".{folder.name}.tmp-gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
 
 def file_digest(path: Path) -> str:

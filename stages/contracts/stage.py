@@ -17,7 +17,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NoReturn, Protocol, TypeVar, get_args, get_origin
@@ -25,7 +25,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, Protocol, TypeVar, get_ar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stages.contracts.closure import code_listing
-from stages.contracts.files import files_below, sync, tree_digest, tree_stamp
+from stages.contracts.files import files_below, remove_folder, sync, tree_digest, tree_stamp
 from stages.contracts.output_locks import outputs_alone
 from stages.contracts.placeholders import with_values
 from stages.contracts.plain_yaml import load_yaml
@@ -385,7 +385,8 @@ class _Invocation:
         finally:
             self._sweep(outputs.values())
         # With it goes what runs of other parameters or inputs left that were killed; nothing else would remove it.
-        shutil.rmtree(self._scratch(key).parent, ignore_errors=True)
+        with suppress(OSError):
+            remove_folder(self._scratch(key).parent)
 
     def take_part(self, key: str) -> None:
         """Be one of the processes of the run `key`, whose first process alone is heard and written for."""

@@ -1,8 +1,10 @@
 """Files are written whole or not at all, and equal content has equal bytes and digests."""
 
+import shutil
+
 import pytest
 
-from stages.contracts.files import tree_digest, tree_stamp, write_json, write_text, written_beside
+from stages.contracts.files import remove_folder, tree_digest, tree_stamp, write_json, write_text, written_beside
 
 
 def test_an_error_while_writing_leaves_the_old_file_and_nothing_beside_it(tmp_path):
@@ -40,3 +42,23 @@ def test_the_digest_of_a_folder_follows_names_and_bytes_and_not_times(tmp_path):
     (tmp_path / "y" / "sub" / "a").rename(tmp_path / "y" / "sub" / "b")
 
     assert tree_digest(tmp_path / "x") != tree_digest(tmp_path / "y")
+
+
+def test_a_folder_whose_removal_is_cut_short_is_no_longer_there(tmp_path, monkeypatch):
+    write_text(tmp_path / "checkpoint-2" / "weights", "1")
+    remove = shutil.rmtree
+
+    def killed(path, **_):
+        if path.exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(shutil, "rmtree", killed)
+        remove_folder(tmp_path / "checkpoint-2")
+
+    assert [path.name for path in tmp_path.iterdir()] == [".checkpoint-2.tmp-gone"]
+    assert shutil.rmtree is remove
+    write_text(tmp_path / "checkpoint-2" / "weights", "1")
+    remove_folder(tmp_path / "checkpoint-2")
+    remove_folder(tmp_path / "checkpoint-2")
+    assert list(tmp_path.iterdir()) == []

@@ -186,6 +186,20 @@ def test_a_training_goes_on_from_the_epoch_that_it_was_told_to_stop_in(made, tra
         assert tree_digest(tmp_path / "resumed" / name) == tree_digest(trained / name)
 
 
+def test_a_training_whose_newest_checkpoint_is_damaged_goes_on_from_an_older_one_or_the_start(made, trained, tmp_path):
+    scratch = tmp_path / "scratch"
+    train(made, tmp_path / "cut", scratch=scratch)
+    newest, older = (scratch / "checkpoints" / f"checkpoint_{epoch}" for epoch in (1, 0))
+
+    for damaged in (newest, older):
+        next(damaged.glob("*.safetensors")).unlink()
+        train(made, tmp_path / damaged.name, scratch=scratch)
+
+        for name in ("model", "training.json", "training.csv"):
+            assert tree_digest(tmp_path / damaged.name / name) == tree_digest(trained / name)
+        next(newest.glob("*.safetensors")).unlink()
+
+
 def test_the_whole_noise_predictor_is_trained_where_no_adapter_is(made, tmp_path):
     train(made, tmp_path, lora=None, num_epochs=1)
 

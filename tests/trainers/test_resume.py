@@ -110,6 +110,27 @@ def test_a_damaged_checkpoint_is_passed_over_and_never_gone_on_from(tmp_path):
     assert LOOP_CHECKPOINTS.last_whole(tmp_path) == newest
 
 
+def test_old_checkpoints_go_under_a_name_that_nobody_reads(tmp_path, monkeypatch):
+    removed, remove = [], shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path, **named: removed.append(path) or remove(path, **named))
+
+    trained(tmp_path, save_total_limit=2).train()
+
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-8", "checkpoint-9"]
+    assert {path.name for path in removed} == {f".checkpoint-{step}.tmp-gone" for step in range(1, 8)}
+
+
+def test_what_was_just_written_is_kept_beside_damaged_ones_of_higher_numbers(tmp_path):
+    for number in (2, 4, 6, 8):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+
+    LOOP_CHECKPOINTS.remove_oldest(tmp_path / "checkpoint-6", limit=2, best=tmp_path / "checkpoint-2")
+
+    assert set(LOOP_CHECKPOINTS.numbered(tmp_path)) == {2, 6}
+    LOOP_CHECKPOINTS.remove_oldest(tmp_path / "checkpoint-6", limit=None)
+    assert set(LOOP_CHECKPOINTS.numbered(tmp_path)) == {2, 6}
+
+
 def test_says_that_there_is_no_checkpoint_or_one_of_another_trainer(tmp_path):
     with pytest.raises(ValueError, match="expected a whole checkpoint to go on from, found none"):
         trained(tmp_path).train(resume_from_checkpoint=True)

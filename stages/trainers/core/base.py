@@ -292,11 +292,18 @@ class FeedbackTrainer(Trainer):
             sums.restore(state.get(name, {}), self.accelerator)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
+        # The base class removes old ones file by file, which a kill leaves half removed.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
         folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save and folder.is_dir():
             seal(folder)
+            best = self.state.best_model_checkpoint
+            LOOP_CHECKPOINTS.remove_oldest(folder, limit=limit, best=None if best is None else Path(best))
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

@@ -10,7 +10,7 @@ import xxhash
 from accelerate import Accelerator  # type: ignore[import-untyped] # the package ships no types
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from stages.contracts.files import files_below, sync, write_json
+from stages.contracts.files import files_below, remove_folder, sync, write_json
 
 ARGUMENTS_FILE = "training_args.bin"
 SEAL_FILE = "digests.json"
@@ -52,17 +52,29 @@ class Checkpoints(NamedTuple):
             for file in files_below(beside):
                 sync(file)
             seal(beside)
-            shutil.rmtree(target, ignore_errors=True)
+            remove_folder(target)
             beside.rename(target)
             sync(target.parent)
         accelerator.wait_for_everyone()
 
-    def keep_last(self, accelerator: Accelerator, folder: Path, *, limit: int) -> None:
-        """Remove the oldest checkpoints in `folder` beyond `limit`; all processes call it together."""
+    def keep_last(self, accelerator: Accelerator, newest: Path, *, limit: int | None) -> None:
+        """Do `remove_oldest` in the first process; all processes call it together."""
         if accelerator.is_main_process:
-            for old in list(self.numbered(folder).values())[:-limit]:
-                shutil.rmtree(old)
+            self.remove_oldest(newest, limit=limit)
         accelerator.wait_for_everyone()
+
+    def remove_oldest(self, newest: Path, *, limit: int | None, best: Path | None = None) -> None:
+        """Remove the oldest checkpoints beyond `limit`.
+
+        Args:
+            newest: the checkpoint that was just written, which is kept. One of a higher number beside it was damaged.
+            limit: checkpoints to keep, at least 1; None or 0 keeps all.
+            best: another one that is kept.
+        """
+        found = list(self.numbered(newest.parent).values())
+        spare = [path for path in found if path not in {newest, best}]
+        for old in spare[: max(0, len(found) - limit) if limit else 0]:
+            remove_folder(old)
 
     def path(self, folder: Path, number: int) -> Path:
         """Where the checkpoint `number` stands in `folder`."""

@@ -36,7 +36,7 @@ def epoch_checkpoint(path: Path) -> Path:
 
 
 def check_folder(folder: Path, *, last_epoch: int) -> None:
-    """Raise if `folder` holds checkpoints of epochs that a run is yet to come to.
+    """Raise if `folder` holds whole checkpoints of epochs that a run is yet to come to.
 
     Args:
         folder: of the checkpoints.
@@ -45,7 +45,9 @@ def check_folder(folder: Path, *, last_epoch: int) -> None:
     Raises:
         ValueError: it does; they would be taken for this run's.
     """
-    later = [path.name for epoch, path in EPOCH_CHECKPOINTS.numbered(folder).items() if epoch > last_epoch]
+    # One that was damaged is passed over, and written anew once the run comes to its epoch.
+    numbered = EPOCH_CHECKPOINTS.numbered(folder).items()
+    later = [path.name for epoch, path in numbered if epoch > last_epoch and EPOCH_CHECKPOINTS.is_whole(path)]
     if later:
         raise ValueError(
             f"{folder}: expected no checkpoint after epoch {last_epoch}, found {later[-1]} of an earlier run; set "

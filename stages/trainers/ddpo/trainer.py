@@ -372,8 +372,9 @@ class DDPOTrainer:
             "prompt_rewards": self.prompt_rewards.state(),
         }
         limit = self.accelerator.project_configuration.total_limit or self.config.num_checkpoint_limit
-        EPOCH_CHECKPOINTS.save(self.accelerator, EPOCH_CHECKPOINTS.path(self.checkpoints, epoch), state)
-        EPOCH_CHECKPOINTS.keep_last(self.accelerator, self.checkpoints, limit=limit)
+        checkpoint = EPOCH_CHECKPOINTS.path(self.checkpoints, epoch)
+        EPOCH_CHECKPOINTS.save(self.accelerator, checkpoint, state)
+        EPOCH_CHECKPOINTS.keep_last(self.accelerator, checkpoint, limit=limit)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write the trained weights, in the layout of diffusers, and a model card."""

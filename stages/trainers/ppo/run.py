@@ -216,8 +216,9 @@ def _turns(prompts: Sequence[Prompt]) -> list[int]:
 
 
 def _save(trainer: PPOTrainer, folder: Path, points: list[Point]) -> None:
-    trainer.save_state(STEP_CHECKPOINTS.path(folder, len(points)), extra={"points": points})
-    STEP_CHECKPOINTS.keep_last(trainer.accelerator, folder, limit=1)
+    checkpoint = STEP_CHECKPOINTS.path(folder, len(points))
+    trainer.save_state(checkpoint, extra={"points": points})
+    STEP_CHECKPOINTS.keep_last(trainer.accelerator, checkpoint, limit=1)
 
 
 def curves_of(points: Sequence[Point]) -> Any:
