@@ -251,6 +251,7 @@ class Experiment:
             generations=folder / "generations",
             metrics=folder / "evaluation.json",
             plots=folder / "evaluation_plots",
+            scratch=folder / "evaluation_scratch",
             params=self.section(evaluation.EvaluationParams, "evaluation"),
         )
         yield "evaluation", _read(folder / "evaluation.json")

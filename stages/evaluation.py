@@ -13,7 +13,7 @@ from pydantic import Field
 from stages.contracts.artifact import write_table
 from stages.contracts.files import write_json
 from stages.contracts.generations import GENERATIONS
-from stages.contracts.stage import Input, Output, Section, stage_main
+from stages.contracts.stage import Input, Output, Scratch, Section, stage_main
 
 CALIBRATION_COLUMNS = ["bin_low", "bin_high", "predicted", "observed", "low", "high", "rows"]
 SLICE_COLUMNS = ["slice", "metric", "value", "low", "high", "prompts", "rows"]
@@ -60,6 +60,7 @@ def run(
     generations: Output,
     metrics: Output,
     plots: Output,
+    scratch: Scratch,
     params: EvaluationParams,
 ) -> None:
     """Score and sample held-out prompts with both models and write what was found.
@@ -73,11 +74,13 @@ def run(
         generations: `generations` artifact to write.
         metrics: JSON to write.
         plots: folder to write: calibration.csv and by_slice.csv.
+        scratch: folder where what was sampled is kept until the judge came to its end.
         params: judge, slices, sampling and seed.
 
     Raises:
         ContractError: an artifact is missing, or `reference_logps` isn't of these `tokens`.
-        ValueError: nothing is held out, a slice or judge is unknown, or the policy is broken.
+        ValueError: nothing is held out, a slice or judge is unknown, or the policy is broken, or the
+            judge raises.
     """
     import numpy as np
     import pandas as pd
@@ -94,7 +97,7 @@ def run(
         summary,
     )
     from stages.measures.results_table import results_table
-    from stages.models.comparison import compare_models
+    from stages.models.comparison import compare_models, kept_comparison
     from stages.models.generation import Sampling
     from stages.models.held_out import choose_prompts, held_out_prompts, labelled_rows, prompt_slices, read_reward
     from stages.models.judging import judge_all, named_judge
@@ -107,15 +110,19 @@ def run(
     rows = labelled_rows(tokens, reference_logps)
     chosen = choose_prompts(prompts, num_prompts=params.num_prompts, seed=params.seed)
 
-    compared = compare_models(
-        model,
-        base_model,
-        sequences=rows["input_ids"].to_pylist(),
-        prompt_lengths=rows["prompt_length"].to_pylist(),
-        spans=rows["spans"].to_pylist() if "spans" in rows.column_names else None,
-        prompts=chosen["prompt"].to_pylist(),
-        sampling=Sampling(
-            params.num_samples, params.max_new_tokens, params.temperature, params.top_p, params.seed, params.batch_size
+    sampling = Sampling(
+        params.num_samples, params.max_new_tokens, params.temperature, params.top_p, params.seed, params.batch_size
+    )
+    compared = kept_comparison(
+        scratch / "compared.json",
+        lambda: compare_models(
+            model,
+            base_model,
+            sequences=rows["input_ids"].to_pylist(),
+            prompt_lengths=rows["prompt_length"].to_pylist(),
+            spans=rows["spans"].to_pylist() if "spans" in rows.column_names else None,
+            prompts=chosen["prompt"].to_pylist(),
+            sampling=sampling,
         ),
     )
     values = dict(compared.values)

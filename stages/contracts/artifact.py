@@ -176,12 +176,40 @@ def read_manifest(path: Path, contract: Contract) -> dict[str, Any]:
         raise ContractError(f"{name}: expected {contract.kind}, found no {MANIFEST}; rerun its stage") from None
     except (json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError):
         raise ContractError(f"{name}: {MANIFEST} is damaged; delete {path} and rerun its stage") from None
+    if not _is_manifest(manifest):
+        raise ContractError(f"{name}: {MANIFEST} is damaged; delete {path} and rerun its stage")
     found = (manifest.get("kind"), manifest.get("version"))
     if found != (contract.kind, contract.version):
         raise ContractError(
             f"{name}: expected {contract.kind} v{contract.version}, found {found[0]} v{found[1]}; rerun its stage"
         )
-    return manifest
+    return {**manifest, "meta": _Facts(name, manifest["meta"])}
+
+
+class _Facts(dict[str, Any]):
+    """Facts in a manifest; asked for one that isn't there, they say of which artifact."""
+
+    def __init__(self, artifact: str, facts: Mapping[str, Any]) -> None:
+        super().__init__(facts)
+        self._artifact = artifact
+
+    def __missing__(self, key: str) -> Any:
+        raise ContractError(
+            f"{self._artifact}: expected {key} in {MANIFEST}, found none; delete it and rerun its stage"
+        )
+
+
+def _is_manifest(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and isinstance(found.get("rows"), int)
+        and isinstance(found.get("meta"), dict)
+        and isinstance(found.get("shards"), list)
+        and all(
+            isinstance(shard, dict) and isinstance(shard.get("file"), str) and "sha256" in shard
+            for shard in found["shards"]
+        )
+    )
 
 
 def read_table(path: Path, contract: Contract, *, columns: Iterable[str] | None = None) -> pa.Table:

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -46,13 +47,47 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Write `value` as indented JSON with sorted keys, the same bytes for the same value.
 
     Raises:
-        ValueError: a number is not finite, which JSON can't hold.
+        ValueError: a number is not finite, which JSON can't hold; up to five places are named.
     """
-    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")
+    try:
+        text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        places = list(_not_finite(value, ""))
+        if not places:
+            raise
+        raise ValueError(
+            f"{path}: expected finite numbers, which JSON holds alone, found others at {', '.join(places[:5])}"
+        ) from None
+    write_text(path, text + "\n")
+
+
+def _not_finite(value: Any, place: str) -> Iterator[str]:
+    """Where numbers that aren't finite stand in a value, with each of them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        yield f"{place} ({value})"
+    elif isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _not_finite(part, f"{place}/{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for number, part in enumerate(value):
+            yield from _not_finite(part, f"{place}[{number}]")
+
+
+def kept(file: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+    """What `make` gives, from `file` if an earlier process has kept it there; else it is kept there for a later one.
+
+    Args:
+        file: JSON file beside the checkpoints.
+        make: gives finite JSON values; lists and numbers alone come back as they were.
+    """
+    if not file.exists():
+        write_json(file, make())
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder, if there is one; a kill leaves it whole, or what is left of it under a name that nobody reads."""
+    """Remove a folder, if it is there; a kill leaves it whole, or the rest of it under a name that nobody reads."""
     gone = folder.with_name(f".{folder.name}.tmp-gone")
     shutil.rmtree(gone, ignore_errors=True)
     with suppress(FileNotFoundError):

@@ -2,7 +2,8 @@
 
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -43,6 +44,24 @@ def named_function(
     if arguments is not None:
         _check_takes(function, arguments, name=name, where=where)
     return function
+
+
+@contextmanager
+def errors_named(what: str) -> Iterator[None]:
+    """Tell an error of somebody's own function as one of theirs.
+
+    Args:
+        what: which function, in what.
+
+    Raises:
+        ValueError: whatever the function raised, by its type and message.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(
+            f"{what}: expected an answer, but it raised {type(error).__name__}: {error}; PLUMBLINE_TRACEBACK=1 shows where"
+        ) from error
 
 
 def _nearest(name: str, known: Collection[str]) -> str:

@@ -4,9 +4,9 @@ The models are loaded one after the other, so that memory holds one. Both draw w
 differs in their answers is due to the models.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from stages.contracts.files import kept
 from stages.models.devices import default_device, place
 from stages.models.generation import Sampling, sample_ids
 from stages.models.loading import load_causal_lm
@@ -36,6 +37,25 @@ class Comparison(NamedTuple):
     `length/policy` and `length/reference`, in tokens. Shape (k,) each."""
     num_cut: int
     """Prompts whose beginning was cut off, because the model has too few positions."""
+
+
+def kept_comparison(file: Path, make: Callable[[], Comparison]) -> Comparison:
+    """What `make` gives, from `file` if an earlier process has kept it there; else it is kept there.
+
+    Args:
+        file: JSON, which holds floats of 64 bits as they are.
+        make: samples and scores, which takes hours where a judge that fails afterwards takes minutes.
+    """
+
+    def plain() -> dict[str, Any]:
+        found = make()
+        values = {name: means.tolist() for name, means in found.values.items()}
+        return {**found._asdict(), "policy_logps": found.policy_logps.tolist(), "values": values}
+
+    kept_values = kept(file, plain)
+    values = {name: np.array(means, dtype=np.float64) for name, means in kept_values["values"].items()}
+    policy_logps = np.array(kept_values["policy_logps"], dtype=np.float64)
+    return Comparison(**{**kept_values, "policy_logps": policy_logps, "values": values})
 
 
 def compare_models(

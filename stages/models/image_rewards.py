@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from stages.contracts.named_function import named_function
+from stages.contracts.named_function import errors_named, named_function
 
 ImageReward = Callable[[Tensor, tuple[str, ...], tuple[Any, ...]], Any]
 """Takes images (n, 3, h, w) from 0 to 1, their prompts, and what the prompt function said of each; gives n rewards, or
@@ -49,9 +49,15 @@ def named_image_reward(name: str) -> ImageReward:
     Raises:
         ValueError: the name leads to no function of three arguments.
     """
-    return KNOWN.get(name) or named_function(
-        name, where="reward", known=KNOWN, arguments=("images", "prompts", "metadata")
-    )
+    if name in KNOWN:
+        return KNOWN[name]
+    own = named_function(name, where="reward", known=KNOWN, arguments=("images", "prompts", "metadata"))
+
+    def named(images: Tensor, prompts: tuple[str, ...], metadata: tuple[Any, ...]) -> Any:
+        with errors_named(f"reward {name}"):
+            return own(images, prompts, metadata)
+
+    return named
 
 
 def rewards_of(result: Any, *, prompts: tuple[str, ...]) -> tuple[Tensor, Any]:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
-from stages.contracts.named_function import named_function
+from stages.contracts.named_function import errors_named, named_function
 from stages.demo.world import demo_judge
 
 Judge = Callable[[str, str], float]
@@ -42,12 +42,17 @@ def judge_all(
         name: name of the judge, for messages.
 
     Raises:
-        ValueError: a score is no finite number.
+        ValueError: the judge raises, or a score is no finite number.
     """
     return [
-        [_as_score(judge(text, completion), name) for completion in row]
-        for text, row in zip(user_texts, completions, strict=True)
+        [_as_score(_asked(judge, text, completion, name, prompt), name) for completion in row]
+        for prompt, (text, row) in enumerate(zip(user_texts, completions, strict=True))
     ]
+
+
+def _asked(judge: Judge, text: str, completion: str, name: str, prompt: int) -> float:
+    with errors_named(f"judge {name}, at prompt {prompt + 1}"):
+        return judge(text, completion)
 
 
 def _as_score(score: float, name: str) -> float:

@@ -1,6 +1,7 @@
 """Artifacts: same rows same bytes, and nothing damaged, missing or foreign is ever read."""
 
 import json
+from contextlib import suppress
 
 import datasets
 import pyarrow as pa
@@ -112,6 +113,28 @@ def test_a_manifest_cut_short_is_called_damaged(tmp_path):
 
     with pytest.raises(ContractError, match="manifest.json is damaged"):
         read_table(tmp_path / "a", THINGS)
+
+
+def test_no_flipped_bit_of_a_manifest_ends_in_anything_but_the_rows_or_a_sentence(tmp_path):
+    write_table(tmp_path / "a", things(2), THINGS, meta={"counts": {"read": 3}})
+    manifest, expected = tmp_path / "a" / "manifest.json", read_table(tmp_path / "a", THINGS).to_pylist()
+    content = manifest.read_bytes()
+
+    # Every seventh bit: every bit of a byte, and each byte but few. All were tried once.
+    for place in range(0, 8 * len(content), 7):
+        flipped = bytearray(content)
+        flipped[place // 8] ^= 1 << place % 8
+        manifest.write_bytes(flipped)
+        with suppress(ContractError):
+            assert read_table(tmp_path / "a", THINGS).to_pylist() == expected, place
+            assert read_manifest(tmp_path / "a", THINGS)["meta"]["counts"] is not None
+
+
+def test_a_fact_that_is_not_in_the_manifest_is_named(tmp_path):
+    write_table(tmp_path / "a", things(1), THINGS, meta={"counts": 1})
+
+    with pytest.raises(ContractError, match="a: expected losses in manifest.json, found none"):
+        read_manifest(tmp_path / "a", THINGS)["meta"]["losses"]
 
 
 def test_a_manifest_cannot_point_outside_its_folder(tmp_path):

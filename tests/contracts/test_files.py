@@ -62,3 +62,10 @@ def test_a_folder_whose_removal_is_cut_short_is_no_longer_there(tmp_path, monkey
     remove_folder(tmp_path / "checkpoint-2")
     remove_folder(tmp_path / "checkpoint-2")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_numbers_that_are_not_finite_are_named_by_their_places(tmp_path):
+    values = {"loss": {"policy": [1.0, float("nan")]}, "kl": float("-inf"), "steps": 3}
+
+    with pytest.raises(ValueError, match=r"found others at loss/policy\[1\] \(nan\), kl \(-inf\)"):
+        write_json(tmp_path / "metrics.json", values)

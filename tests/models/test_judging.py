@@ -47,6 +47,17 @@ def test_a_function_that_does_not_say_what_it_takes_is_taken():
     assert named_judge("builtins:max") is max
 
 
+def failing(prompt, completion):
+    raise RuntimeError("the service is away")
+
+
+def test_a_judge_that_raises_is_named_with_the_prompt():
+    judge = named_judge(f"{__name__}:failing")
+
+    with pytest.raises(ValueError, match="judge away, at prompt 2: .* raised RuntimeError: the service is away"):
+        judge_all(judge, ["a", "b"], [[], ["x"]], name="away")
+
+
 @pytest.mark.parametrize("name", ["broken", "wordy"])
 def test_a_judge_that_gives_no_finite_number_is_named(name):
     judge = named_judge(f"{__name__}:{name}")

@@ -31,6 +31,11 @@ def judge_by_length(prompt, completion):
     return len(completion.split())
 
 
+def failing_judge(prompt, completion):
+    """A service that is away."""
+    raise RuntimeError("no answer")
+
+
 class Row(NamedTuple):
     prompt: list[int]
     completion: list[int]
@@ -117,10 +122,10 @@ class World:
         }
         write_table(self.root / "reference_logps", pa.table(logps), REFERENCE_LOGPS)
 
-    def evaluate(self, *, out="out", **changes):
+    def evaluate(self, *, out="out", scratch=None, **changes):
         folder = self.root / out
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
+        (folder / "scratch").mkdir(parents=True)
         run(
             base_model=self.root / "base",
             model=self.root / "policy",
@@ -130,6 +135,7 @@ class World:
             generations=folder / "generations",
             metrics=folder / "metrics.json",
             plots=folder / "plots",
+            scratch=folder / "scratch" if scratch is None else scratch,
             params=PARAMS.model_copy(update=changes),
         )
         return json.loads((folder / "metrics.json").read_text())
@@ -290,3 +296,15 @@ def test_a_policy_that_diverged_is_named(world):
 def test_no_room_for_an_answer_is_an_error(world):
     with pytest.raises(ValueError, match="32 positions"):
         world.evaluate(max_new_tokens=32)
+
+
+def test_what_was_sampled_is_kept_where_the_judge_fails(world, tmp_path, monkeypatch):
+    params = {"judge": f"{__name__}:failing_judge", "scratch": tmp_path / "kept"}
+    whole = world.evaluate(out="whole", judge=f"{__name__}:judge_by_length")
+
+    with pytest.raises(ValueError, match="failing_judge, at prompt 1: expected an answer, .* RuntimeError: no answer"):
+        world.evaluate(**params)
+
+    monkeypatch.setattr("stages.models.comparison.compare_models", None)
+    monkeypatch.setattr(f"{__name__}.failing_judge", judge_by_length)
+    assert {**world.evaluate(**params), "judge": whole["judge"]} == whole

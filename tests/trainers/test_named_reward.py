@@ -26,6 +26,7 @@ def functions(tmp_path, monkeypatch):
         "def columns(prompts, completions, rows): return [row['worth'] for row in rows]\n"
         "def few(prompts, completions): return [1.0]\n"
         "def broken(prompt, completion): return float('nan')\n"
+        "def failing(prompt, completion): return {}[completion]\n"
         "def other(text): return 1.0\n"
         "number = 3\n"
     )
@@ -40,6 +41,11 @@ def test_a_function_is_given_one_each_or_lists_as_its_arguments_say(functions, n
 
     assert reward(["a", "b"], ["xy", "z"]) == [2.0, 1.0]
     assert reward.prompts_as == "user"
+
+
+def test_a_function_that_raises_is_named(functions):
+    with pytest.raises(ValueError, match="reward own_rewards:failing: expected an answer, but it raised KeyError: 'x'"):
+        load_reward(f"{functions}:failing")(["a"], ["x"])
 
 
 @pytest.mark.parametrize("name", ["column", "columns"])

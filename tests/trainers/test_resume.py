@@ -1,15 +1,18 @@
 """A run that goes on from a checkpoint ends as one that was never stopped, to the last bit."""
 
+import errno
 import json
+import resource
 import shutil
 
 import pytest
 import torch
 from peft import LoraConfig
+from safetensors import SafetensorError
 from transformers import TrainerCallback
 
 from stages.trainers.bco.trainer import BCOTrainer
-from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, written_to
 from tests.trainers.tiny import bco_config, bco_trainer, encoded_rows, tiny_llama, tiny_tokenizer
 
 # Twelve rows in batches of two, two batches a step: three steps an epoch, three epochs.
@@ -162,3 +165,40 @@ def test_b9_evaluation_from_a_checkpoint_has_its_classifier(tmp_path):
 
     assert json.dumps(second.method_state()) == json.dumps(first.method_state())
     assert "undesired_weight" in second.eval_dataset.column_names
+
+
+@pytest.fixture
+def small_disk():
+    """Files may get no larger than 30 kB, as where a disk is full behind them."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_disk_that_takes_no_checkpoint_is_told_in_a_sentence(tmp_path):
+    with pytest.raises(OSError, match=r"checkpoint-1: expected to write it whole, found .*GB are free there"):
+        trained(tmp_path).train()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 576 vs 470"),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_each_word_for_a_full_disk_is_understood(tmp_path, error):
+    with pytest.raises(OSError, match="Make room and run the same command again"), written_to(tmp_path / "step-2"):
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("NCCL"), FileNotFoundError(errno.ENOENT, "gone")], ids=str)
+def test_other_errors_stay_what_they_are(tmp_path, error):
+    with pytest.raises(type(error)) as found, written_to(tmp_path):
+        raise error
+
+    assert found.value is error

@@ -20,7 +20,7 @@ from stages.models.pointer import (
 from stages.models.tokenizers import stop_tokens
 from stages.text.serving import Serving, with_defaults
 from stages.trainers.core.base import FeedbackTrainer
-from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, written_to
 from stages.trainers.core.model_card import rows_on_card
 from stages.trainers.core.processes import whole_weights
 
@@ -87,7 +87,8 @@ def write_model(
         if adapter.modules_to_save:
             adapter.modules_to_save = sorted(adapter.modules_to_save)
     # The vocabulary is the base's; to find that out by itself, peft would ask the hub.
-    model.save_pretrained(folder, state_dict=weights, **({"save_embedding_layers": False} if adapters else {}))
+    with written_to(folder):
+        model.save_pretrained(folder, state_dict=weights, **({"save_embedding_layers": False} if adapters else {}))
     tokenizer: Any = trainer.processing_class
     _write_serving(tokenizer, model, folder, serving or {}, base_model=base_model)
     precision = precision_of(base_model)._replace(dtype=params.dtype, bf16=params.bf16)._asdict()

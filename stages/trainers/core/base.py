@@ -15,7 +15,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, ha
 from stages.contracts import stopping
 from stages.contracts.files import write_text
 from stages.rows.given import rows_of
-from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, damaged, seal, write_state
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, damaged, seal, write_state, written_to
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import MetricSums, Share
 from stages.trainers.core.model_card import card_of
@@ -294,14 +294,16 @@ class FeedbackTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # The base class removes old ones file by file, which a kill leaves half removed.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         try:
-            super()._save_checkpoint(model, trial)
+            with written_to(folder):
+                super()._save_checkpoint(model, trial)
         finally:
             self.args.save_total_limit = limit
         self.accelerator.wait_for_everyone()
-        folder = Path(self._get_output_dir(trial=trial), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}")
         if self.args.should_save and folder.is_dir():
-            seal(folder)
+            with written_to(folder):
+                seal(folder)
             best = self.state.best_model_checkpoint
             LOOP_CHECKPOINTS.remove_oldest(folder, limit=limit, best=None if best is None else Path(best))
 

@@ -1,19 +1,24 @@
 """Checkpoints of all trainers: written whole or not at all, the last few kept, the last whole one found again."""
 
+import errno
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import xxhash
 from accelerate import Accelerator  # type: ignore[import-untyped] # the package ships no types
+from safetensors import SafetensorError
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from stages.contracts.files import files_below, remove_folder, sync, write_json
 
 ARGUMENTS_FILE = "training_args.bin"
 SEAL_FILE = "digests.json"
+_OF_DISKS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+_WORDS_OF_TORCH = ("PytorchStreamWriter", "inline_container")
 
 
 class Checkpoints(NamedTuple):
@@ -45,13 +50,15 @@ class Checkpoints(NamedTuple):
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir(parents=True)
         accelerator.wait_for_everyone()
-        accelerator.save_state(str(beside))
-        accelerator.wait_for_everyone()
+        with written_to(target):
+            accelerator.save_state(str(beside))
+            accelerator.wait_for_everyone()
+            if accelerator.is_main_process:
+                write_json(beside / self.state_file, state)
+                for file in files_below(beside):
+                    sync(file)
+                seal(beside)
         if accelerator.is_main_process:
-            write_json(beside / self.state_file, state)
-            for file in files_below(beside):
-                sync(file)
-            seal(beside)
             remove_folder(target)
             beside.rename(target)
             sync(target.parent)
@@ -116,6 +123,32 @@ class Checkpoints(NamedTuple):
         return not damaged(checkpoint)
 
 
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """Say of a full disk, or of another one that takes no more, what it means for the run.
+
+    Args:
+        folder: of the checkpoint or model that is written inside.
+
+    Raises:
+        OSError: something couldn't be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        # Torch says so in the words of its own file format.
+        is_of_disk = error.errno in _OF_DISKS if isinstance(error, OSError) else True
+        if isinstance(error, RuntimeError):
+            is_of_disk = any(word in str(error) for word in _WORDS_OF_TORCH)
+        if not is_of_disk:
+            raise
+        free = shutil.disk_usage(next(path for path in (folder, *folder.absolute().parents) if path.exists())).free
+        raise OSError(
+            f"{folder}: expected to write it whole, found {str(error).splitlines()[0]}; {free / 1e9:,.1f} GB are free "
+            "there. Make room and run the same command again: it goes on from the last whole checkpoint"
+        ) from error
+
+
 def seal(checkpoint: Path) -> None:
     """Write down what the files of a checkpoint hash to, once all of them are there."""
     files = [file for file in files_below(checkpoint) if file != checkpoint / SEAL_FILE]
@@ -167,16 +200,3 @@ def write_state(folder: Path, *, method: dict[str, Any], **sums: dict[str, list[
     """
     (folder / ARGUMENTS_FILE).unlink(missing_ok=True)
     write_json(folder / LOOP_CHECKPOINTS.state_file, {"method": method, **sums})
-
-
-def kept(file: Path, make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-    """What `make` gives, from `file` if an earlier process has kept it there; else it is kept there for a later one.
-
-    Args:
-        file: JSON file beside the checkpoints.
-        make: gives finite JSON values; lists and numbers alone come back as they were.
-    """
-    if not file.exists():
-        write_json(file, make())
-    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return found

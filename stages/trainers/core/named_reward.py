@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from stages.contracts.named_function import named_function
+from stages.contracts.named_function import errors_named, named_function
 from stages.demo.world import demo_judge
 from stages.models.scoring import RewardScorer
 
@@ -113,11 +113,23 @@ def _of_function(name: str, function: Any) -> Reward:
     names = list(inspect.signature(function).parameters)
     if names in (["prompts", "completions"], ["prompts", "completions", "rows"]):
         width = len(names)
-        return Reward(name, "user", lambda *columns: function(*map(list, columns[:width])))
+        return Reward(name, "user", _naming_errors(name, lambda *columns: function(*map(list, columns[:width]))))
     if names in (["prompt", "completion"], ["prompt", "completion", "row"]):
         width = len(names)
-        return Reward(name, "user", lambda *columns: [function(*each) for each in zip(*columns[:width], strict=True)])
+        return Reward(
+            name,
+            "user",
+            _naming_errors(name, lambda *columns: [function(*each) for each in zip(*columns[:width], strict=True)]),
+        )
     raise ValueError(
         f"reward {name}: expected a function of prompt and completion, or of prompts and completions, and row or rows "
         f"if it wants the log's other columns, found one of {', '.join(names) or 'nothing'}"
     )
+
+
+def _naming_errors(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    def named(*columns: Any) -> Any:
+        with errors_named(f"reward {name}"):
+            return function(*columns)
+
+    return named

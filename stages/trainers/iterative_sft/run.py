@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from transformers.trainer_utils import SaveStrategy
 
-from stages.contracts.files import write_json
+from stages.contracts.files import kept, write_json
 from stages.contracts.rows import content_id
 from stages.contracts.stopping import leave, stopping_between_steps
 from stages.losses.sft import IGNORED
 from stages.models.generation import Sampling, have_ended, sample_ids
 from stages.rows.prompts import Prompt
-from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, kept
+from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS
 from stages.trainers.core.processes import is_asked_to_stop
 from stages.trainers.iterative_sft.trainer import IterativeSFTTrainer
 
