@@ -60,7 +60,8 @@ def errors_named(what: str) -> Iterator[None]:
         yield
     except Exception as error:
         raise ValueError(
-            f"{what}: expected an answer, but it raised {type(error).__name__}: {error}; PLUMBLINE_TRACEBACK=1 shows where"
+            f"{what}: expected an answer, but it raised {type(error).__name__}: {error}; with "
+            "PLUMBLINE_TRACEBACK=1 the stage shows where"
         ) from error
 
 
