@@ -12,6 +12,7 @@ import yaml
 
 from stages.contracts.closure import ROOT
 from stages.contracts.launch import Launcher, launcher, unlaunched
+from stages.contracts.stage import EXIT_STOPPED
 
 PROFILES = sorted((ROOT / "pipelines" / "accelerate").glob("*.yaml"))
 
@@ -173,6 +174,8 @@ def test_no_process_outlives_the_stage(workspace, signal):
     getattr(stage, signal)()
     stage.communicate(timeout=30)
 
+    # Told to end, it says that the same command goes on.
+    assert signal == "kill" or stage.returncode == EXIT_STOPPED
     _, alive = psutil.wait_procs(family, timeout=15)
     assert not alive
 

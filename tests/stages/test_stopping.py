@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from stages.contracts import stopping
+from stages.contracts.closure import ROOT
 from stages.contracts.stage import EXIT_INTERRUPTED, EXIT_STOPPED, StageFailure
 
 
@@ -40,3 +43,18 @@ def test_the_handlers_are_as_before_afterwards():
 
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
     assert not stopping.is_watching()
+
+
+def test_a_step_that_hangs_does_not_outlive_the_grace():
+    script = (
+        "import os, signal, time\n"
+        "from stages.contracts import stopping\n"
+        "stopping.GRACE_S = 0.2\n"
+        "with stopping.stopping_between_steps():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+
+    found = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, timeout=30, check=False)
+
+    assert found.returncode == -signal.SIGKILL
