@@ -158,7 +158,7 @@ def run(
         )
         decided, tied = log.resolution.num_contradictory()
     if counts.num_events == 0:
-        raise ValueError(f"{params.source or feedback}: expected rows of feedback, found none; check the path")
+        raise ValueError(_none_found(params.source or str(feedback), log))
     if counts.fates["used"] == 0:
         raise StageFailure(f"none of {counts.num_events:,} rows can be used; {counts.summary()}", status=EXIT_REJECTED)
     # That nobody voted on most answers is as it should be, and no fault of theirs.
@@ -173,6 +173,17 @@ def run(
     said = _metrics(log, counts, found.unread) | {"contradictory": {"decided": decided, "tied": tied}}
     write_json(metrics, said)
     _print(said)
+
+
+def _none_found(where: str, log: FeedbackLog) -> str:
+    """Why there is no event: no record, or records in which nobody voted or answered."""
+    read = ", ".join(f"{count:,} records of {name}" for name, count in log.ledger.formats.items())
+    if not read:
+        return f"{where}: expected rows of feedback, found none; check the path"
+    return (
+        f"{where}: expected answers or votes, found none in {read}; add the table with the votes to the log, or "
+        "name another format, such as format: rows"
+    )
 
 
 def _end_of(day: date) -> float:

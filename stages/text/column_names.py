@@ -289,6 +289,11 @@ TIMES = (
     *("voted_at", "rated_at", "feedback_at", "feedback_time", "updated_at", "modified_at", "time", "timestamp", "ts"),
     *("created_at", "created", "create_time", "created_time", "event_time", "date", "datetime", "start_time"),
 )
+RETRACTIONS = (
+    *("retracted", "is_retracted", "retracted_at", "deleted", "is_deleted", "deleted_at", "removed", "is_removed"),
+    *("removed_at", "withdrawn", "withdrawn_at", "undone", "cancelled", "canceled"),
+)
+"""Columns that say of a vote that it was taken back, by true or by when."""
 CORRECTIONS = (
     *("correction", "corrected", "corrected_response", "corrected_answer", "corrected_output", "edited"),
     *("edited_response", "edited_answer", "edited_output", "improved_response", "ideal_response"),
@@ -313,7 +318,8 @@ TURNS = (
 )
 _REFERENCES = (
     *("answer", "message", "response", "completion", "generation", "observation", "span", "run", "request", "target"),
-    *("output", "item", "event", "trace"),
+    *("output", "item", "interaction", "prediction", "inference", "log", "record", "entry", "example", "sample"),
+    *("event", "trace"),
 )
 UPS = (
     *("up", "ups", "upvotes", "upvote", "upvoted", "thumbs_up", "thumbsup", "likes", "like", "liked", "num_up"),
@@ -356,8 +362,13 @@ def canonical(name: str) -> str:
 @functools.lru_cache(maxsize=4096)
 def is_vote(name: str) -> bool:
     """Whether a column is named like a vote."""
-    words = canonical(name.rpartition(".")[2]).split("_")
-    return words == ["y"] or (not _VOTES.isdisjoint(words) and words[-1] not in _ABOUT)
+    head, _, last = name.rpartition(".")
+    words = canonical(last).split("_")
+    if words == ["y"] or (not _VOTES.isdisjoint(words) and words[-1] not in _ABOUT):
+        return True
+    # Of `rating.responses` in a flat table the first part says so.
+    is_below = bool(head) and not _VOTES.isdisjoint(canonical(head).split("_"))
+    return is_below and (_ABOUT | METADATA | _REASONS).isdisjoint(words)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -429,6 +440,31 @@ def is_scale(name: str) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
+def speaks_of_votes(word: str) -> bool:
+    """Whether a word such as `negative_feedback` or `thumb_down` says of a row that somebody voted on it."""
+    words = canonical(word).split("_")
+    return len(words) > 1 and not _SPOKEN.isdisjoint(words)
+
+
+def is_judging(name: str, values: Iterable[str], is_numbers: bool) -> bool:
+    """Whether a column that is about a row by its name may be a vote by its values.
+
+    Numbers under `note`, which is French for a mark, under `rank`, and 0 and 1 under `status` and the like.
+    """
+    spelled = canonical(name)
+    is_truth = {value.casefold() for value in values} <= {"0", "1", "-1", "true", "false"}
+    return (is_numbers and spelled in _MARKS) or (is_truth and spelled in _STATES)
+
+
+_SPOKEN = frozenset(
+    {"thumb", "thumbs", "feedback", "vote", "voted", "upvote", "upvoted", "downvote", "downvoted", "like", "liked"}
+    | {"dislike", "disliked", "rated", "rating"}
+)
+_MARKS = frozenset({"note", "notes", "rank", "ranking"})
+_STATES = frozenset({"status", "state", "result", "finish", "action", "event", "type", "event_type"})
+
+
+@functools.lru_cache(maxsize=4096)
 def is_negative(name: str) -> bool:
     """Whether a column is named for what is bad, so that true says undesired."""
     return not _NEGATIVE.isdisjoint(canonical(name).split("_"))
@@ -443,12 +479,37 @@ def votes_in(value: Any) -> list[dict[str, Any]] | None:
         if not isinstance(item, Mapping):
             found.append({"label": item, "rater": None, "time": None})
             continue
-        vote = vote_in(item)
+        is_plain = "value" in item and {"name", "key", "type"}.isdisjoint(item) and not is_no_vote(item["value"])
+        vote = vote_in(item) or (("value", item["value"]) if is_plain else None)
         if vote is None:
             return None
         rater, time = first_of(item, (*RATERS, "by")), first_of(item, TIMES)
         found.append({"label": vote[1], "rater": item.get(rater or ""), "time": item.get(time or "")})
     return found
+
+
+def points_elsewhere(vote: Any) -> bool:
+    """Whether a vote in a cell names the message or the turn of a conversation that it is on."""
+    if isinstance(vote, list | tuple):
+        return any(map(points_elsewhere, vote))
+    return isinstance(vote, Mapping) and any(
+        not is_missing(plain_scalar(value)) and (canonical(name) in TURNS or _reference(name) is not None)
+        for name, value in vote.items()
+        if canonical(name) not in _VALUES
+    )
+
+
+_VALUES = frozenset({"response", "answer", "output", "item", "example", "sample", "event"})
+
+
+def unread_vote_keys(turns: Any) -> set[str]:
+    """Keys of messages that are named like votes and hold something."""
+    return {
+        str(key)
+        for turn in (turns if isinstance(turns, list) else ())
+        for key, value in (turn.items() if isinstance(turn, Mapping) else ())
+        if is_vote(str(key)) and not is_no_vote(value)
+    }
 
 
 def vote_in(row: Mapping[str, Any]) -> tuple[str, Any] | None:
@@ -460,11 +521,15 @@ def vote_in(row: Mapping[str, Any]) -> tuple[str, Any] | None:
         if not is_vote(name) or is_missing(plain_scalar(value)) or is_no_vote(value):
             continue
         vote = unwrapped(value)
+        if isinstance(vote, list) and (several := votes_in(vote)):
+            return name, several
         if isinstance(vote, Mapping | list) or is_no_vote(vote):
             continue
         if isinstance(vote, bool | int) and (is_negative(name) or canonical(name) in UPS):
             if vote:
                 return name, not is_negative(name)
         else:
-            return name, vote
+            # A plain 1 is the worst of stars, wherever they stand.
+            is_stars = is_scale(name) and isinstance(vote, int | float) and not isinstance(vote, bool)
+            return name, f"{vote:g} stars" if is_stars else vote
     return None

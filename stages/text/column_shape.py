@@ -32,7 +32,7 @@ _FROM_ZERO: Mapping[float, Place] = {0.0: "first", 1.0: "second"}
 _FROM_ONE: Mapping[float, Place] = {0.0: "tie", 1.0: "first", 2.0: "second"}
 _ANSWER_WORDS = frozenset(
     {"response", "responses", "answer", "answers", "completion", "completions", "output", "outputs", "reply", "replies"}
-    | {"generation", "generations", "candidate", "candidates", "samples"}
+    | {"generation", "generations", "candidate", "candidates", "samples", "original", "draft"}
 )
 _NO_TEXT = re.compile(r"\S*\d\S*|https?://\S+|\S+@\S+|[\d\s:.,+/TZ-]+", re.IGNORECASE)
 
@@ -53,7 +53,7 @@ class _Judge:
         settings, columns = survey.settings, survey.columns
         self.settings, self.columns, self.num_rows = settings, columns, survey.num_rows
         self.found, self.differing, self.disagree = survey.found, survey.differing(), survey.disagree
-        self.against = survey.against
+        self.against, self.in_messages = survey.against, survey.in_messages
         self.problems: list[str] = []
         self.said: list[str] = []
         self.names = settings.named()
@@ -68,6 +68,7 @@ class _Judge:
         pair, winner = self._pair()
         prompt, parts = self._question()
         self._answer(pair)
+        self._end()
         if pair is None:
             self._check_answers()
         counts = None if winner or pair else self._counts()
@@ -90,11 +91,13 @@ class _Judge:
             self.said.append(
                 f"{about['correction']} holds answers that were mended; pairs_from: [corrections] learns them"
             )
+        self._check_messages()
         self._unread_parts(prompt)
         if self.problems:
             listed = "".join(f"\n- {problem}" for problem in self.problems)
             raise ValueError(f"the log can be read in more ways than one; say in ingestion which is right:{listed}")
         self.read |= {value for value in about.values() if value} | set(parts)
+        self.read |= {name for name in self.free if names.canonical(name) in names.RETRACTIONS}
         unread = {name: column.rows for name, column in self.columns.items() if name not in self.read | set(COLUMNS)}
         return Shape(
             dict(self.names),
@@ -163,14 +166,30 @@ class _Judge:
                 self.said.append(f"{winner} says which of {named[0]} and {named[1]} is better")
             return (named[0], named[1]) if winner else None, winner
         if self._has("chosen") and self._has("rejected"):
+            self._check_codes(texts)
             winner = self._winner(is_sided=False)
             return ("chosen", "rejected") if winner else None, winner
         if not (texts or found) or self._has("completion") or self._has("messages"):
             return None, None
         return self._decided_pair((texts or found)[0])
 
+    def _check_codes(self, texts: Sequence[tuple[str, str]]) -> None:
+        """Chosen and rejected that hold the names of answers in other columns."""
+        column = self.columns.get("chosen")
+        if texts and column and column.is_choice(self.num_rows) and all(map(place_of_word, column.values)):
+            self.problems.append(
+                f"chosen holds {column.shown()}, and {texts[0][0]} and {texts[0][1]} are two answers; "
+                "columns: {winner: chosen, rejected: none} says that it names the better one"
+            )
+
     def _decided_pair(self, pair: tuple[str, str]) -> tuple[tuple[str, str] | None, str | None]:
         """Two answers by their names, and the column that says which is better."""
+        for name in self.free:
+            if not {"swap", "swapped", "flip", "flipped"}.isdisjoint(names.canonical(name).split("_")):
+                self.problems.append(
+                    f"{name} holds {self.columns[name].shown()}, so that {pair[0]} may not be the answer that the word "
+                    f"for the better one means; put them into one order, or columns: {{{name}: none}} if they are"
+                )
         self.one_hot = self._one_hot()
         if self.one_hot:
             self.read |= {*pair, *self.one_hot}
@@ -282,7 +301,7 @@ class _Judge:
         listed = ", ".join(f"{word} ({count:,})" for word, count in sorted(unknown.items())[:12])
         self.problems.append(
             f"{winner} says which of two answers is better, and its words aren't known: {listed}; "
-            f"winners: {{WORD: first, WORD: second, WORD: tie}}"
+            f"winners: {{{next(iter(sorted(unknown)))!r}: first, WORD: second, WORD: tie}}"
         )
         return places, None
 
@@ -357,6 +376,12 @@ class _Judge:
         sided = any(side_of(name) for name in spelled)
         answers = bool(spelled & set(ANSWERS)) or bool({"completion", "chosen"} & set(self.names))
         return answers or sided or "chosen" in spelled
+
+    def _end(self) -> None:
+        """Why generation of the answer ended, as other servers call it."""
+        name = names.first_of(self.free, ("stop_reason", "done_reason", "finish_reason"))
+        if name and not self._has("finish_reason") and not self._has("chosen"):
+            self._take("finish_reason", name, "by its name")
 
     def _answer(self, pair: tuple[str, str] | None) -> None:
         is_conversation = any(map(self._has, CONVERSATIONS))
@@ -455,6 +480,8 @@ class _Judge:
         column = self.columns[name]
         if names.is_vote(name):
             return True
+        if names.canonical(name) in names.RETRACTIONS:
+            return False
         is_word = column.words == column.rows > 0
         # True and false of an unknown column may well be thumbs.
         is_truth = column.truths == column.rows and len(column.values) > 1
@@ -501,12 +528,16 @@ class _Judge:
                 )
                 continue
             is_about = names.is_metadata(name) and not names.is_by_rater(name) and column.words < column.rows
+            is_about &= not (column.judges or names.is_judging(name, column.values, column.numbers == column.rows))
             is_about |= name in self.read or name in COLUMNS or names.canonical(name) in names.TOPICS
             if is_about or not column.is_choice(self.num_rows):
                 continue
+            is_rank = names.canonical(name) in ("rank", "ranking")
+            words = " with label_words: {'1': desired, '2': undesired}, as 1 is the best" if is_rank else ""
             self.problems.append(
                 f"{name} may be a vote by its few values, {column.shown()}, and answers without votes are learned as "
-                f"demonstrations; columns: {{label: {name}}} reads it as the vote, {{{name}: none}} leaves it out"
+                f"demonstrations; columns: {{label: {name}}} reads it as the vote{words}, "
+                f"{{{name}: none}} leaves it out"
             )
 
     def _check_negative(self) -> None:
@@ -518,6 +549,16 @@ class _Judge:
                 f"{name} is named for what is bad and holds {column.shown()}; label_words: {{'true': undesired, '1': "
                 "undesired, 'false': none, '0': none} says what its values mean"
             )
+
+    def _check_messages(self) -> None:
+        """Votes in messages that no format reads, as they are on turns of the user or hold objects."""
+        for name, count in sorted(self.in_messages.items()):
+            if not self.settings.is_left_out(name):
+                self.problems.append(
+                    f"{name} ({count:,}) is named like a vote, and nothing reads it there; put a word or a number into "
+                    f"the message of the answer, as in {{role: assistant, content: ..., rating: 1}}, or "
+                    f"columns: {{{name}: none}}"
+                )
 
     def _check_scores(self) -> None:
         for (better, worse), count in self.against.items():

@@ -41,7 +41,7 @@ from stages.text.votes import (
 )
 
 _WORDS = (UP | DOWN) - {"yes", "no", "y", "n", "t", "f", "true", "false", "right", "positive", "negative", "neg", "pos"}
-_WORDS -= {"ja", "nein", "s\u00ed", "oui", "non"}
+_WORDS -= {"ja", "nein", "s\u00ed", "oui", "non", "pass", "fail", "passed", "failed", "relevant", "irrelevant"}
 _MAX_VALUES = 60
 _MAX_WORD = 24
 _MAX_CHOICE = 40
@@ -76,6 +76,8 @@ class Column:
     """Values that are true or false."""
     words: int = 0
     """Values that are words for votes, such as "up", whatever the column is called."""
+    judges: int = 0
+    """Values that speak of a vote, such as "negative_feedback", whatever the column is called."""
     beside_pair: Counter[str] = field(default_factory=Counter)
     """Values in rows that have a chosen and a rejected answer."""
 
@@ -101,6 +103,7 @@ class Column:
         self.truths += isinstance(value, bool)
         self.numbers += not isinstance(value, bool) and rating_of(value) is not None
         self.words += len(text) < _MAX_WORD and word_of(value) in _WORDS
+        self.judges += isinstance(value, str) and len(text) < _MAX_WORD and names.speaks_of_votes(text)
         if spelling is not None:
             self.clear += _is_clear(value, spelling)
 
@@ -159,6 +162,8 @@ class Survey:
         self.unlike: Counter[tuple[str, str]] = Counter()
         """Rows in which two columns that may name the better answer differ."""
         self.num_rows = 0
+        self.in_messages: Counter[str] = Counter()
+        """Keys of messages that are named like votes, in rows of which no format reads them."""
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Take in one row of columns."""
@@ -183,6 +188,7 @@ class Survey:
                     self.against[name, worse] += 1
         self._compare_winners(row)
         self._add_nested(row)
+        self._look_into_messages(row, named)
         self._compare_prompts(row, named)
         self._compare_votes(row, named)
 
@@ -190,6 +196,10 @@ class Survey:
         winners = [name for name, value in row.items() if names.canonical(name) in WINNERS and not _is_empty(value)]
         for first, second in itertools.combinations(winners, 2):
             self.unlike[first, second] += _word(row[first]) != _word(row[second])
+
+    def _look_into_messages(self, row: Mapping[str, Any], named: Mapping[str, str]) -> None:
+        for name in {*CONVERSATIONS, named.get("messages", "")}:
+            self.in_messages.update(f"{name}.{key}" for key in names.unread_vote_keys(parsed(row.get(name))))
 
     def _add_nested(self, row: Mapping[str, Any]) -> None:
         for name, value in row.items():

@@ -76,7 +76,7 @@ def read_argilla(record: Record) -> Iterator[Item]:
         for response in listed:
             if response.get("status", "submitted") == "submitted":
                 about = {"rater": response.get("user_id"), "time": record.get("updated_at")}
-                yield _responded(fields, question, response.get("value"), about)
+                yield from _responded(fields, question, response.get("value"), about)
             else:
                 yield Item({}, error=RejectedRowError("no_label", f"{question}: the response isn't submitted"))
 
@@ -93,16 +93,23 @@ def _questions(responses: Any) -> Iterator[tuple[str, list[Record]]]:
             yield str(name), [{**response, "value": value}]
 
 
-def _responded(fields: Record, question: str, value: Any, about: Mapping[str, Any]) -> Item:
-    if isinstance(value, list) and value and all(isinstance(one, Mapping) and "rank" in one for one in value):
-        ranked = sorted(value, key=lambda one: one["rank"])
-        is_tied = len(ranked) > 1 and ranked[0]["rank"] == ranked[1]["rank"]
-        value = "tie" if is_tied else ranked[0]["value"]
-        return _compared(fields, two_answers(fields), value, about, score=question)
+def _responded(fields: Record, question: str, value: Any, about: Mapping[str, Any]) -> Iterable[Item]:
+    if isinstance(value, list) and (places := _places(fields, value)):
+        judged = [Judged(fields[name], -place) for name, place in places.items()]
+        return pairs_of({**_asked(fields), **about}, judged, _others(fields, tuple(places)), score=question)
     pair = two_answers(fields)
     if pair is not None and isinstance(value, str):
-        return _compared(fields, pair, value, about, score=question)
-    return _rated(fields, value, about, score=question)
+        return [_compared(fields, pair, value, about, score=question)]
+    return [_rated(fields, value, about, score=question)]
+
+
+def _places(fields: Record, order: list[Any]) -> dict[str, float]:
+    """By field, its place in an order of several: a list of names, or of names with ranks; empty of anything else."""
+    if order and all(isinstance(one, Mapping) and {"rank", "value"} <= one.keys() for one in order):
+        places = {str(one["value"]): float(one["rank"]) for one in order}
+    else:
+        places = {str(name): float(place) for place, name in enumerate(order)}
+    return places if len(places) > 1 and places.keys() <= fields.keys() else {}
 
 
 def _compared(data: Record, pair: tuple[str, str] | None, word: Any, about: Mapping[str, Any], *, score: str) -> Item:

@@ -5,11 +5,13 @@ stands elsewhere. An item has cells by our names, and ids by which answers and v
 """
 
 import html
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from stages.contracts.rows import canonical_json
 from stages.text.column_names import (
     QUESTION_PARTS,
     canonical,
@@ -611,6 +613,19 @@ def _openai(record: Record) -> Iterator[Item]:
     yield Item(cells, {**source, "model": answered.get("model")}, own_ids=names)
 
 
+def _is_openai_preference(record: Record) -> bool:
+    return {"input", "preferred_output", "non_preferred_output"} <= record.keys()
+
+
+def _openai_preference(record: Record) -> Iterator[Item]:
+    """What OpenAI's preference fine-tuning takes: a request and two answers."""
+    cells = _exchange(record["input"], record["preferred_output"])
+    worse = _exchange(record["input"], record["non_preferred_output"])
+    pair = {"chosen": cells.pop("completion"), "rejected": worse["completion"]}
+    used = ("input", "preferred_output", "non_preferred_output")
+    yield Item({**cells, **pair}, {key: as_json_value(value) for key, value in record.items() if key not in used})
+
+
 # ---- what a model was asked and what it answered, whatever holds it ----
 
 _TEXT_KEYS = ("question", "query", "input", "prompt", "text", "content", "message", "user_input", "human_input")
@@ -654,7 +669,19 @@ def _is_packed(value: Any) -> bool:
     return isinstance(value, str) and isinstance(_unpacked(value), Mapping | list)
 
 
+def _is_quoted(value: Any) -> bool:
+    """Whether a text stands in quotes as JSON, as tables hold it that were made of JSON."""
+    if not isinstance(value, str) or value[:1] != '"':
+        return False
+    try:
+        return isinstance(json.loads(value), str)
+    except ValueError:
+        return False
+
+
 def _exchange(asked: Any, answered: Any) -> dict[str, Any]:
+    if _is_quoted(asked) and _is_quoted(answered):
+        asked, answered = json.loads(asked), json.loads(answered)
     if _is_packed(asked) and (held := _unpacked(asked)) is not None:
         # An answer alone may well be JSON that a model wrote; beside a question in JSON it was packed with it.
         asked, answered = held, _unpacked(answered)
@@ -686,7 +713,9 @@ def _turns(value: Any, role: str, keys: tuple[str, ...]) -> list[dict[str, Any]]
         return [{"role": role, "content": value}]
     if isinstance(value, list) and value:
         value = value[0] if len(value) == 1 and isinstance(value[0], list) else value
-        return [_turn(item, role) for item in value]
+        # Thoughts are items of their own in what the Responses API gives, mostly empty or encrypted.
+        said = [item for item in value if not (isinstance(item, Mapping) and item.get("type") == "reasoning")]
+        return [_turn(item, role) for item in said]
     if isinstance(value, Mapping):
         return _turns_below(value, role, keys)
     raise _no_turns(value, role)
@@ -736,10 +765,20 @@ def _argument(call: Record) -> Any:
 
 
 def _first_answer(found: list[Any]) -> list[Any]:
+    listed = found[0] if isinstance(found[0], list) else found
+    if len({canonical_json(as_json_value(_without_place(one))) for one in listed}) > 1:
+        raise RejectedRowError(
+            "ambiguous_vote",
+            f"expected one answer, found {len(listed)}, and nothing says which of them was meant; keep that one",
+        )
     first = found[0][0] if isinstance(found[0], list) and found[0] else found[0]
     if isinstance(first, Mapping) and isinstance(first.get("message"), Mapping):
         return [first["message"]]
     return [first]
+
+
+def _without_place(choice: Any) -> Any:
+    return {key: choice[key] for key in choice if key != "index"} if isinstance(choice, Mapping) else choice
 
 
 def _turn(value: Any, role: str) -> dict[str, Any]:
@@ -812,6 +851,7 @@ FORMATS: Mapping[str, Format] = {
     "langsmith_run": Format(_is_langsmith_run, _langsmith_run),
     "langsmith_table": Format(_is_langsmith_table, _langsmith_table),
     "langfuse_score": Format(_is_langfuse_score, _langfuse_score),
+    "openai_preference": Format(_is_openai_preference, _openai_preference),
     "openai": Format(_is_openai, _openai),
     "langfuse": Format(_is_langfuse, _langfuse),
     "rated_turns": Format(_has_rated_turns, _rated_turns),

@@ -16,7 +16,19 @@ from tqdm import tqdm
 from stages.contracts.ledger import Fate
 from stages.contracts.rows import canonical_json
 from stages.text.cells import cells_of, joined_parts
-from stages.text.column_names import TIMES, canonical, first_of, is_id, is_scale, own_id, vote_in, votes_in
+from stages.text.column_names import (
+    RETRACTIONS,
+    TIMES,
+    canonical,
+    first_of,
+    is_id,
+    is_scale,
+    is_vote,
+    own_id,
+    points_elsewhere,
+    vote_in,
+    votes_in,
+)
 from stages.text.column_shape import shape_of
 from stages.text.column_survey import Survey
 from stages.text.columns import Settings, Shape, has, value_at
@@ -220,10 +232,16 @@ class FeedbackLog:
     def _survey(self) -> Shape:
         survey = Survey(self.settings, self.store)
         unread_parts: Counter[str] = Counter()
+        unread_votes: Counter[str] = Counter()
+        voted_exports: Counter[str] = Counter()
         for logged in self._records("looking at columns"):
             if logged.row is None:
                 continue
             found = self._export(logged.row)
+            if found is None:
+                voted_exports.update(self._voted_export(logged.row))
+            elif found[0] == "rated_turns" or not any(map(_is_voted, found[1])):
+                unread_votes.update(self._votes_beside(logged.row))
             self._note_times(logged.row, found)
             if found is not None:
                 self.ledger.formats[found[0]] += 1
@@ -238,7 +256,8 @@ class FeedbackLog:
                 survey.add(logged.row)
         self._check_scores(self._own_scores)
         self._check_parts(unread_parts)
-        shape = shape_of(survey)
+        _check_votes_beside(unread_votes)
+        shape = self._shape_beside(survey, voted_exports)
         names = {shape.names.get(name, name) for name in ANSWERS}
         self._is_apart |= bool(shape.conversation and shape.turn) or not shape.has_answers
         asked = (names - {shape.names.get("completion", "completion")}) | {
@@ -313,6 +332,36 @@ class FeedbackLog:
         )
         if listed:
             raise ValueError(f"nothing reads what stands beside the question; say in ingestion what it is:{listed}")
+
+    def _votes_beside(self, row: Mapping[str, Any]) -> Iterator[str]:
+        """Columns of an export that hold votes and that its format doesn't read."""
+        for name, value in row.items():
+            is_said = self.settings.is_left_out(name) or name in self.settings.named().values()
+            vote = unwrapped(value)
+            if not is_said and is_vote(name) and not is_no_vote(vote) and not isinstance(vote, Mapping | list):
+                yield name
+
+    def _voted_export(self, row: Mapping[str, Any]) -> list[str]:
+        """The format of an export with votes, where mapped columns have it read as a row."""
+        found = self._reader.read(row) if self._is_mapped() else None
+        return [found[0]] if found is not None and any(map(_is_voted, found[1])) else []
+
+    def _shape_beside(self, survey: Survey, voted_exports: Counter[str]) -> Shape:
+        """The shape of rows, unless they are exports whose votes stand where no column is."""
+        name = next(iter(voted_exports), None)
+        try:
+            shape = shape_of(survey)
+        except ValueError as error:
+            hint = f"\n- format: {name} reads records of this form with their votes, beside what columns map"
+            raise ValueError(f"{error}{hint if name else ''}") from error
+        has_votes = shape.counts or shape.pair or not {"label", "chosen"}.isdisjoint((*shape.names, *survey.columns))
+        if name is not None and not (has_votes or self.settings.is_left_out("label")):
+            raise ValueError(
+                f"records have votes in the form of {name}, and columns that map a part of the question or the answer "
+                f"have them read as rows without votes; format: {name} reads both, columns: {{label: none}} takes them "
+                "without votes"
+            )
+        return shape
 
     def _is_wanted(self, item: Item) -> bool:
         """Whether an item is no score, or the one that is the vote."""
@@ -448,8 +497,16 @@ class FeedbackLog:
             time=seconds,
             unread_time=unread,
             correction=cells.get("correction"),
-            is_retraction=kind is not None and is_retracted(item.source[kind]),
+            is_retraction=(kind is not None and is_retracted(item.source[kind])) or self._is_taken_back(item),
         )
+
+    def _is_taken_back(self, item: Item) -> bool:
+        """Whether a column such as `deleted` says so."""
+        name = first_of(item.source, RETRACTIONS)
+        if name is None or self.settings.is_left_out(name):
+            return False
+        value = plain_scalar(item.source[name])
+        return not is_no_vote(value) and str(value).casefold() not in ("false", "0", "no", "f", "n")
 
     def _entries_of(self, logged: LoggedRow, item: Item, joined: Joined, event: int) -> list[Entry]:
         """What an item comes to: each vote on an answer, or the answer alone; nothing where it is part of others."""
@@ -652,6 +709,21 @@ class FeedbackLog:
             )
 
 
+def _is_voted(item: Item) -> bool:
+    """Whether an item is a vote, has one or makes a pair, or says why it is refused."""
+    return item.error is not None or bool(item.targets) or not {"label", "up", "chosen"}.isdisjoint(item.cells)
+
+
+def _check_votes_beside(votes: Mapping[str, int]) -> None:
+    listed = "".join(
+        f"\n- {name} ({count:,}) is named like a vote; columns: {{label: {name}}} reads it, {{{name}: none}} leaves it "
+        "out"
+        for name, count in sorted(votes.items())
+    )
+    if listed:
+        raise ValueError(f"nothing reads what stands beside the answer; say in ingestion what it is:{listed}")
+
+
 def _add_turns(item: Item, joined: Joined) -> RejectedRowError | None:
     """Give an answer the turns before it; why they aren't there."""
     for turns in (joined.messages, joined.before):
@@ -684,6 +756,12 @@ def _unclear_turn(item: Item, column: str) -> RejectedRowError | None:
     votes, turn = parse_conversation(item.cells.get("label")), number_of(item.cells.get("turn"))
     if num_answers < 2 or votes is None:
         return None
+    if points_elsewhere(votes):
+        return RejectedRowError(
+            "unknown_label",
+            f"expected a vote on the last of {num_answers} answers, found votes that name messages or turns; put each "
+            "into its message, as in {role: assistant, content: ..., rating: 1}",
+        )
     if isinstance(votes, list) and len(votes) == num_answers and not any(isinstance(vote, Mapping) for vote in votes):
         return RejectedRowError(
             "unknown_label",

@@ -165,7 +165,10 @@ def read_cells(
     names: tuple[Column, ...] = ("finish_reason",)
     if found == "pairs":
         names = ("chosen_finish_reason", "rejected_finish_reason")
-    are_complete = tuple(_is_complete(cells.pop(name, None)) for name, _ in zip(names, completions, strict=False))
+    are_complete = tuple(
+        _is_complete(cells.pop(name, None)) and _is_complete(_end_of(completion))
+        for name, completion in zip(names, completions, strict=False)
+    )
     # What the layout had no use for (a system prompt beside plain text, a score beside a pair) is kept like the rest.
     unused = {(columns or {}).get(name, name): as_json_value(value) for name, value in cells.items()}
     return Feedback(found, prompt, completions, None, are_complete, weight, tools, {**source, **unused}), vote
@@ -574,6 +577,12 @@ def each_answer(feedback: Feedback) -> list[Feedback]:
 def _split_again(feedback: Feedback, length: int) -> Feedback:
     turns = [*feedback.prompt, *feedback.completions[0]]
     return feedback._replace(prompt=turns[:length], completions=(turns[length:],))
+
+
+def _end_of(completion: Text) -> Any:
+    """Why generation of an answer ended, as its last message says."""
+    last = {} if isinstance(completion, str) else completion[-1]
+    return last.get("finish_reason", last.get("stop_reason"))
 
 
 def _is_complete(finish_reason: Any) -> bool:

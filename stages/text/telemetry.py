@@ -4,6 +4,7 @@ Read are lines of the collector's file exporter (OTLP as JSON) and spans one by 
 https://github.com/open-telemetry/semantic-conventions-genai.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -41,8 +42,10 @@ def _items(span: Record) -> Iterator[Item]:
     if (span.get("eventName") or span.get("name")) == EVALUATION:
         yield _evaluation(span, attributes, {"any": response, "span": own, "trace": trace})
         return
-    asked = attributes.get("gen_ai.input.messages", attributes.get("gen_ai.prompt"))
-    answered = attributes.get("gen_ai.output.messages", attributes.get("gen_ai.completion"))
+    asked, answered = (
+        next((attributes[name] for name in (new, old) if name in attributes), _numbered(attributes, old))
+        for new, old in (("gen_ai.input.messages", "gen_ai.prompt"), ("gen_ai.output.messages", "gen_ai.completion"))
+    )
     if asked is not None and answered is not None:
         source = {"model": attributes.get("gen_ai.response.model", attributes.get("gen_ai.request.model"))}
         ids = _named({"span": own, "any": response})
@@ -55,6 +58,20 @@ def _items(span: Record) -> Iterator[Item]:
             yield _evaluation(event, _attributes(event), {"span": own, "any": response, "trace": trace})
 
 
+_NUMBERED = re.compile(r"(?P<name>gen_ai\.(?:prompt|completion))\.(?P<place>\d+)\.(?P<key>role|content|finish_reason)")
+
+
+def _numbered(attributes: Mapping[str, Any], name: str) -> list[dict[str, Any]] | None:
+    """Messages of which each part is an attribute, such as `gen_ai.prompt.0.content` of OpenLLMetry."""
+    messages: dict[int, dict[str, Any]] = {}
+    for key, value in attributes.items():
+        if (match := _NUMBERED.fullmatch(key)) and match["name"] == name:
+            messages.setdefault(int(match["place"]), {})[match["key"]] = value
+    if any(key.startswith(f"{name}.") and ".tool_calls." in key for key in attributes):
+        raise RejectedRowError("unsupported_content", "expected text, found calls of tools in attributes of their own")
+    return [messages[place] for place in sorted(messages)] or None
+
+
 def _cells(attributes: Mapping[str, Any], asked: Any, answered: Any) -> dict[str, Any]:
     system = _messages(attributes.get("gen_ai.system_instructions"), "system")
     answer = _messages(answered, "assistant")
@@ -62,7 +79,9 @@ def _cells(attributes: Mapping[str, Any], asked: Any, answered: Any) -> dict[str
     cells["tools"] = [_tool(tool) for tool in parsed(attributes.get("gen_ai.tool.definitions")) or []]
     cells["conversation"] = attributes.get("gen_ai.conversation.id")
     reasons = parsed(attributes.get("gen_ai.response.finish_reasons"))
-    cells["finish_reason"] = reasons[0] if isinstance(reasons, list) and reasons else None
+    said = [message.get("finish_reason") for message in parsed(answered) if isinstance(message, Mapping)]
+    found = [*(reasons if isinstance(reasons, list) else []), *said]
+    cells["finish_reason"] = next((reason for reason in found if not is_missing(reason)), None)
     return cells
 
 

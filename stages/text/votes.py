@@ -51,6 +51,9 @@ WORDS = (
     ("approved", "disapproved"),
     ("satisfied", "dissatisfied"),
     ("useful", "useless"),
+    ("pass", "fail"),
+    ("passed", "failed"),
+    ("relevant", "irrelevant"),
     ("\N{HEAVY CHECK MARK}", "\N{HEAVY BALLOT X}"),
     ("\N{CHECK MARK}", "\N{BALLOT X}"),
 )
@@ -65,6 +68,7 @@ _LOOKS = re.compile("[\ufe0e\ufe0f\U0001f3fb-\U0001f3ff]")
 _SHORTCODE = re.compile(r":([^\s:]+):(?::skin-tone-\d:)?")
 _SHORTCODES = {"+1": "thumbs_up", "-1": "thumbs_down"}
 _VALUE_KEYS = ("value", "rating", "score", "vote", "label", "thumb", "thumbs", "feedback", "type", "name")
+_TOP_KEYS = ("max", "max_value", "max_rating", "max_score", "maximum", "scale", "out_of", "best")
 
 _DIGITS = r"[+-]?\d+(?:[.,]\d{1,2})?"
 _UNIT = r"(?:stars?|points?|pts?|stern(?:en?)?|punkt(?:en?)?|estrellas?|puntos?|[e\u00e9]toiles?|stelle|\u2605|\u2b50)"
@@ -177,7 +181,7 @@ def unwrapped(value: Any) -> Any:
         if isinstance(value, list | tuple) and len(value) == 1:
             value = value[0]
         elif isinstance(value, Mapping) and (key := _vote_key(value)):
-            value = value[key]
+            value = _with_scale(value, key)
         else:
             return value
     return value
@@ -189,6 +193,22 @@ def _vote_key(value: Mapping[str, Any]) -> str | None:
     words = [key for key in ("stringValue", "string_value") if not is_missing(value.get(key))]
     found = words + [key for key in _VALUE_KEYS if key in value and not isinstance(value[key], list)]
     return found[0] if found else None
+
+
+def _with_scale(value: Mapping[str, Any], key: str) -> Any:
+    """A vote below a key; of a number that stands beside the largest there can be, such as 1 of 5, both."""
+    number = _number(value[key])
+    top = next((found for name in _TOP_KEYS if (found := _top_of(value.get(name))) is not None), None)
+    return value[key] if number is None or top is None or top == 1 else f"{number:g}/{top:g}"
+
+
+def _top_of(value: Any) -> float | None:
+    """The end of a scale: a number, or the last one of "1-5" and [1, 5]."""
+    if isinstance(value, str) and (ends := re.fullmatch(r"\d+\s?(?:-|\u2013|to)\s?(\d+)", value.strip())):
+        value = ends[1]
+    elif isinstance(value, list | tuple) and value:
+        value = value[-1]
+    return _number(value)
 
 
 def word_of(value: Any) -> str:
@@ -209,7 +229,7 @@ def is_no_vote(value: Any) -> bool:
 
 def is_retracted(value: Any) -> bool:
     """Whether a word, such as the kind of an event, says that a vote was taken back."""
-    words = set(word_of(value).split("_"))
+    words = set(re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(value)).casefold()))
     return bool(words & (_RETRACTED | {"retract", "remove", "delete", "clear", "undo", "unvote", "unrate", "withdraw"}))
 
 

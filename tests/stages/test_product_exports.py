@@ -191,3 +191,89 @@ def test_thoughts_in_the_markup_of_open_webui_are_no_answer():
     found = plain_message({"role": "assistant", "content": f"{shown}A wren."})
 
     assert found == {"role": "assistant", "content": "A wren.", "reasoning_content": "Birds & so on."}
+
+
+def test_openai_preferences(reads):
+    rows = [
+        {"input": {"messages": [{"role": "user", "content": f"Which {i}?"}], "tools": []}}
+        | {"preferred_output": [{"role": "assistant", "content": "A wren."}]}
+        | {"non_preferred_output": [{"role": "assistant", "content": "A cod."}]}
+        for i in range(3)
+    ]
+
+    found = reads(rows)
+
+    assert found.pairs() == [(f"Which {i}?", "A wren.", "A cod.") for i in range(3)]
+
+
+def test_of_several_choices_none_is_the_answer_that_was_voted_on(reads):
+    def row(*answers):
+        choices = [{"index": i, "message": {"role": "assistant", "content": text}} for i, text in enumerate(answers)]
+        return {"request": {"messages": [{"role": "user", "content": answers[0]}]}, "response": {"choices": choices},
+                "feedback": "up"}  # fmt: skip
+
+    found = reads([row("A wren.", "A cod."), row("A tern."), row("An owl.", "An owl.")])
+
+    assert found.votes() == {("A tern.", "A tern."): True, ("An owl.", "An owl."): True}
+    assert found.counts["reject_reasons"] == {"ambiguous_vote": 1}
+
+
+def test_thoughts_among_the_items_of_a_response_are_no_answer(reads):
+    row = {"object": "response", "input": "Which bird?", "metadata": {"feedback": "down"}}
+    row["output"] = [{"type": "reasoning", "id": "r", "summary": []}]
+    row["output"] += [{"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "A wren."}]}]
+
+    assert reads([row]).votes() == {("Which bird?", "A wren."): False}
+
+
+def test_argilla_orders_that_name_fields(reads):
+    fields = {"instruction": "Which bird?", "response-1": "A wren.", "response-2": "A cod.", "response-3": "A fly."}
+    orders = [
+        ["response-3", "response-1", "response-2"],
+        [{"value": f"response-{i}", "rank": rank} for i, rank in ((1, 2), (2, 3), (3, 1))],
+    ]
+
+    for order in orders:
+        found = reads([{"id": "1", "fields": fields, "responses": {"ranking": [{"value": order, "user_id": "ann"}]}}])
+
+        answers = [pair[1:] for pair in found.pairs()]
+        assert sorted(answers) == [("A fly.", "A cod."), ("A fly.", "A wren."), ("A wren.", "A cod.")]
+
+
+def test_spans_whose_messages_are_attributes_each(reads):
+    def span(i, reason):
+        attributes = {"gen_ai.prompt.0.role": "user", "gen_ai.prompt.0.content": f"Which {i}?"}
+        attributes |= {"gen_ai.completion.0.role": "assistant", "gen_ai.completion.0.content": "A wren."}
+        attributes["gen_ai.completion.0.finish_reason"] = reason
+        return {"trace_id": f"t{i}", "span_id": f"s{i}", "name": "chat", "attributes": attributes}
+
+    found = reads([span(0, "stop"), span(1, "length"), *({"span_id": f"s{i}", "vote": "down"} for i in range(2))])
+
+    assert [(event["label"], event["is_complete"]) for event in found.events] == [(False, True), (False, False)]
+
+
+def test_an_answer_says_itself_that_it_broke_off(reads):
+    log = [
+        {"messages": [{"role": "user", "content": f"Which {i}?"}], "label": True}
+        | {"response": {"role": "assistant", "content": "A wren.", "stop_reason": reason}}
+        for i, reason in enumerate(["end_turn", "max_tokens"])
+    ]
+    log += [{**log[0], "response": {"role": "assistant", "content": "A tern."}, "stop_reason": "max_tokens"}]
+
+    assert [event["is_complete"] for event in reads(log).events] == [True, False, False]
+
+
+def test_a_log_without_votes_or_answers_says_what_was_read(reads):
+    log = [{"id": "1", "fields": {"instruction": "Which bird?", "response": "A wren."}, "responses": {}}]
+
+    with pytest.raises(ValueError, match="found none in 1 records of argilla"):
+        reads(log)
+
+
+def test_votes_are_joined_by_the_id_of_an_interaction(reads):
+    answers = [{"interaction_id": f"i{i}", "question": f"Which {i}?", "answer": "A wren."} for i in range(4)]
+    votes = [{"interaction_id": f"i{i}", "thumbs": ["up", "down"][i % 2]} for i in range(4)]
+
+    found = reads([*answers, *votes])
+
+    assert found.votes() == {(f"Which {i}?", "A wren."): i % 2 == 0 for i in range(4)}
