@@ -302,6 +302,7 @@ CONVERSATIONS = (
     *("conversation", "conversation_id", "conv_id", "chat", "chat_id", "session", "session_id", "thread", "thread_id"),
     *("dialog", "dialog_id", "dialogue", "dialogue_id", "conversation_hash"),
 )
+CONVERSATION_IDS = tuple(name for name in CONVERSATIONS if name.endswith("_id"))
 TURNS = (
     "rated_turn",
     "voted_turn",
@@ -319,7 +320,7 @@ TURNS = (
 _REFERENCES = (
     *("answer", "message", "response", "completion", "generation", "observation", "span", "run", "request", "target"),
     *("output", "item", "interaction", "prediction", "inference", "log", "record", "entry", "example", "sample"),
-    *("event", "trace"),
+    *("for", "event", "trace"),
 )
 UPS = (
     *("up", "ups", "upvotes", "upvote", "upvoted", "thumbs_up", "thumbsup", "likes", "like", "liked", "num_up"),
@@ -493,13 +494,11 @@ def points_elsewhere(vote: Any) -> bool:
     if isinstance(vote, list | tuple):
         return any(map(points_elsewhere, vote))
     return isinstance(vote, Mapping) and any(
-        not is_missing(plain_scalar(value)) and (canonical(name) in TURNS or _reference(name) is not None)
-        for name, value in vote.items()
-        if canonical(name) not in _VALUES
+        canonical(name) in _POINTERS and not is_missing(plain_scalar(value)) for name, value in vote.items()
     )
 
 
-_VALUES = frozenset({"response", "answer", "output", "item", "example", "sample", "event"})
+_POINTERS = {*TURNS, "message_uuid", *(f"{kind}_id" for kind in ("message", "answer", "response", "completion"))}
 
 
 def unread_vote_keys(turns: Any) -> set[str]:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from stages.contracts.rows import canonical_json
 from stages.text.column_names import (
+    CONVERSATION_IDS,
     QUESTION_PARTS,
     canonical,
     first_of,
@@ -282,7 +283,7 @@ def is_message_row(record: Record) -> bool:
     if speaker_of(record) is None or not isinstance(text_of(record), str | list) or "conversations" in record:
         return False
     return message_id(record) is not None and (
-        first_of(record, ("parent_id", "parent_message_id", "conversation_id", "parent")) is not None
+        first_of(record, ("parent_id", "parent_message_id", "parent", *CONVERSATION_IDS)) is not None
     )
 
 

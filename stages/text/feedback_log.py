@@ -17,6 +17,7 @@ from stages.contracts.ledger import Fate
 from stages.contracts.rows import canonical_json
 from stages.text.cells import cells_of, joined_parts
 from stages.text.column_names import (
+    CONVERSATION_IDS,
     RETRACTIONS,
     TIMES,
     canonical,
@@ -467,7 +468,7 @@ class FeedbackLog:
             return []
         found = vote_in({key: value for key, value in row.items() if key not in ("text", "content")})
         key, time = first_of(row, ("rater", "user_id", "user")), first_of(row, ("updated_at", "created_at", "time"))
-        cells = {"conversation": value_at(row, first_of(row, ("conversation_id", "message_tree_id")) or "")}
+        cells = {"conversation": value_at(row, first_of(row, (*CONVERSATION_IDS, "message_tree_id")) or "")}
         if found:
             cells |= {"label": found[1], "rater": row[key] if key else None, "time": row[time] if time else None}
         source = {str(name): as_json_value(value) for name, value in row.items() if name not in plain_message(row)}
@@ -760,7 +761,8 @@ def _unclear_turn(item: Item, column: str) -> RejectedRowError | None:
         return RejectedRowError(
             "unknown_label",
             f"expected a vote on the last of {num_answers} answers, found votes that name messages or turns; put each "
-            "into its message, as in {role: assistant, content: ..., rating: 1}",
+            "into its message, as in {role: assistant, content: ..., rating: 1}, or columns: {label: NAME.KEY} if they "
+            "are all on the last",
         )
     if isinstance(votes, list) and len(votes) == num_answers and not any(isinstance(vote, Mapping) for vote in votes):
         return RejectedRowError(

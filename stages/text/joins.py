@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from stages.contracts.rows import canonical_json
-from stages.text.column_names import first_of
+from stages.text.column_names import CONVERSATION_IDS, first_of
 from stages.text.event_store import EventStore, InStep
 from stages.text.exports import Item, message_id, parent_of, plain_message, speaker_of, why_broken
 from stages.text.layouts import MAX_MESSAGES, as_json_value
@@ -181,7 +181,7 @@ class Joins:
         """
         name, parent = message_id(record) or "", parent_of(record)
         said = None if speaker_of(record) is None else canonical_json(as_json_value(plain_message(record)))
-        conversation = first_of(record, ("conversation_id",))
+        conversation = first_of(record, CONVERSATION_IDS)
         time = record.get(first_of(record, _TIMES) or "")
         seconds, rank = self._times.seconds(time), rating_of(record.get("rank"))
         if seconds is None and not is_missing(time):

@@ -277,3 +277,16 @@ def test_votes_are_joined_by_the_id_of_an_interaction(reads):
     found = reads([*answers, *votes])
 
     assert found.votes() == {(f"Which {i}?", "A wren."): i % 2 == 0 for i in range(4)}
+
+
+def test_a_table_of_messages_by_chat_and_one_of_votes(reads):
+    texts = ["Which bird?", "A wren.", "And which fish?", "A cod."]
+    messages = [
+        {"id": f"m{i}", "chatId": "c", "role": ("user", "assistant")[i % 2], "content": text, "createdAt": i + 1}
+        for i, text in enumerate(texts)
+    ]
+    votes = [{"chatId": "c", "messageId": f"m{i}", "isUpvoted": i == 1} for i in (1, 3)]
+
+    found = reads([*messages, *votes])
+
+    assert found.votes() == {("Which bird?", "A wren."): True, ("And which fish?", "A cod."): False}
