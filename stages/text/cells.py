@@ -108,15 +108,17 @@ def _add_turns(
 ) -> None:
     """Put a system prompt and the turns before a plain question where they belong."""
     prompt = cells.get("prompt")
-    is_question = "history" in shape.names.values() or "history" in shape.parts
-    history = parsed(row.get("history")) if "history" not in left and not is_question else None
+    path = shape.names.get("history", "history")
+    is_question = path in shape.parts or path in [found for name, found in shape.names.items() if name != "history"]
+    history = parsed(value_at(row, path)) if path not in left and not is_question else None
     system = cells.get("system")
     if prompt is None or not (history or (isinstance(system, str) and system.strip())):
         return
     turns = parsed(prompt)
     turns = list(turns) if is_conversation(turns) else [{"role": "user", "content": prompt}]
     if history:
-        source.pop("history", None)
+        source.pop(path, None)
+        cells.pop("history", None)
         turns = [*_turns_of(history), *turns]
     if isinstance(system, str) and system.strip():
         cells.pop("system")

@@ -136,6 +136,7 @@ QUESTION_PARTS = frozenset(
     ]
 )
 """Columns that are part of a question by their name."""
+HISTORIES = ("chat_history", "conversation_history", "previous_messages", "message_history")
 METADATA = frozenset(
     [
         "id",

@@ -594,7 +594,9 @@ class _Judge:
                 what = f"differs between rows of one prompt and holds {self.columns[name].shown():.80}"
             else:
                 continue
-            if prompt or self.settings.prompt_parts or any(map(self._has, CONVERSATIONS)):
+            if names.canonical(name) in names.HISTORIES and self.columns[name].objects:
+                setting = f"columns: {{history: {name}}} puts its turns before the question"
+            elif prompt or self.settings.prompt_parts or any(map(self._has, CONVERSATIONS)):
                 setting = f"prompt_parts: [{name}, {prompt or 'prompt'}] puts it before the question"
             else:
                 setting = f"columns: {{prompt: {name}}} takes it for the question"

@@ -177,3 +177,23 @@ def test_answers_that_may_have_changed_places_stop_the_run(reads):
         reads(log)
 
     assert len(reads(log, columns={"swapped": "none"}).pairs()) == len(EACH)
+
+
+def test_turns_before_a_question_stand_where_columns_say(reads):
+    log = [
+        {
+            "chat_history": [[f"Who is {i}?", "It is a bird."]],
+            "question": "Where is it?",
+            "answer": "Here.",
+            "thumb": i % 2,
+        }
+        for i in range(4)
+    ]
+
+    with pytest.raises(ValueError, match=r"columns: \{history: chat_history\} puts its turns before the question"):
+        reads(log)
+    found = reads(log, columns={"history": "chat_history"})
+
+    asked = [[turn["content"] for turn in json.loads(row["messages"])["prompt"]] for row in found.rows]
+    assert asked == [[f"Who is {i}?", "It is a bird.", "Where is it?"] for i in range(4)]
+    assert [row["label"] for row in found.rows] == [False, True, False, True]
