@@ -63,8 +63,41 @@ def _set_values(overrides: Sequence[str], path: Path) -> None:
     from dvc.utils.hydra import apply_overrides as set_values
 
     refuse_malformed(overrides)
+    others = [override for override in overrides if not _set_mapping(override, path)]
     try:
-        set_values(str(path), [as_given_to_dvc(override) for override in overrides])
+        set_values(str(path), [as_given_to_dvc(override) for override in others])
     except InvalidArgumentError as error:
         reason = error.__cause__ or error
         raise ValueError(f"--set {' '.join(overrides)}: {' '.join(str(reason).split())}") from None
+
+
+def _set_mapping(override: str, path: Path) -> bool:
+    """Set a mapping whose keys the grammar has no words for, such as columns of a log in any language.
+
+    Returns:
+        Whether it is one, and set.
+    """
+    import yaml
+    from dvc.utils.serialize import modify_yaml
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    key, _, text = override.partition("=")
+    if not text.lstrip().startswith("{"):
+        return False
+    try:
+        OverridesParser.create().parse_overrides([as_given_to_dvc(override)])
+    except OverrideParseException:
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            return False
+    else:
+        return False
+    *sections, name = key.lstrip("+~").split(".")
+    with modify_yaml(str(path)) as params:
+        section = params
+        for part in sections:
+            section = section.setdefault(part, {})
+        section[name] = {**(section.get(name) or {}), **value}
+    return True

@@ -9,7 +9,7 @@ import difflib
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.contracts.files import write_json
 from stages.contracts.stage import EXIT_REJECTED, Input, Output, Scratch, Section, StageFailure, stage_main
@@ -81,6 +81,12 @@ class IngestionParams(Section):
     """Longest row; a longer one is rejected unread."""
     max_reject_share: float = Field(0.5, ge=0, le=1)
     """Share of events that may be rejected, answers that nobody voted on left out; more of them fail the stage."""
+
+    @field_validator("label_words", "winners", mode="before")
+    @classmethod
+    def _takes_words_as_text(cls, words: Any) -> Any:
+        # YAML takes true and 2 for no text, whatever the log means by them.
+        return {str(word): meaning for word, meaning in words.items()} if isinstance(words, dict) else words
 
     @model_validator(mode="after")
     def _names_columns_once(self) -> Self:

@@ -291,7 +291,11 @@ class _Judge:
             return {}, None
         words = list(self.columns[winner].values)
         places = {word: place for word in words if (place := self._place_of(word, words, pair))}
-        places |= {word: self.settings.winners[word] for word in words if word in self.settings.winners}
+        # YAML's true is True, whatever the log writes.
+        said = {word.casefold(): place for word, place in self.settings.winners.items()} | {**self.settings.winners}
+        for word in words:
+            if (place := said.get(word, said.get(word.casefold()))) is not None:
+                places[word] = place
         unknown = {word: self.columns[winner].values[word] for word in words if word not in places}
         if not unknown and not self.columns[winner].has_more:
             return places, None
@@ -301,7 +305,7 @@ class _Judge:
         listed = ", ".join(f"{word} ({count:,})" for word, count in sorted(unknown.items())[:12])
         self.problems.append(
             f"{winner} says which of two answers is better, and its words aren't known: {listed}; "
-            f"winners: {{{next(iter(sorted(unknown)))!r}: first, WORD: second, WORD: tie}}"
+            f"winners: {{{next(iter(sorted(unknown)), 'WORD')}: first, WORD: second, WORD: tie}}"
         )
         return places, None
 

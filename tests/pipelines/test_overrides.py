@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipelines.overrides import apply_overrides, overridden
 
@@ -48,3 +49,17 @@ def test_a_wrong_override_leaves_the_file_as_it_is(params, override, message):
         apply_overrides(["tokenization.max_length=32", override], params)
 
     assert params.read_bytes() == before
+
+
+def test_a_mapping_may_have_keys_in_any_language(params):
+    override = "ingestion.columns={prompt: Вопрос, 'Überzeugt?': none, Note (1-5): none}"
+
+    found = yaml.safe_load(overridden([override, "training.bco.beta=0.31"], params))
+
+    assert found["ingestion"]["columns"] == {"prompt": "Вопрос", "Überzeugt?": "none", "Note (1-5)": "none"}
+    assert found["training"]["bco"]["beta"] == 0.31
+
+
+def test_a_mapping_that_is_no_yaml_is_refused(params):
+    with pytest.raises(ValueError, match=r"--set ingestion.columns=\{prompt: \["):
+        overridden(["ingestion.columns={prompt: [}"], params)

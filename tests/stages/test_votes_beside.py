@@ -197,3 +197,17 @@ def test_turns_before_a_question_stand_where_columns_say(reads):
     asked = [[turn["content"] for turn in json.loads(row["messages"])["prompt"]] for row in found.rows]
     assert asked == [[f"Who is {i}?", "It is a bird.", "Where is it?"] for i in range(4)]
     assert [row["label"] for row in found.rows] == [False, True, False, True]
+
+
+def test_words_that_yaml_takes_for_numbers_and_truth_values_are_words(reads):
+    log = [
+        {"prompt": asked, "response_a": answer, "response_b": "No.", "a_is_better": i % 2 == 0}
+        for i, (asked, answer) in enumerate(EACH)
+    ]
+
+    found = reads(log, columns={"winner": "a_is_better"}, winners={True: "first", False: "second"})
+
+    assert [better == "No." for _, better, _ in found.pairs()] == [i % 2 == 1 for i in range(len(EACH))]
+    assert reads(rows(vote=lambda i: 1 + i % 2), label_words={1: "desired", 2: "undesired"}).votes() == labels(
+        lambda i: i % 2 == 0
+    )
