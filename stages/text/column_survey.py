@@ -125,6 +125,8 @@ class Column:
         # What a button or a step of a scale says may have several words.
         is_short = all(len(value) < _MAX_CHOICE for value in self.values)
         is_repeated = 2 * len(self.values) <= self.rows if len(self.values) > 1 else self.rows < num_rows
+        # In a log of three rows a button's two words are more than half of them.
+        is_repeated |= 1 < len(self.values) <= 3 and len(self.values) < self.rows
         return is_short and is_repeated
 
     def shown(self) -> str:

@@ -211,3 +211,14 @@ def test_words_that_yaml_takes_for_numbers_and_truth_values_are_words(reads):
     assert reads(rows(vote=lambda i: 1 + i % 2), label_words={1: "desired", 2: "undesired"}).votes() == labels(
         lambda i: i % 2 == 0
     )
+
+
+@pytest.mark.parametrize("words", [("sim", "não"), ("良い", "悪い"), ("нравится", "не нравится")])
+def test_a_log_of_three_rows_has_a_column_of_choices_too(reads, words):
+    few = rows(resultado=lambda i: words[i % 2])[:3]
+
+    with pytest.raises(ValueError, match=r"resultado may be a vote by its few values"):
+        reads(few)
+    found = reads(few, columns={"label": "resultado"}, label_words={words[0]: "desired", words[1]: "undesired"})
+
+    assert found.votes() == {pair: i % 2 == 0 for i, pair in enumerate(EACH[:3])}
