@@ -1,7 +1,7 @@
 """Adapters of peft: what lies on a model, and laying a new one on it."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,7 +42,7 @@ def with_adapter(model: Any, peft_config: Any, *, computes_in_bf16: bool = False
             model, use_gradient_checkpointing=False
         )
     with quiet_about_checkpointing():
-        model = get_peft_model(model, peft_config)
+        model = get_peft_model(model, adapter_config(peft_config))
     if computes_in_bf16 and getattr(model, "is_loaded_in_4bit", False):
         _recast(model)
     return model
@@ -74,3 +74,36 @@ def _recast(model: nn.Module) -> None:
             module.to(torch.float32)
         elif "lora_" in name or "lm_head" in name or "embed_tokens" in name:
             module.to(torch.bfloat16)
+
+
+def adapter_config(given: Any) -> Any:
+    """The configuration of an adapter, which may be given as the dict that `to_dict` of one makes.
+
+    Args:
+        given: a configuration of peft, a mapping with `peft_type` and its arguments, or None.
+
+    Raises:
+        ValueError: it is neither, or the mapping names a type or arguments that peft doesn't know.
+    """
+    if given is None or hasattr(given, "peft_type"):
+        return given
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"peft_config: expected a configuration of peft, such as LoraConfig(...), or a dict of one, found "
+            f"{type(given).__name__} {given!r:.60}"
+        )
+    # peft is slow to import, and only adapters need it.
+    from peft import get_peft_config
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    known = [kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING]
+    kind = getattr(given.get("peft_type"), "value", given.get("peft_type"))
+    if kind not in known:
+        raise ValueError(
+            f"peft_config: expected a dict with peft_type as one of {', '.join(known)}, found {kind!r}; or give a "
+            "configuration of peft, such as LoraConfig(...)"
+        )
+    try:
+        return get_peft_config({**given, "peft_type": kind})
+    except TypeError as error:
+        raise ValueError(f"peft_config: {error}; expected arguments of peft's {kind}") from None

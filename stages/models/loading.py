@@ -5,7 +5,10 @@
 safetensors only, and code that a model brings runs only if the pointer says so.
 """
 
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -125,3 +128,23 @@ def _load_adapter(folder: Path, *, dtype: str | None) -> PreTrainedModel:
         warnings.filterwarnings("ignore", message=".is_gradient_checkpointing. is deprecated", category=FutureWarning)
         adapted = PeftModel.from_pretrained(base, str(folder), is_trainable=False)
     return cast(PreTrainedModel, adapted.eval())
+
+
+@contextmanager
+def refused_arguments(name: str) -> Iterator[None]:
+    """A context in which an argument that a model's class doesn't take is a ValueError.
+
+    Args:
+        name: what the arguments stand in, for the message.
+
+    Raises:
+        ValueError: such an argument was given.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error):
+            raise
+        bits = re.search("load_in_[48]bit", str(error))
+        remedy = f"; give quantization_config=BitsAndBytesConfig({bits[0]}=True)" if bits else ""
+        raise ValueError(f"{name}: expected arguments that the model takes, found another: {error}{remedy}") from None

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -25,6 +26,8 @@ from stages.models.adapters import (
     quiet_about_checkpointing,
     with_adapter,
 )
+from stages.models.hub import upload
+from stages.models.loading import refused_arguments
 from stages.models.logprobs import CompletionLogps, completion_logps
 from stages.models.seq2seq import seq2seq_logps
 
@@ -298,7 +301,13 @@ class PreTrainedModelWithValueHead(nn.Module):
             kwargs["use_safetensors"] = None if reads_pickle else True
             head = saved_head(str(source), hub_arguments, reads_pickle=reads_pickle)
             loader = cls.transformers_parent_class
-            source = _load(loader, str(source), is_trainable=is_trainable, hub=hub_arguments, **kwargs)
+            with refused_arguments("from_pretrained"):
+                source = _load(loader, str(source), is_trainable=is_trainable, hub=hub_arguments, **kwargs)
+        elif not isinstance(source, nn.Module):
+            raise ValueError(
+                "expected a model of torch, or a folder or repository as text or a path, found "
+                f"{type(source).__name__} {source!r:.60}"
+            )
         elif kwargs:
             raise ValueError(
                 f"expected {', '.join(kwargs)} only with a model to load, found a {type(source).__name__}; give these "
@@ -330,6 +339,17 @@ class PreTrainedModelWithValueHead(nn.Module):
         self.pretrained_model.save_pretrained(str(save_directory), **kwargs)
         head = {name: weight.detach().cpu().contiguous() for name, weight in _part(weights, HEAD_PREFIX).items()}
         save_file(head, str(Path(save_directory) / VALUE_HEAD_FILE), metadata={"format": "pt"})
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> None:
+        """Upload what `save_pretrained` writes into a repository of the hub.
+
+        Args:
+            repo_id: repository, made if there is none.
+            kwargs: further arguments of `stages.models.hub.upload`.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            upload(Path(folder), repo_id, **kwargs)
 
 
 class AutoModelForCausalLMWithValueHead(PreTrainedModelWithValueHead):

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import datasets
+import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -38,7 +39,7 @@ def rows_of(given: Any, name: str) -> Any:
         return Dataset.from_list(list(given)) if kind == "custom" else given.with_format(None) if kind else given
     if type(given).__module__.partition(".")[0] == "pandas" and hasattr(given, "columns"):
         return Dataset.from_pandas(given, preserve_index=False)
-    if isinstance(given, Sequence) and given and all(isinstance(row, Mapping) for row in given):
+    if isinstance(given, Sequence) and not isinstance(given, str) and all(isinstance(row, Mapping) for row in given):
         return Dataset.from_list([dict(row) for row in given])
     return given
 
@@ -51,6 +52,13 @@ def check_finite(rows: Any, name: str) -> None:
     if isinstance(rows, datasets.IterableDataset):
         remedy = "Dataset.from_list(list(stream)) makes one of a stream that ends"
     raise ValueError(f"{name}: expected a datasets.Dataset, found {type(rows).__name__}; {remedy}")
+
+
+def id_extents(rows: Dataset, name: str) -> tuple[int, int]:
+    """The greatest token id in a column of ids, and the tokens of its longest row; 0 in an empty one."""
+    batches = [batch[name] for batch in rows.with_format("arrow").iter(10_000)]
+    greatest = max((pc.max(pc.list_flatten(ids)).as_py() or 0 for ids in batches), default=0)
+    return greatest, max((pc.max(pc.list_value_length(ids)).as_py() or 0 for ids in batches), default=0)
 
 
 def own_cells(row: Mapping[str, Any]) -> dict[str, Any]:

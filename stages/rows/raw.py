@@ -7,6 +7,7 @@ prefixes of their columns.
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,11 +146,7 @@ class RowReader(NamedTuple):
         if not is_encoded(dataset):
             if self.tokenizer is None:
                 raise ValueError(f"{name}: expected processing_class, a tokenizer, to encode raw rows with, found none")
-            try:
-                _feedback_of(own_cells(dataset[0]), as_pairs=as_pairs)
-            except RejectedRowError as rejected:
-                if rejected.reason not in _LEFT_OUT:
-                    raise ValueError(f"{name}: {refusal(0, rejected)}") from None
+            _check_first(dataset, name, as_pairs=as_pairs)
             return
         needed = {f"{prefix}{column}" for prefix in (PAIR if as_pairs else ("",)) for column in _IDS}
         if missing := sorted(needed - set(found)):
@@ -165,11 +162,13 @@ class RowReader(NamedTuple):
     ) -> tuple[Dataset, LeftOut]:
         self._check_columns(dataset, name, as_pairs=as_pairs)
         left_out = LeftOut({})
+        came_with = dataset.column_names
         if not is_encoded(dataset):
             known = map(reference_column, PAIR if as_pairs else ("",))
             carried = [column for column in (*known, *extra_columns) if column in dataset.column_names]
             dataset, left_out = self._encoded(dataset, name, as_pairs=as_pairs, carried=carried)
         columns = [column for column in (*ROW_COLUMNS, *extra_columns) if column in dataset.column_names]
+        _warn_of_slips(came_with, (*NUMBER_COLUMNS, *extra_columns), name)
         rows = dataset.select_columns(list(dict.fromkeys(columns)))
         if not len(rows):
             raise ValueError(f"{name}: expected rows, found none left ({left_out})")
@@ -304,6 +303,20 @@ def _feedback_of(raw: Mapping[str, Any], *, as_pairs: bool) -> Feedback:
     return feedback
 
 
+def _check_first(dataset: Dataset, name: str, *, as_pairs: bool) -> None:
+    """Raise ValueError if the first row has no columns to read."""
+    try:
+        _feedback_of(own_cells(dataset[0]), as_pairs=as_pairs)
+    except RejectedRowError as rejected:
+        if rejected.reason not in _LEFT_OUT:
+            raise ValueError(f"{name}: {refusal(0, rejected)}") from None
+        if {"completion", "chosen", "rejected", "messages", "conversations"}.isdisjoint(dataset.column_names):
+            raise ValueError(
+                f"{name}: expected a column completion, or chosen and rejected, or messages, found "
+                f"{', '.join(dataset.column_names)}; rename the one that holds the completions"
+            ) from None
+
+
 def _sequence_columns(cut: Sequence[TruncatedRow]) -> dict[str, Any]:
     """Columns of one sequence, or of the two of a pair."""
     found: dict[str, Any] = {}
@@ -333,6 +346,15 @@ def _encode_apart(
         )
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
+
+
+def _warn_of_slips(columns: Sequence[str], known: Sequence[str], name: str) -> None:
+    """Say which columns nothing reads that are named nearly as an optional one, which isn't there."""
+    missing = [column for column in known if column not in columns]
+    for column in columns:
+        near = get_close_matches(column, missing, n=1, cutoff=0.8) if column not in known else []
+        if near:
+            logger.warning("%s: a column %s isn't read; did you mean %s?", name, column, near[0])
 
 
 def _check_numbers(rows: Dataset, name: str) -> None:

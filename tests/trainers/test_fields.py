@@ -32,7 +32,7 @@ class Config:
     ("given", "message"),
     [
         ({"steps": 0}, "expected steps above 0, found 0"),
-        ({"steps": None}, "expected steps above 0, found None"),
+        ({"steps": None}, "expected steps as a number, found None"),
         ({"clip": -1.0}, "expected clip above 0 or None, found -1.0"),
         ({"clip": float("nan")}, "expected clip above 0 or None, found nan"),
         ({"share": 1.5}, "expected share above 0 and up to 1, found 1.5"),

@@ -22,6 +22,7 @@ from tests.trainers.tiny import (
     method_trainer,
     raw_pairs,
     tiny_llama,
+    tiny_mixtral,
     tiny_t5,
 )
 
@@ -288,7 +289,7 @@ LORA = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
     ("given", "message"),
     [
         ({"peft_config": LORA}, "a policy that is trained as a whole, for sync_ref_model"),
-        ({"ref_model": tiny_t5()}, "weights of the policy's names and shapes for sync_ref_model"),
+        ({"ref_model": tiny_mixtral()}, "weights of the policy's names and shapes for sync_ref_model"),
         ({"model_init": tiny_llama}, "expected sync_ref_model=False, found True: it mixes whole models"),
     ],
     ids=["adapter", "another model", "model_init"],

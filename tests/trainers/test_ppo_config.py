@@ -102,7 +102,7 @@ def test_stands_on_one_level_for_trackers():
         ({"score_clip": -1.0}, "score_clip above 0 or None"),
         ({"vf_coef": -1.0}, "vf_coef of at least 0"),
         ({"target": None}, "target and horizon with adap_kl_ctrl, found None and 10000"),
-        ({"init_kl_coef": None}, "init_kl_coef of at least 0, found None"),
+        ({"init_kl_coef": None}, "init_kl_coef as a number, found None"),
     ],
 )
 def test_refuses_what_cannot_be(given, message):

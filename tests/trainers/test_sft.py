@@ -8,7 +8,13 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch.nn.functional import cross_entropy
-from transformers import DataCollatorForLanguageModeling, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorForLanguageModeling,
+    GPT2Config,
+    GPT2LMHeadModel,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from stages.losses.sft import IGNORED
 from stages.rows.packing import ConstantLengthDataset
@@ -554,3 +560,21 @@ def test_plain_training_arguments_do_as_well(tmp_path):
     trainer.train()
 
     assert trainer.state.global_step == 1
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("arguments", [{}, {"packing": True, "max_length": 16, "packing_strategy": "wrapped"}])
+def test_a_model_not_called_for_causal_lm_has_the_same_mean(tmp_path, smoothing, arguments):
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=32, n_embd=32, n_layer=1, n_head=2, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    )
+    trainer = sft_trainer(
+        tmp_path, model=model, rows=Dataset.from_list(TEXTS), dataset_text_field="text", eval_dataset=TEXTS,
+        learning_rate=0.0, max_steps=1, per_device_train_batch_size=12, label_smoothing_factor=smoothing,
+        disable_dropout=True, **arguments,
+    )  # fmt: skip
+
+    trainer.train()
+
+    assert losses(trainer)[0] == pytest.approx(trainer.evaluate()["eval_loss"], rel=1e-5)

@@ -123,6 +123,11 @@ class PromptWeights:
                 batch = torch.tensor([ids[index] for index in part], device=self.device)
                 with torch.no_grad():
                     embeddings = self.embedding_func(input_ids=batch, attention_mask=torch.ones_like(batch))
+                if embeddings.ndim != 2 or len(embeddings) != len(part):
+                    raise ValueError(
+                        f"embedding_func: expected embeddings of shape ({len(part)}, d), one per prompt, found "
+                        f"{tuple(embeddings.shape)}"
+                    )
                 found.update(zip((distinct[index] for index in part), embeddings.float().cpu().numpy(), strict=True))
         return np.stack([found[prompt] for prompt in prompts])
 

@@ -65,6 +65,8 @@ class BCOConfig(PreferenceConfig):
                 "expected reward_shift_decay above 0 and up to 1, and density ratios from 0 with min up to max, found "
                 f"{self.reward_shift_decay}, {self.min_density_ratio} and {self.max_density_ratio}"
             )
+        if self.prompt_sample_size < 1:
+            raise ValueError(f"expected prompt_sample_size above 0, found {self.prompt_sample_size}")
         super().__post_init__()
 
 

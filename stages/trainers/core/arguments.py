@@ -8,10 +8,12 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_type_hints
 
 import torch
 from transformers import TrainingArguments
+
+from stages.trainers.core.fields import check_kind, meant, refuse_slip
 
 ConfigT = TypeVar("ConfigT", bound=TrainingArguments)
 
@@ -168,6 +170,11 @@ class DocumentedArguments(_FormerFields, TrainingArguments):  # type: ignore[mis
         self.__dict__["_is_made"], self.__dict__["_is_changed"] = True, False
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if self.__dict__.get("_is_made"):
+            refuse_slip(self, name)
+        config: Any = type(self)
+        if name in (hints := _hints_of(config)):
+            check_kind(name, value, hints[name], may_be_none=name in _OF_TRANSFORMERS)
         before = self.__dict__.get(name)
         super().__setattr__(name, value)
         if self.__dict__.get("_is_made"):
@@ -268,6 +275,17 @@ def settle(args: Any) -> None:
                 )
 
 
+@functools.cache
+def _hints_of(config: Any) -> dict[str, Any]:
+    """Types of the fields whose values are looked at; what is gone is refused with its own remedy."""
+    gone = {name for name, former in FORMER_ARGUMENTS.items() if former.successor is None}
+    return {name: hint for name, hint in get_type_hints(config, include_extras=True).items() if name not in gone}
+
+
+# Whether they may be None is for transformers to say.
+_OF_TRANSFORMERS = {field.name for field in dataclasses.fields(TrainingArguments)} | {*FORMER_ARGUMENTS}
+
+
 def _accelerator_has_bf16() -> bool:
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
 
@@ -299,6 +317,10 @@ def documented(*orders: Sequence[str]) -> Callable[[type[ConfigT]], type[ConfigT
 
         @functools.wraps(fill)
         def initialise(*args: Any, **kwargs: Any) -> None:
+            for unknown in kwargs.keys() - signature.parameters.keys():
+                near = meant(unknown, signature.parameters)
+                hint = f"did you mean {near}?" if near else "docs/from-trl.md says what is taken"
+                raise TypeError(f"{config.__name__} takes no argument {unknown}; {hint}")
             fill(**signature.bind(*args, **kwargs).arguments)
 
         initialise.__signature__ = signature  # type: ignore[attr-defined] # what inspect.signature reads

@@ -1,6 +1,8 @@
 """What all trainers share that follow the loop of transformers: order of rows, means, safeguards, checkpoints."""
 
+import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -14,7 +16,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalLoopOutput, ha
 
 from stages.contracts import stopping
 from stages.contracts.files import write_text
-from stages.rows.given import rows_of
+from stages.models.prompt_room import learned_positions
+from stages.rows.given import id_extents, rows_of
+from stages.trainers.core.arguments import DocumentedArguments
 from stages.trainers.core.checkpoints import LOOP_CHECKPOINTS, damaged, seal, write_state, written_to
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import MetricSums, Share
@@ -50,6 +54,9 @@ class FeedbackTrainer(Trainer):
 
     args: Any
 
+    live_settings: ClassVar[frozenset[str]] = frozenset()
+    """Settings of the method's own that are read in each step, so that they may be set later."""
+
     def __init__(self, **arguments: Any) -> None:
         self._train_sums, self._eval_sums = MetricSums(), MetricSums()
         self._gradient_watch = GradientWatch()
@@ -58,6 +65,7 @@ class FeedbackTrainer(Trainer):
         shard_on_cpu(arguments["args"])
         num_devices = _use_one_device(arguments["args"])
         super().__init__(**arguments)
+        self._settings_read = self._settings()
         if num_devices > 1 and not self.is_model_parallel:
             logger.warning(
                 "one of %d devices is used, for this is one process; torchrun, or PLUMBLINE_LAUNCH for a stage (see "
@@ -135,6 +143,28 @@ class FeedbackTrainer(Trainer):
             return {key: self._prepared(rows, f"{name} {key}") for key, rows in dataset.items()}
         return None if dataset is None else self.prepare_rows(dataset, name)
 
+    def _settings(self) -> dict[str, Any]:
+        """Settings of the method's own that were read when the trainer was made."""
+        shared = {field.name for field in dataclasses.fields(DocumentedArguments)} | self.live_settings
+        names = [field.name for field in dataclasses.fields(self.args) if field.name not in shared]
+        return {name: getattr(self.args, name) for name in names} if isinstance(self.args, DocumentedArguments) else {}
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Batches to train on.
+
+        Raises:
+            ValueError: a setting that was read when the trainer was made has been set since, or rows hold a token that
+                the model has no embedding for.
+        """
+        self._check_ids()
+        for name, value in self._settings().items():
+            if value != (before := self._settings_read[name]):
+                raise ValueError(
+                    f"expected {name} as it was when the trainer was made, {before!r}, found {value!r}; "
+                    "set it before, or make the trainer anew"
+                )
+        return super().get_train_dataloader()
+
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
         """Batches of `eval_dataset`: a dataset, raw or encoded, or the name of one given at construction."""
         return super().get_eval_dataloader(self._prepared_late(eval_dataset))
@@ -148,6 +178,29 @@ class FeedbackTrainer(Trainer):
             return dataset
         given = rows_of(dataset, "eval_dataset")
         return self._prepared(given, "eval_dataset") if isinstance(given, Dataset) else given
+
+    def _check_ids(self) -> None:
+        """Raise ValueError if rows hold a token or a position that the model has no embedding for.
+
+        A pass would fail at it, on a GPU without saying why.
+        """
+        policy: Any = self._policy()
+        embeddings = policy.get_input_embeddings() if hasattr(policy, "get_input_embeddings") else None
+        num_ids, positions = getattr(embeddings, "num_embeddings", math.inf), learned_positions(policy)
+        for rows in self._all_rows():
+            names = rows.column_names if isinstance(rows, Dataset) else []
+            extents = [id_extents(rows, name) for name in names if name.endswith("input_ids")]
+            greatest, longest = map(max, zip(*extents, strict=True)) if extents else (0, 0)
+            if greatest >= num_ids:
+                raise ValueError(
+                    f"expected token ids below {num_ids}, the embeddings of the model, found {greatest}; take the "
+                    "model's own tokenizer, or model.resize_token_embeddings(len(tokenizer)) before"
+                )
+            if longest > positions and "position_ids" not in names:
+                raise ValueError(
+                    f"expected rows of up to {positions} tokens, the positions of the model, found one of "
+                    f"{longest}; set max_length"
+                )
 
     def _all_rows(self) -> list[Any]:
         """The datasets given at construction, as they were prepared."""

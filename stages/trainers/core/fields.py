@@ -7,6 +7,9 @@ import ast
 import dataclasses
 import inspect
 import operator
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 from itertools import pairwise
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -32,9 +35,60 @@ def check_fields(config: Any, *, of: type[Any] | None = None) -> None:
     """
     for name, hint in get_type_hints(of or type(config), include_extras=True).items():
         value = getattr(config, name)
+        check_kind(name, value, hint)
         options = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
         if value is not None or NoneType not in options:
             _check(name, value, options)
+
+
+def check_kind(name: str, value: Any, hint: Any, *, may_be_none: bool = False) -> None:
+    """Raise ValueError if a value is text where its type is a number or a truth value, or no list where it is one.
+
+    Args:
+        name: field that the value is for.
+        value: what was given.
+        hint: type of the field.
+        may_be_none: whether None passes whatever the type says.
+    """
+    options = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
+    kinds = {get_args(option)[0] if get_origin(option) is Annotated else option for option in options} - {NoneType}
+    is_missing = value is None and NoneType not in options and not may_be_none and bool(kinds & {*_SAID, str})
+    if is_missing or (isinstance(value, str) and kinds <= {*_SAID}):
+        said = " or ".join(dict.fromkeys(_SAID.get(kind, "text") for kind in sorted(kinds & {*_SAID, str}, key=str)))
+        # Such as 1e-5, which YAML reads as text.
+        remedy = "; YAML reads 1e-5 as text and 1.0e-5 as a number" if value and re.search("[0-9]e", value) else ""
+        raise ValueError(f"expected {name} as {said}, found {value!r}{remedy}")
+    if (
+        value is not None
+        and kinds
+        and all(get_origin(kind) is list for kind in kinds)
+        and not isinstance(value, list | tuple)
+    ):
+        raise ValueError(f"expected {name} as a list, found {value!r}")
+
+
+_SAID = {bool: "True or False", int: "a number", float: "a number"}
+
+
+def meant(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` may be a slip of; None if there is none."""
+    near = get_close_matches(name, known, n=1, cutoff=0.8)
+    return near[0] if near else None
+
+
+def refuse_slip(config: Any, name: str) -> None:
+    """Raise ValueError if an attribute that a configuration doesn't have is named nearly as one that it has.
+
+    Nothing would read it. Other attributes are the user's own.
+    """
+    known = [field.name for field in dataclasses.fields(config)]
+    if (
+        name not in known
+        and not name.startswith("_")
+        and not hasattr(type(config), name)
+        and (near := meant(name, known))
+    ):
+        raise ValueError(f"{type(config).__name__} has no {name}, so setting it would do nothing; did you mean {near}?")
 
 
 def _check(name: str, value: Any, options: tuple[Any, ...]) -> None:

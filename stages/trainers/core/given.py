@@ -1,7 +1,6 @@
-"""A model, a tokenizer or an adapter as people hand it to a trainer, in any of the types that libraries allow."""
+"""A model or a tokenizer as people hand it to a trainer, in any of the types that libraries allow."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -32,7 +31,9 @@ def tokenizer_of(model: Any) -> PreTrainedTokenizerBase:
 
 
 def tokenizer_given(tokenizer: Any, model: Any) -> Any:
-    """The tokenizer given, or without one that beside a model that is given by name; None where there is none."""
+    """The tokenizer given, perhaps by name, or without one that beside a named model; None where there is none."""
+    if name_of(tokenizer) is not None:
+        return tokenizer_of(tokenizer)
     if tokenizer is not None or name_of(model) is None:
         return tokenizer
     try:
@@ -53,31 +54,3 @@ def either(name: str, given: Any, other_name: str, other: Any) -> Any:
             f"expected one of {name} and {other_name}, found {given!r:.80} and {other!r:.80}; leave one out"
         )
     return other if given is None else given
-
-
-def adapter_config(given: Any) -> Any:
-    """The configuration of an adapter, which may be given as the dict that `to_dict` of one makes.
-
-    Args:
-        given: a configuration of peft, a mapping with `peft_type` and its arguments, or None.
-
-    Raises:
-        ValueError: the mapping names no type that peft knows, or arguments that the type doesn't take.
-    """
-    if not isinstance(given, Mapping):
-        return given
-    # peft is slow to import, and only adapters need it.
-    from peft import get_peft_config
-    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-
-    known = [kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING]
-    kind = getattr(given.get("peft_type"), "value", given.get("peft_type"))
-    if kind not in known:
-        raise ValueError(
-            f"peft_config: expected a dict with peft_type as one of {', '.join(known)}, found {kind!r}; or give a "
-            "configuration of peft, such as LoraConfig(...)"
-        )
-    try:
-        return get_peft_config({**given, "peft_type": kind})
-    except TypeError as error:
-        raise ValueError(f"peft_config: {error}; expected arguments of peft's {kind}") from None

@@ -6,11 +6,13 @@ from inspect import Parameter, signature
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from stages.models.adapters import is_peft_model, is_quantised, keep_differentiable, with_adapter
+from stages.models.adapters import adapter_config, is_peft_model, is_quantised, keep_differentiable, with_adapter
 from stages.models.frozen import disable_dropout
-from stages.trainers.core.given import adapter_config, name_of
+from stages.models.loading import refused_arguments
+from stages.trainers.core.given import name_of
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +26,8 @@ def load_model(model: Any, init_kwargs: Mapping[str, Any] | None, *, name: str) 
         name: argument that the model was given as, for messages.
 
     Raises:
-        ValueError: arguments come with a model that is there already, or `dtype` names no type of torch.
+        ValueError: it is no model, arguments come with one that is there already or are none that it takes, or
+            `dtype` names no type of torch.
     """
     source = name_of(model)
     if source is None:
@@ -33,12 +36,18 @@ def load_model(model: Any, init_kwargs: Mapping[str, Any] | None, *, name: str) 
                 f"expected {name}_init_kwargs only with {name} as a name to load, found a {type(model).__name__}; "
                 "give these arguments where you load it"
             )
+        if not isinstance(model, nn.Module):
+            raise ValueError(
+                f"{name}: expected a model of torch, or a folder or repository as text or a path, found "
+                f"{type(model).__name__} {model!r:.60}"
+            )
         return model
     kwargs = dict(init_kwargs or {})
     dtype = kwargs.pop("torch_dtype", kwargs.pop("dtype", "auto"))
     config = AutoConfig.from_pretrained(source, **{key: kwargs[key] for key in _CONFIG_KWARGS if key in kwargs})
     loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    return loader.from_pretrained(source, dtype=_torch_type(dtype, name), use_safetensors=True, **kwargs)
+    with refused_arguments(f"{name}_init_kwargs"):
+        return loader.from_pretrained(source, dtype=_torch_type(dtype, name), use_safetensors=True, **kwargs)
 
 
 _CONFIG_KWARGS = ("revision", "trust_remote_code", "cache_dir", "token", "local_files_only", "subfolder")

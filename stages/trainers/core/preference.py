@@ -41,6 +41,8 @@ from stages.trainers.core.reference import (
     read_reference_logps,
     reference_again,
     refuse_columns,
+    refuse_half,
+    say_unread,
     without_columns,
 )
 from stages.trainers.core.safeguards import refuse_non_finite
@@ -97,6 +99,7 @@ class PreferenceTrainer(FeedbackTrainer):
     """Prefixes of the sequences of a row that are learned from: one, or the two of a pair."""
     extra_sequences: tuple[str, ...] = ()
     """Prefixes of those that the method only looks at, without gradients."""
+    live_settings = frozenset({"beta", "rpo_alpha", "log_epsilon_p", "log_epsilon_r"})
     needs_reference = True
     """Whether the method compares the policy with a reference."""
     max_start_reward: float | None = None
@@ -141,11 +144,14 @@ class PreferenceTrainer(FeedbackTrainer):
             raise ValueError(
                 "expected processing_class, a tokenizer, to sample with for generate_during_eval, found none"
             )
-        check_reference_arguments(ref_model, args.ref_model_init_kwargs, ref_adapter_name)
+        check_reference_arguments(
+            ref_model, args.ref_model_init_kwargs, ref_adapter_name, policy_adapter=model_adapter_name
+        )
         set_seed(args.seed)
         self.args = args
         self.begin()
         self.needs_reference = self.needs_reference and not args.reference_free
+        say_unread(ref_model, ref_adapter_name, args=args, needs_reference=self.needs_reference)
         self.is_encoder_decoder = False
         self.tokenizer_of_rows = processing_class
         self.left_out: dict[str, LeftOut] = {}
@@ -195,6 +201,16 @@ class PreferenceTrainer(FeedbackTrainer):
         self._moving_reference = self._follow_policy() if args.sync_ref_model else None
         if args.precompute_ref_log_probs and self.needs_reference:
             self._precompute_reference_logps()
+
+    @property
+    def beta(self) -> float:
+        """`args.beta`, by the name that TRL's trainers have it under; it may be set, as by a callback."""
+        beta: float = self.args.beta
+        return beta
+
+    @beta.setter
+    def beta(self, value: float) -> None:
+        self.args.beta = value
 
     # ---- as a stage ----
 
@@ -274,6 +290,7 @@ class PreferenceTrainer(FeedbackTrainer):
         read = reader.paired if self.sequences == PAIR else reader.labelled
         rows, self.left_out[name] = read(dataset, name=name, extra_columns=extra)
         refuse_columns(rows, self._all_sequences(), self.args, name=name)
+        refuse_half(rows, self.sequences, name=name)
         return self.check_rows(rows, name)
 
     def end_evaluation(self, rows: Any, name: str) -> None:
@@ -337,6 +354,7 @@ class PreferenceTrainer(FeedbackTrainer):
 
     def _precompute_reference_logps(self) -> None:
         """Fill the columns of the reference in all datasets now, before the policy moves."""
+        self._check_ids()
         if self.train_dataset is not None:
             self.train_dataset = self._with_reference_logps(self.train_dataset)
         if isinstance(self.eval_dataset, Mapping):

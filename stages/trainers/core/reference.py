@@ -1,5 +1,6 @@
 """The reference of a trainer: which model it is, and the log-probabilities that it gives to rows."""
 
+import logging
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,20 +26,30 @@ from stages.trainers.core.loss_terms import why_live
 from stages.trainers.core.policy import load_model
 from stages.trainers.core.scored import Batch
 
+logger = logging.getLogger(__name__)
 
-def check_reference_arguments(ref_model: Any, init_kwargs: Mapping[str, Any] | None, adapter: str | None) -> None:
+
+def check_reference_arguments(
+    ref_model: Any, init_kwargs: Mapping[str, Any] | None, adapter: str | None, *, policy_adapter: str | None
+) -> None:
     """See that what names the reference names one, before anything is loaded.
 
     Args:
         ref_model: a model, the name of one, or None.
         init_kwargs: arguments of `from_pretrained` for it.
         adapter: name of the policy's adapter that is the reference, or None.
+        policy_adapter: name of the adapter that is trained, or None.
 
     Raises:
         ValueError: arguments contradict each other, or come for a model that isn't loaded.
     """
     if ref_model is not None and adapter is not None:
         raise ValueError("expected the reference as one of ref_model and ref_adapter_name, found both; leave one out")
+    if adapter is not None and adapter == policy_adapter:
+        raise ValueError(
+            f"expected two adapters, found {adapter} as model_adapter_name and as ref_adapter_name: the reference "
+            "would move with the policy; load the adapter a second time under another name"
+        )
     if ref_model is None and init_kwargs:
         raise ValueError("expected ref_model, a name to load with ref_model_init_kwargs, found none")
     if ref_model is not None and name_of(ref_model) is None:
@@ -91,6 +102,7 @@ def choose_reference(
         if has_column and not args.generate_during_eval:
             return None
         loaded = load_model(ref_model, args.ref_model_init_kwargs, name="ref_model")
+        _check_kind(policy(), loaded)
         return SeparateModel(prepare(loaded))
     if is_peft_model(policy()):
         if reference_adapter is not None:
@@ -99,6 +111,30 @@ def choose_reference(
     if has_column or args.precompute_ref_log_probs:
         return None if has_column else PolicyItself(policy)
     return SeparateModel(prepare(frozen_copy(policy()).model))
+
+
+def _check_kind(policy: Any, reference: Any) -> None:
+    kinds = [
+        bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False)) for model in (policy, reference)
+    ]
+    if kinds[0] != kinds[1]:
+        raise ValueError(
+            f"expected ref_model of the policy's kind, found is_encoder_decoder {kinds[1]} for its {kinds[0]}; give "
+            "the model that the policy started from"
+        )
+
+
+def say_unread(*references: Any, args: Any, needs_reference: bool) -> None:
+    """Warn where a reference was given and nothing reads it.
+
+    Args:
+        references: what may name one, each perhaps None.
+        args: configuration of the trainer.
+        needs_reference: whether the method compares with one.
+    """
+    if not needs_reference and any(given is not None for given in references):
+        why = "reference_free is set" if args.reference_free else "the loss reads none"
+        logger.warning("the reference that was given has no effect: %s; leave it out", why)
 
 
 def has_reference_logps(rows: Any, sequences: Sequence[str]) -> bool:
@@ -114,6 +150,16 @@ def refuse_columns(rows: Dataset, sequences: Sequence[str], args: Any, *, name: 
         raise ValueError(
             f"{name}: expected no column {min(columns)} with {why}; remove the column, and give ref_model if the "
             "reference isn't the policy as it is at the start"
+        )
+
+
+def refuse_half(rows: Dataset, sequences: Sequence[str], *, name: str) -> None:
+    """Raise ValueError if rows bring the reference's log-probability of one completion of a pair alone."""
+    columns = [reference_column(sequence) for sequence in sequences]
+    found = [column for column in columns if column in rows.column_names]
+    if found and found != columns:
+        raise ValueError(
+            f"{name}: expected the columns {' and '.join(columns)}, found {found[0]} alone; give both or none"
         )
 
 

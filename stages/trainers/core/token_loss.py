@@ -30,6 +30,12 @@ class TokenLossTrainer(FeedbackTrainer):
     scores_ids = True
     """Whether labels are the ids of the inputs, or `IGNORED`."""
 
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # The base class goes by the name of the model's class, and would count a token too many in each row of the
+        # many that aren't called ForCausalLM, such as GPT2LMHeadModel.
+        self._loss_shifts_labels = not getattr(self._policy().config, "is_encoder_decoder", False)
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro-batches of an optimizer step, and how many of their tokens are learned from."""
         batches, number = super().get_batch_samples(epoch_iterator, num_batches, device)

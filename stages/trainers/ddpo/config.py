@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Interval
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
-from stages.trainers.core.fields import check_fields
+from stages.trainers.core.fields import check_fields, refuse_slip
 
 _Share = Annotated[float, Interval(gt=0, le=1)]
 
@@ -100,6 +100,10 @@ class DDPOConfig:
     """Such threads."""
     negative_prompts: str | None = ""
     """What no image shall look like; None is the empty text."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_slip(self, name)
+        super().__setattr__(name, value)
 
     def __post_init__(self) -> None:
         """Check what doesn't depend on the machine.

@@ -63,7 +63,8 @@ def arguments_of(trainer_class: Any, given: Mapping[str, Any]) -> dict[str, Any]
             if given[name] is None:
                 logger.warning("%s isn't given: %d is taken; DPOConfig(%s=...) sets it", name, length, name)
                 changes[name] = length
-    config = dataclasses.replace(config, **changes)
+    # Without changes the user's own object: what is set in it later is heard.
+    config = dataclasses.replace(config, **changes) if changes else config
     found = {name: given[name] for name in _OWN & set(given)}
     adapters = {name: getattr(config, name) for name in ("model_adapter_name", "ref_adapter_name")}
     processing_class = given["processing_class"] if given["tokenizer"] is None else given["tokenizer"]

@@ -96,6 +96,7 @@ class DPOTrainer(PreferenceTrainer):
     title = "Direct Preference Optimization (DPO)"
     paper = "https://arxiv.org/abs/2305.18290"
     sequences = PAIR
+    live_settings = PreferenceTrainer.live_settings | {*_SETTINGS}
 
     def __init__(  # noqa: PLR0917 - the documented order
         self,
@@ -135,9 +136,15 @@ class DPOTrainer(PreferenceTrainer):
 
     def begin(self) -> None:
         """Find the loss and its settings, and with it whether a reference is needed."""
-        self.loss_kind, self.loss_settings = self.args.loss_kind(), self.args.loss_settings()
+        self.loss_kind = self.args.loss_kind()
         self.needs_reference = self.loss_kind.needs_reference
         self.shift = RunningShift("pooled", decay=1.0, update="batch")
+
+    @property
+    def loss_settings(self) -> PairSettings:
+        """The settings of the loss, as they stand now."""
+        settings: PairSettings = self.args.loss_settings()
+        return settings
 
     def preference_loss(
         self, batch: Batch, policy: CompletionLogps, reference_logps: Tensor, *, is_training: bool

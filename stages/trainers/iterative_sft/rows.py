@@ -79,6 +79,8 @@ class StepRows(NamedTuple):
         return {name: [self._cut(row) for row in column] for name, column in columns.items()}
 
     def _encoded(self, texts: Any, name: str, *, are_labels: bool = False) -> IdLists:
+        if not isinstance(texts, str) and isinstance(texts, Sequence) and not texts:
+            raise ValueError(f"expected {name} with at least one text, found none")
         if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(t, str) for t in texts):
             raise ValueError(f"expected {name} as a list of texts, found {type(texts).__name__} {texts!r:.60}")
         as_targets = are_labels and self.is_encoder_decoder

@@ -76,6 +76,7 @@ class KTOTrainer(PreferenceTrainer):
     method = "kto"
     title = "Kahneman-Tversky Optimization (KTO)"
     paper = "https://arxiv.org/abs/2402.01306"
+    live_settings = PreferenceTrainer.live_settings | {"desirable_weight", "undesirable_weight"}
 
     def begin(self) -> None:
         """Find the loss, and with it whether mismatched rows are needed."""

@@ -8,7 +8,7 @@ from annotated_types import Interval
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from stages.losses.kl_penalty import KLPenalty
-from stages.trainers.core.fields import check_fields
+from stages.trainers.core.fields import check_fields, refuse_slip
 
 _Share = Annotated[float, Interval(ge=0, le=1)]
 
@@ -131,6 +131,10 @@ class PPOConfig:
             )
         self.total_ppo_epochs = math.ceil(self.steps / self.batch_size)
         self.spread_over(self.world_size or 1)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_slip(self, name)
+        super().__setattr__(name, value)
 
     def spread_over(self, world_size: int) -> None:
         """Fill what follows from the number of processes."""

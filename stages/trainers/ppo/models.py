@@ -16,12 +16,13 @@ from torch.utils.data import DataLoader
 from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerBase
 
 from stages.contracts.files import write_text
+from stages.models.hub import upload
 from stages.models.value_head import PreTrainedModelWithValueHead
 from stages.trainers.core.model_card import model_card
 from stages.trainers.core.seeding import set_seed
 from stages.trainers.ppo.config import PPOConfig
 from stages.trainers.ppo.control import AdaptiveKLController, FixedKLController, ScoreScaler
-from stages.trainers.ppo.hub import BestScore, upload
+from stages.trainers.ppo.hub import BestScore
 from stages.trainers.ppo.sampling import generation_arguments, sample_batches, sample_one
 from stages.trainers.ppo.setup import check_arguments, choose_reference, used_columns, without_dropout
 from stages.trainers.ppo.state import load_trainer_state, save_trainer_state
@@ -211,6 +212,11 @@ class PPOModels:
         dataset = self.dataset if dataset is None else dataset
         if dataset is None:
             raise ValueError("expected a dataset, found none here and none at construction; give one")
+        if isinstance(dataset, Mapping):
+            raise ValueError(
+                f"expected one dataset, found {type(dataset).__name__} of {', '.join(map(str, dataset))}; give "
+                "one of them"
+            )
         if self.config.remove_unused_columns:
             dataset = used_columns(dataset, self._policy())
         if len(dataset) < self.config.batch_size:
@@ -272,7 +278,7 @@ class PPOModels:
 
         Args:
             repo_id: repository, made if there is none.
-            kwargs: see `stages.trainers.ppo.hub.upload`.
+            kwargs: see `stages.models.hub.upload`.
         """
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder)

@@ -85,6 +85,8 @@ def _check_sequences(name: str, items: Sequence[Any]) -> None:
                 f"expected {name} as tensors of shape (length,) with at least one token, found {found} in row "
                 f"{index}; leave out rows that are empty"
             )
+        if item.is_floating_point():
+            raise ValueError(f"expected {name} as token ids, found {item.dtype} in row {index}; give item.long()")
 
 
 def _check_masks(masks: Sequence[Any], responses: Sequence[Tensor]) -> None:

@@ -128,6 +128,11 @@ def used_columns(dataset: Any, model: PreTrainedModelWithValueHead) -> Any:
         return dataset
     read = {*inspect.signature(model.get_base_model().forward).parameters, *_LOGGED_COLUMNS}
     unused = [name for name in dataset.column_names if name not in read]
+    if dataset.column_names and len(unused) == len(dataset.column_names):
+        raise ValueError(
+            f"expected a column input_ids, or one that a log reads ({', '.join(_LOGGED_COLUMNS)}), found "
+            f"{', '.join(unused)}; rename one, or keep them by remove_unused_columns=False"
+        )
     if unused:
         logger.info("left out the columns %s; remove_unused_columns=False keeps them", ", ".join(unused))
     return dataset.remove_columns(unused)

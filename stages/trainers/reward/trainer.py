@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase
 
 from stages.losses.reward import RewardLoss, reward_loss
+from stages.models.adapters import adapter_config
 from stages.models.scoring import check_reward_model, reward_model_of, scores_of
 from stages.rows.collation import default_collator, stacked
 from stages.rows.given import check_finite, rows_of
 from stages.rows.raw import PAIR, LeftOut, Lengths, RowReader
 from stages.trainers.core.arguments import settle
 from stages.trainers.core.base import FeedbackTrainer
-from stages.trainers.core.given import adapter_config, either, name_of, tokenizer_given
+from stages.trainers.core.given import either, name_of, tokenizer_given
 from stages.trainers.core.job import Job
 from stages.trainers.core.metrics import Share, share_of
 from stages.trainers.core.policy import prepare_policy, prepared_init
@@ -64,6 +65,7 @@ class RewardTrainer(FeedbackTrainer):
     pipeline_tag = "text-classification"
     title = "the Bradley-Terry loss on preference pairs"
     paper = "https://arxiv.org/abs/2203.02155"
+    live_settings = frozenset({"center_rewards_coefficient"})
 
     def __init__(  # noqa: PLR0917 - the documented order
         self,

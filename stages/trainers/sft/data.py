@@ -1,6 +1,7 @@
 """What supervised fine-tuning reads: which rows, how they are cut or packed, and how they are batched."""
 
 import difflib
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from datasets import Dataset
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 
+from stages.losses.sft import IGNORED
 from stages.rows.collation import default_collator
 from stages.rows.label_collation import LabelCollator
 from stages.rows.packing import (
@@ -25,6 +27,8 @@ from stages.rows.raw import LeftOut, is_encoded
 from stages.trainers.core.fields import check_choice
 from stages.trainers.sft.completion_only import DataCollatorForCompletionOnlyLM
 from stages.trainers.sft.rows import OF_COMPLETIONS, Learns, SFTRowReader
+
+logger = logging.getLogger(__name__)
 
 PackingStrategy = Literal["bfd", "bfd_split", "wrapped"]
 DATASET_KWARGS = ("add_special_tokens", "append_concat_token")
@@ -204,6 +208,7 @@ class SFTData:
         if "weight" in rows.column_names and (set(rows.unique("weight")) == {1.0}):
             rows = rows.remove_columns("weight")
         self._check_weights(rows, name)
+        self._check_labels(rows, name)
         if self.packing:
             return packed_dataset(self._packed(rows, name)), left_out
         self._check_lengths(rows, name)
@@ -259,6 +264,19 @@ class SFTData:
                 f"{name}: expected completion_only_loss=None or True for rows with span_weights, found False, which "
                 "learns what others said too"
             )
+
+    def _check_labels(self, rows: Dataset, name: str) -> None:
+        """Say how many rows have labels that leave nothing to learn, and raise ValueError if all have."""
+        if "labels" not in rows.column_names:
+            return
+        number = sum(set(labels[1:]) <= {IGNORED} for labels in rows["labels"])
+        if number == len(rows):
+            raise ValueError(
+                f"{name}: expected labels of tokens to learn behind the first of a row, found {IGNORED} alone in all "
+                f"{number} rows; leave the column out to learn whole rows"
+            )
+        if number:
+            logger.warning("%s: nothing is learned of %d of %d rows, by their labels", name, number, len(rows))
 
     def _check_lengths(self, rows: Dataset, name: str) -> None:
         """Rows that are encoded already are never cut, so that a limit that they don't keep to is refused."""

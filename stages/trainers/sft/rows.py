@@ -86,6 +86,15 @@ class SFTRowReader(NamedTuple):
                 f"{name}: expected input_ids, messages, or prompt and completion, found columns {', '.join(columns)}; "
                 "name the column of the text as dataset_text_field, or give a formatting_func"
             )
+        elif self._has_prompts_alone(dataset):
+            raise ValueError(
+                f"{name}: expected a column completion beside prompt, found {', '.join(columns)}; rename the one that "
+                "holds the completions"
+            )
+
+    def _has_prompts_alone(self, dataset: Dataset) -> bool:
+        found = {"completion", *_CONVERSATIONS} & {*dataset.column_names}
+        return self.formatting_func is None and not is_encoded(dataset) and found == {"prompt"}
 
     def read(self, dataset: Dataset, *, name: str) -> tuple[Dataset, LeftOut]:
         """Rows with `input_ids` and, where a row has a prompt, `prompt_length`; and what was left out.
@@ -214,7 +223,7 @@ def _is_kept(row: Mapping[str, Any], *, name: str) -> bool:
 
 def encode_texts(
     rows: Mapping[str, Sequence[Any]],
-    indices: Sequence[int],  # noqa: ARG001 - the same arguments as `encode_conversations`
+    indices: Sequence[int],
     *,
     reader: SFTRowReader,
 ) -> dict[str, list[Any]]:
@@ -224,6 +233,10 @@ def encode_texts(
         ValueError: a text isn't a string, or the formatting function gives no list.
     """
     texts = reader.formatting_func(rows) if reader.formatting_func is not None else rows[reader.text_field or ""]
+    if reader.formatting_func is None:
+        for index, text in zip(indices, texts, strict=True):
+            if not isinstance(text, str):
+                raise ValueError(f"row {index}: expected a text in column {reader.text_field}, found {text!r:.60}")
     if isinstance(texts, str) or not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
         raise ValueError(
             f"expected a list of texts for the rows of a batch, found {type(texts).__name__} {texts!r:.60}; a "

@@ -17,8 +17,8 @@ from stages.models.pointer import precision_of
 from stages.rows.given import rows_of
 from stages.rows.label_collation import LabelCollator
 from stages.rows.raw import LeftOut
-from stages.trainers.core.arguments import DocumentedArguments, settle
-from stages.trainers.core.given import either, name_of, tokenizer_of
+from stages.trainers.core.arguments import DocumentedArguments, documented, settle
+from stages.trainers.core.given import either, name_of, tokenizer_given, tokenizer_of
 from stages.trainers.core.job import Job
 from stages.trainers.core.policy import load_model, prepare_policy, prepared_init
 from stages.trainers.core.seeding import set_seed
@@ -26,7 +26,7 @@ from stages.trainers.core.token_loss import TokenLossTrainer
 from stages.trainers.sft.data import PACKING_KWARGS, PackingStrategy, SFTData
 
 
-@dataclasses.dataclass
+@documented()
 class SFTConfig(DocumentedArguments):
     """Arguments of `SFTTrainer` besides those of its constructor; plain `TrainingArguments` do as well."""
 
@@ -156,7 +156,7 @@ class SFTTrainer(TokenLossTrainer):
                 FutureWarning,
                 stacklevel=2,
             )
-        tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer
+        tokenizer = tokenizer_of(model) if tokenizer is None else tokenizer_given(tokenizer, model)
         self.data = SFTData(
             tokenizer,
             _either("dataset_text_field", dataset_text_field, args),
