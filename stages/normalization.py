@@ -3,7 +3,7 @@
 from array import array
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from datetime import date
+from datetime import UTC, date, datetime, time
 from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
@@ -22,6 +22,7 @@ from stages.text.row_writer import RejectWriter, RowWriter
 from stages.text.serving import serving_meta
 from stages.text.split_groups import SplitGroups, Twins
 
+_SIDES = ("test", "train")
 _LARGE_SHARE = 0.5
 _ROWS_OF_A_SIDE = 2
 
@@ -39,6 +40,10 @@ class NormalizationParams(Section):
 
     test_share: float = Field(0.1, ge=0, lt=1)
     """Share held out for evaluation, by a hash of the conversation, else of the prompt."""
+    held_out_from: date | None = None
+    """Day (UTC) from which on rows are held out, in place of `test_share`: a policy is measured on what came later. A
+    conversation or prompt that was there before stays on its side, and a row without a time is learned from. Null: a
+    share of all, whenever they came."""
     twins: Twins = "numbers"
     """Which prompts are one, and so on one side of the split: those that differ in numbers, case and white space; those
     that differ in case and white space, as where numbers are the question ("What is 3 times 4?"); or equal ones."""
@@ -118,7 +123,10 @@ def run(
     renderer = normal_form.renderer
     renderer.check_syntax()
     with RowWriter(completions, COMPLETIONS) as kept, RejectWriter(rejects) as refused:
-        groups = EventGroups(params.group_by, SplitGroups(test_share=params.test_share, twins=params.twins))
+        day = params.held_out_from
+        start = None if day is None else datetime.combine(day, time(), UTC).timestamp()
+        split = SplitGroups(test_share=params.test_share, twins=params.twins, held_out_from=start)
+        groups = EventGroups(params.group_by, split)
         entries = _entries(feedback_events, ledger)
         counts = _write_rows(entries, normal_form, groups, kept=kept, refused=refused)
         counts["understood"] = renderer.sentences()
@@ -142,7 +150,13 @@ def run(
             f"that normalization.max_reject_share allows; {refused.summary()}",
             status=EXIT_REJECTED,
         )
-    counts["warnings"] = _empty_sides(counts, params.test_share)
+    if day is not None and len(counts["splits"]) < len(_SIDES):
+        raise StageFailure(
+            f"normalization.held_out_from is {day}: expected rows before it and from then on, found them on one side "
+            f"alone ({', '.join(counts['splits'])}); rows without a time are learned from",
+            status=EXIT_REJECTED,
+        )
+    counts["warnings"] = _empty_sides(counts, params.test_share) if day is None else []
     write_json(metrics, counts)
     _print_counts(counts)
 
@@ -269,6 +283,9 @@ def _print_counts(counts: dict[str, Any]) -> None:
     print(f"  {counts['completions']:,} completions of {counts['prompts']:,} prompts; a pair gives two")
     for name in ("layouts", "labels", "splits"):
         print(f"  {name}: {', '.join(f'{count:,} {key}' for key, count in sorted(counts[name].items()))}")
+    if torn := counts["split_groups"]["torn_by_prompt"]["groups"]:
+        rows = counts["split_groups"]["torn_by_prompt"]["rows"]
+        print(f"  a split by exact prompt would have had {torn:,} groups of {rows:,} rows on both sides")
     for sentence in counts["understood"]:
         print(f"  {sentence}")
     for sentence in counts["warnings"]:

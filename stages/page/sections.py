@@ -262,7 +262,13 @@ def data(normalization: Mapping[str, Any], tokenization: Mapping[str, Any]) -> d
             "Split by prompt: " + ", ".join(f"{count:,} rows {name}" for name, count in sorted(splits.items())) + "."
         )
     notes += [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in normalization.get("warnings", [])]
-    largest = normalization.get("split_groups", {}).get("largest_share", 0.0)
+    groups = normalization.get("split_groups", {})
+    largest, torn = groups.get("largest_share", 0.0), groups.get("torn_by_prompt", {})
+    if torn.get("groups"):
+        notes.append(
+            f"A split by exact prompt would have had rows of {torn['groups']:,} conversations or like prompts, "
+            f"{torn['rows']:,} rows together, on both sides; here each of them stands on one."
+        )
     if largest > 0.5 and not normalization.get("warnings"):
         notes.append(
             f"One group of prompts that are one by normalization.twins, or of one value of group_by, holds "

@@ -67,7 +67,7 @@ class EventGroups:
             self._is_found |= not is_missing(value)
             self._known |= feedback.source.keys() if len(self._known) < 200 else set()
             group = None if is_missing(value) else f"{self.group_by} {value}"
-        return self.groups.side_of(feedback.prompt, feedback.prompt_id(), group)
+        return self.groups.side_of(feedback.prompt, feedback.prompt_id(), group, event.get("time"))
 
     def check(self) -> None:
         """Refuse a column that no event has.

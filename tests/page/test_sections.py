@@ -84,6 +84,8 @@ def test_counts_of_the_data_add_up_or_the_page_says_so():
     assert "DO NOT ADD UP" in bad["sentence"]
     one_group = data({**NORMALIZATION, "split_groups": {"largest_share": 0.625}}, TOKENIZATION)
     assert any("holds 62.5\N{NO-BREAK SPACE}% of the rows, all on one side" in note for note in one_group["notes"])
+    torn = data({**NORMALIZATION, "split_groups": {"torn_by_prompt": {"groups": 2, "rows": 5}}}, TOKENIZATION)
+    assert any("2 conversations or like prompts, 5 rows together, on both sides" in note for note in torn["notes"])
     assert any(note.startswith("3 of 7 rows (42.9\N{NO-BREAK SPACE}%) were cut") for note in bad["notes"])
 
 

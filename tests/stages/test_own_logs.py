@@ -859,6 +859,46 @@ def test_prompts_of_which_numbers_are_the_question_may_stand_on_both_sides(reads
     assert min(found.counts["splits"]["train"], found.counts["splits"]["test"]) > 5
 
 
+def test_what_a_split_by_exact_prompt_would_have_torn_is_counted(reads, capsys):
+    others = [
+        {"prompt": f"What rhymes with {'ab'[i % 2] * (i + 1)}?", "completion": "It.", "label": 1} for i in range(9)
+    ]
+
+    found = reads([*EGGS, *others], test_share=0.5)
+
+    assert found.counts["split_groups"]["torn_by_prompt"] == {"groups": 1, "rows": 40}
+    assert "a split by exact prompt would have had 1 groups of 40 rows on both sides" in capsys.readouterr().out
+    assert reads(others, test_share=0.5).counts["split_groups"]["torn_by_prompt"] == {"groups": 0, "rows": 0}
+
+
+DATED = [
+    {"prompt": f"What rhymes with {word}?", "completion": "It.", "label": 1, "time": f"2025-03-0{day}T12:00:00Z"}
+    for word, day in (("sea", 1), ("sky", 2), ("red", 3), ("sea", 4), ("sand", 3))
+]
+
+
+def test_what_came_later_is_held_out_and_what_was_asked_before_stays(reads):
+    undated = {"prompt": "What rhymes with moon?", "completion": "It.", "label": 1}
+    again = {**DATED[3], "completion": "That."}
+
+    found = reads([*DATED[:3], again, DATED[4], undated], held_out_from="2025-03-03")
+
+    held_out = [
+        word
+        for word in ("sea", "sky", "red", "sand", "moon")
+        for row in found.rows
+        if f" {word}?" in row["prompt"] and row["split"] == "test"
+    ]
+    assert held_out == ["red", "sand"]
+    assert found.counts["splits"] == {"test": 2, "train": 4}
+
+
+@pytest.mark.parametrize("day", ["2024-01-01", "2026-01-01"])
+def test_a_day_that_leaves_a_side_empty_is_refused(reads, day):
+    with pytest.raises(StageFailure, match=rf"held_out_from is {day}: expected rows before it and from then on"):
+        reads(DATED[:3], held_out_from=day)
+
+
 def test_one_log_of_eggs_is_let_through_where_nothing_is_to_be_measured(reads):
     counts = reads(EGGS, test_share=0).counts
 
