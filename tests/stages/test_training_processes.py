@@ -1,7 +1,7 @@
 """Stage `training` in several processes: the same training as in one, and the same after a kill."""
 
+import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -148,7 +148,10 @@ def test_sharded_processes_go_on_after_kill_9_to_the_same_bytes(sharded, tmp_pat
         assert stage.poll() is None, (folder / "log").read_text()
     family = psutil.Process(stage.pid).children(recursive=True)
 
-    stage.send_signal(signal.SIGKILL)
+    # The processes too: told of their launcher's end, they would stop behind the step with a checkpoint.
+    for process in [psutil.Process(stage.pid), *family]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
     stage.wait()
 
     _, alive = psutil.wait_procs(family, timeout=15)
