@@ -4,7 +4,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 # A module's tests share what they set up. In order, so that the longest modules don't come last.
-PYTEST := python -m pytest -n auto --dist loadscope --no-loadscope-reorder
+PYTEST := python -m pytest --dist loadscope --no-loadscope-reorder
+# One worker more than cores, as some wait for servers and processes; of the longest tests each has several of its own.
+WORKERS = $(shell $(PYTHON) -c 'import os; print(min(os.cpu_count() + 1, 8))')
 # Stages are started as `python` by DVC, so the environment's own comes first.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Nothing here reports home.
@@ -50,10 +52,10 @@ types:
 test test-all: export OMP_NUM_THREADS := 1
 
 test: check ## Everything that make check does, and all tests but the longest and those that need a GPU
-	$(PYTEST) -m 'not gpu and not long'
+	$(PYTEST) -n $(WORKERS) -m 'not gpu and not long'
 
 test-all: check ## The same with the longest tests; what CI runs
-	$(PYTEST) -m 'not gpu'
+	$(PYTEST) -n auto -m 'not gpu'
 
 lock: ## Resolve pyproject.toml anew into requirements.lock, in an environment of its own
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock

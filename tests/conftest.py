@@ -61,7 +61,9 @@ def server(session_folder: Path, request: pytest.FixtureRequest) -> PrefectServe
         wait_until((workspace.root / ".cache/prefect/server.json").exists)
         # New data of a test's workspace is none of the demo's.
         early = wait_until(lambda: started.ask("automations/filter"))[0]
-        httpx.delete(f"{started.api_url}/automations/{early['id']}", timeout=30).raise_for_status()
+        # A server that has just started is busy, and says so with 503.
+        address = f"{started.api_url}/automations/{early['id']}"
+        wait_until(lambda: httpx.delete(address, timeout=30).status_code in {204, 404})
         return {"port": started.port, "pid": started.pid}
 
     found = made_once(folder, make)
