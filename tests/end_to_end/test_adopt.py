@@ -190,6 +190,7 @@ def test_a_dry_run_writes_nothing(workspace, model, tmp_path):
     assert workspace.command("git", "status", "--porcelain").stdout == ""
 
 
+@pytest.mark.long
 def test_a_changed_file_is_not_written_over_without_force(workspace, model, tmp_path):
     workspace.set_params({"training": {"bco": {"beta": 0.7}}})
     before = (workspace.root / "params.yaml").read_text()

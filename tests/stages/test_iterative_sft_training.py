@@ -88,6 +88,7 @@ def test_gives_the_same_bytes_twice_and_no_pickle(inputs, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("single_thread")
+@pytest.mark.long
 def test_goes_on_after_kill_9_to_the_same_bytes(inputs, tmp_path):
     run(**inputs, **outputs(tmp_path / "whole"), params=IterativeSFTTrainingParams(**PARAMS))
     killed = outputs(tmp_path / "killed")

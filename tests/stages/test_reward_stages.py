@@ -158,6 +158,7 @@ def test_the_margin_of_the_log_enters_the_loss(artifacts, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("single_thread")
+@pytest.mark.long
 def test_goes_on_after_kill_9_to_the_same_bytes(artifacts, tmp_path):
     params = {"disable_dropout": False, "num_train_epochs": 8}
     train(artifacts, tmp_path / "whole", **params)

@@ -191,6 +191,7 @@ def test_packed_demonstrations_are_learned(demonstrations, tmp_path, packing):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("single_thread")
+@pytest.mark.long
 def test_goes_on_after_kill_9_to_the_same_bytes(demonstrations, tmp_path):
     params = {**PARAMS, "num_train_epochs": 12}
     run(**demonstrations.inputs, **outputs(tmp_path / "whole"), params=SFTTrainingParams(**params))
